@@ -1,0 +1,4 @@
+//! Egret: a node-level egress proxy for Linux.
+#![deny(unsafe_code)]
+
+pub mod sys;

@@ -1,0 +1,387 @@
+//! What the kernel does, as far as the code above leans on it: one small test per fact.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::time::Duration;
+
+use crate::sys::buffers::Buffer;
+use crate::sys::pipe::{PipePool, Spliced};
+use crate::sys::ring::{Completion, Errno, Expect, Operation, Ring, Token};
+use crate::sys::socket::{Keepalive, Listener, Reach, Socket};
+use crate::sys::uring::Uring;
+
+const TOKEN: Token = Token(7);
+const KEEPALIVE: Keepalive = Keepalive { idle_seconds: 180, interval_seconds: 180, probes: 9 };
+const SOON: Option<Duration> = Some(Duration::from_secs(5));
+
+fn ring() -> Uring {
+    Uring::new(64).unwrap()
+}
+
+fn listener() -> (Listener, SocketAddr) {
+    let any = "127.0.0.1:0".parse().unwrap();
+    let listener = Listener::bind(&any, Reach::Own, KEEPALIVE).unwrap();
+    let address = listener.local_address().unwrap();
+    (listener, address)
+}
+
+/// A socket as the proxy has it, and a plain one at the other end.
+fn pair() -> (Socket, TcpStream) {
+    let (listener, address) = listener();
+    let peer = TcpStream::connect(address).unwrap();
+    peer.set_nodelay(true).unwrap();
+    peer.set_read_timeout(SOON).unwrap();
+    loop {
+        match listener.accept_now() {
+            Ok(socket) => return (socket, peer),
+            Err(error) => assert_eq!(error, Errno::EAGAIN),
+        }
+    }
+}
+
+fn next(ring: &mut Uring) -> Completion {
+    loop {
+        if let Some(completion) = ring.next_completion() {
+            return completion;
+        }
+        ring.wait(SOON).unwrap();
+    }
+}
+
+fn nothing_within(ring: &mut Uring, time: Duration) {
+    ring.wait(Some(time)).unwrap();
+    let completion = ring.next_completion();
+    assert!(completion.is_none(), "{completion:?}");
+}
+
+fn receive(ring: &mut Uring, socket: &Socket) -> Result<Option<Buffer>, Errno> {
+    ring.receive(socket, Expect::Bytes, TOKEN);
+    match next(ring) {
+        Completion::Received { token: TOKEN, result, .. } => result,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Sends until there is no room, and leaves a wait for room in flight that does not end.
+fn fill_up(ring: &mut Uring, socket: &Socket, buffer: &Buffer) {
+    loop {
+        ring.send(socket, buffer, 0, TOKEN);
+        let Completion::Sent { result, .. } = next(ring) else { panic!() };
+        if result.is_ok() {
+            continue;
+        }
+        assert_eq!(result, Err(Errno::EAGAIN));
+        ring.poll(socket, Operation::Writable, TOKEN);
+        // The kernel may still move bytes to the receiver, or grant more memory.
+        let rests = (0..10).all(|_| {
+            ring.wait(Some(Duration::from_millis(20))).unwrap();
+            ring.next_completion().is_none()
+        });
+        if rests {
+            return;
+        }
+    }
+}
+
+fn kernel_workers() -> usize {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let names =
+        tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("comm")).ok());
+    names.filter(|name| name.starts_with("iou-wrk")).count()
+}
+
+#[test]
+fn a_receive_on_a_nonblocking_socket_waits_and_owns_no_buffer_until_bytes_come() {
+    let (socket, mut peer) = pair();
+    let mut ring = ring();
+    ring.receive(&socket, Expect::Bytes, TOKEN);
+    nothing_within(&mut ring, Duration::from_millis(20));
+    peer.write_all(b"hello").unwrap();
+    let Completion::Received { result: Ok(Some(buffer)), .. } = next(&mut ring) else { panic!() };
+    assert_eq!(ring.bytes(&buffer), b"hello");
+    ring.release(buffer);
+}
+
+#[test]
+fn a_send_to_a_reader_that_does_not_read_is_refused_and_a_wait_ends_when_it_reads() {
+    let (socket, mut peer) = pair();
+    let (mut source, mut ring) = (pair(), ring());
+    source.1.write_all(&[9; 30_000]).unwrap();
+    let buffer = receive(&mut ring, &source.0).unwrap().unwrap();
+    for half_closed in [false, true] {
+        if half_closed {
+            peer.shutdown(std::net::Shutdown::Write).unwrap();
+        }
+        fill_up(&mut ring, &socket, &buffer);
+        let mut chunk = vec![0; 1 << 20];
+        let writable = loop {
+            assert_ne!(peer.read(&mut chunk).unwrap(), 0);
+            ring.wait(Some(Duration::ZERO)).unwrap();
+            if let Some(completion) = ring.next_completion() {
+                break completion;
+            }
+        };
+        let Completion::Ready { operation, result, .. } = writable else { panic!() };
+        assert_eq!((operation, result), (Operation::Writable, Ok(())));
+    }
+    assert_eq!(kernel_workers(), 0);
+    ring.poll(&socket, Operation::Writable, TOKEN);
+    let Completion::Ready { result: Ok(()), .. } = next(&mut ring) else { panic!() };
+    ring.release(buffer);
+}
+
+#[test]
+fn a_wait_for_room_on_a_half_closed_socket_can_be_cancelled() {
+    let ((socket, peer), mut source, mut ring) = (pair(), pair(), ring());
+    source.1.write_all(&[9; 30_000]).unwrap();
+    let buffer = receive(&mut ring, &source.0).unwrap().unwrap();
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    fill_up(&mut ring, &socket, &buffer);
+    ring.cancel(Operation::Writable, TOKEN);
+    let Completion::Ready { result, .. } = next(&mut ring) else { panic!() };
+    assert_eq!(result, Err(Errno::ECANCELED));
+    nothing_within(&mut ring, Duration::from_millis(10));
+    ring.release(buffer);
+}
+
+#[test]
+fn accepted_sockets_inherit_nodelay_and_keepalive_and_do_not_block() {
+    let (socket, _peer) = pair();
+    let stream = TcpStream::from(std::os::fd::OwnedFd::from(socket));
+    assert!(stream.nodelay().unwrap());
+    use nix::sys::socket::{getsockopt, sockopt};
+    assert!(getsockopt(&stream, sockopt::KeepAlive).unwrap());
+    assert_eq!(getsockopt(&stream, sockopt::TcpKeepIdle).unwrap(), KEEPALIVE.idle_seconds);
+    let error = (&stream).read(&mut [0]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn a_connection_that_was_not_redirected_has_no_original_destination() {
+    let (socket, peer) = pair();
+    let error = socket.original_destination(&peer.local_addr().unwrap()).unwrap_err();
+    assert!(matches!(error, Errno::ENOENT | Errno::ENOPROTOOPT), "{error}");
+}
+
+#[test]
+fn a_cancelled_receive_completes_as_cancelled() {
+    let (socket, _peer) = pair();
+    let mut ring = ring();
+    ring.receive(&socket, Expect::Nothing, TOKEN);
+    ring.submit().unwrap();
+    ring.cancel(Operation::Receive, TOKEN);
+    let Completion::Received { result, .. } = next(&mut ring) else { panic!() };
+    assert_eq!(result.unwrap_err(), Errno::ECANCELED);
+}
+
+#[test]
+fn closing_does_not_end_an_operation_in_flight() {
+    let (socket, mut peer) = pair();
+    let mut ring = ring();
+    ring.receive(&socket, Expect::Nothing, TOKEN);
+    ring.submit().unwrap();
+    ring.close(socket);
+    nothing_within(&mut ring, Duration::from_millis(20));
+    peer.write_all(b"late").unwrap();
+    let Completion::Received { result: Ok(Some(buffer)), .. } = next(&mut ring) else { panic!() };
+    assert_eq!(ring.bytes(&buffer), b"late");
+    ring.release(buffer);
+}
+
+#[test]
+fn a_reset_is_reported_once_and_then_looks_like_fin() {
+    let (socket, peer) = pair();
+    let mut ring = ring();
+    let (feeder, mut other) = pair();
+    other.write_all(b"x").unwrap();
+    let buffer = receive(&mut ring, &feeder).unwrap().unwrap();
+    nix::sys::socket::setsockopt(
+        &peer,
+        nix::sys::socket::sockopt::Linger,
+        &nix::libc::linger { l_onoff: 1, l_linger: 0 },
+    )
+    .unwrap();
+    drop(peer);
+    ring.send(&socket, &buffer, 0, TOKEN);
+    let Completion::Sent { result, .. } = next(&mut ring) else { panic!() };
+    assert!(matches!(result, Err(Errno::ECONNRESET | Errno::EPIPE)), "{result:?}");
+    // The error is spent: this is why the worker remembers that a side is lost.
+    assert!(receive(&mut ring, &socket).unwrap().is_none());
+    assert!(!socket.is_connected());
+    let (half_closed, peer) = pair();
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(receive(&mut ring, &half_closed).unwrap().is_none());
+    assert!(half_closed.is_connected());
+    ring.release(buffer);
+}
+
+#[test]
+fn an_empty_pool_ends_a_receive_and_a_released_buffer_heals_it() {
+    let mut ring = Uring::new(2).unwrap();
+    let mut held = Vec::new();
+    let mut pairs: Vec<_> = (0..3).map(|_| pair()).collect();
+    for (_, peer) in &mut pairs {
+        peer.write_all(b"x").unwrap();
+    }
+    for (socket, _) in &pairs[..2] {
+        held.push(receive(&mut ring, socket).unwrap().unwrap());
+    }
+    assert_eq!(ring.free_buffers(), 0);
+    assert_eq!(receive(&mut ring, &pairs[2].0).unwrap_err(), Errno::ENOBUFS);
+    ring.release(held.pop().unwrap());
+    assert_eq!(ring.free_buffers(), 1);
+    let buffer = receive(&mut ring, &pairs[2].0).unwrap().unwrap();
+    assert_eq!(ring.bytes(&buffer), b"x");
+    held.push(buffer);
+    held.into_iter().for_each(|buffer| ring.release(buffer));
+}
+
+#[test]
+fn trimmed_buffers_are_used_again() {
+    let mut ring = ring();
+    let (socket, mut peer) = pair();
+    for round in 0..4_u8 {
+        peer.write_all(&[round; 100]).unwrap();
+        let buffer = receive(&mut ring, &socket).unwrap().unwrap();
+        assert_eq!(ring.bytes(&buffer), [round; 100]);
+        ring.release(buffer);
+        ring.trim();
+        ring.trim();
+    }
+}
+
+#[test]
+fn splice_never_blocks_and_a_pipe_with_bytes_is_not_lent_again() {
+    let ((source, mut writer), (target, mut reader)) = (pair(), pair());
+    let mut pool = PipePool::new(1);
+    let mut pipe = pool.take().unwrap();
+    assert!(pool.take().is_none(), "the pool lends one pipe");
+    assert_eq!(pipe.fill(&source).unwrap(), Spliced::NotReady);
+    writer.write_all(&[5; 1000]).unwrap();
+    let filled = loop {
+        match pipe.fill(&source).unwrap() {
+            Spliced::NotReady => {}
+            Spliced::Bytes(bytes) => break bytes,
+            Spliced::End => panic!("no end was sent"),
+        }
+    };
+    assert_eq!(pipe.flush(&target).unwrap(), Spliced::Bytes(filled));
+    let mut got = vec![0; filled];
+    reader.read_exact(&mut got).unwrap();
+    assert!(got.iter().all(|&byte| byte == 5));
+    drop(writer);
+    let rest = 1000 - filled;
+    if rest == 0 {
+        assert_eq!(pipe.fill(&source).unwrap(), Spliced::End);
+    }
+    pool.give_back(pipe);
+    assert_eq!((pool.lent(), pool.open()), (0, 1));
+
+    let mut pipe = pool.take().unwrap();
+    let (other, mut sender) = pair();
+    sender.write_all(b"secret").unwrap();
+    while pipe.fill(&other).unwrap() == Spliced::NotReady {}
+    pool.give_back(pipe);
+    assert_eq!(pool.open(), 0, "a pipe that holds bytes is destroyed");
+}
+
+#[test]
+fn a_listener_that_refuses_handshakes_keeps_the_queued_ones() {
+    let (listener, address) = listener();
+    let queued = TcpStream::connect(address).unwrap();
+    listener.refuse_new_handshakes().unwrap();
+    let late = TcpStream::connect_timeout(&address, Duration::from_millis(200));
+    assert_eq!(late.unwrap_err().kind(), std::io::ErrorKind::TimedOut);
+    let socket = listener.accept_now().unwrap();
+    assert_eq!(socket.peer_address().unwrap(), queued.local_addr().unwrap());
+    assert_eq!(listener.accept_now().unwrap_err(), Errno::EAGAIN);
+}
+
+#[test]
+fn death_is_noticed_without_reading_and_fin_is_not_death() {
+    let (socket, peer) = pair();
+    let mut ring = ring();
+    let dead = |ring: &mut Uring| {
+        ring.poll(&socket, Operation::Dead, TOKEN);
+        match next(ring) {
+            Completion::Ready { operation: Operation::Dead, result, .. } => result,
+            other => panic!("{other:?}"),
+        }
+    };
+    // A FIN wakes the wait, on this kernel without an event (6.18).
+    ring.poll(&socket, Operation::Dead, TOKEN);
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    ring.wait(Some(Duration::from_millis(20))).unwrap();
+    if let Some(Completion::Ready { result, .. }) = ring.next_completion() {
+        assert_eq!(result, Err(Errno::EAGAIN));
+    }
+    ring.cancel(Operation::Dead, TOKEN);
+    ring.wait(Some(Duration::from_millis(20))).unwrap();
+    while ring.next_completion().is_some() {}
+    nix::sys::socket::setsockopt(
+        &peer,
+        nix::sys::socket::sockopt::Linger,
+        &nix::libc::linger { l_onoff: 1, l_linger: 0 },
+    )
+    .unwrap();
+    drop(peer);
+    assert_eq!(dead(&mut ring), Ok(()));
+}
+
+#[test]
+fn a_connect_and_an_accept_meet_and_no_kernel_worker_is_needed() {
+    let (listener, address) = listener();
+    let mut ring = ring();
+    ring.accept(&listener, Token(1));
+    let socket = Socket::for_connecting_to(&address).unwrap();
+    ring.connect(&socket, &address, Token(2));
+    let mut accepted = None;
+    let mut connected = false;
+    while accepted.is_none() || !connected {
+        match next(&mut ring) {
+            Completion::Accepted { token: Token(1), result, rearm: false } => {
+                accepted = Some(result.unwrap());
+            }
+            Completion::Connected { token: Token(2), result } => {
+                result.unwrap();
+                connected = true;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    let accepted = accepted.unwrap();
+    assert_eq!(accepted.peer_address().unwrap(), socket.local_address().unwrap());
+    ring.close(accepted);
+    ring.close(socket);
+    ring.cancel(Operation::Accept, Token(1));
+    let Completion::Accepted { result, rearm: true, .. } = next(&mut ring) else { panic!() };
+    assert_eq!(result.unwrap_err(), Errno::ECANCELED);
+    assert_eq!(kernel_workers(), 0);
+}
+
+#[test]
+fn a_connect_to_a_closed_port_is_refused() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut ring = ring();
+    let socket = Socket::for_connecting_to(&address).unwrap();
+    ring.connect(&socket, &address, TOKEN);
+    let Completion::Connected { result, .. } = next(&mut ring) else { panic!() };
+    assert_eq!(result, Err(Errno::ECONNREFUSED));
+}
+
+#[test]
+fn a_wait_for_room_that_is_cancelled_in_its_own_batch_completes() {
+    let ((socket, peer), mut source, mut ring) = (pair(), pair(), ring());
+    source.1.write_all(&[9; 30_000]).unwrap();
+    let buffer = receive(&mut ring, &source.0).unwrap().unwrap();
+    peer.shutdown(std::net::Shutdown::Write).unwrap();
+    fill_up(&mut ring, &socket, &buffer);
+    ring.cancel(Operation::Writable, TOKEN);
+    let Completion::Ready { result: Err(Errno::ECANCELED), .. } = next(&mut ring) else { panic!() };
+    ring.poll(&socket, Operation::Writable, TOKEN);
+    ring.cancel(Operation::Writable, TOKEN);
+    let Completion::Ready { operation: Operation::Writable, .. } = next(&mut ring) else {
+        panic!()
+    };
+    ring.release(buffer);
+}

@@ -1,0 +1,353 @@
+//! The ring on io_uring(7).
+//!
+//! One ring per thread, made on that thread. Operations that would run on kernel worker threads
+//! (IORING_OP_SPLICE, IORING_OP_SHUTDOWN) are not used; everything here completes inline or by
+//! poll.
+
+mod completions;
+mod setup;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use io_uring::types::{Fd, Timespec};
+use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use nix::errno::Errno;
+use nix::sys::socket::SockaddrStorage;
+
+use crate::sys::buffers::{BUFFER_BYTES, Buffer, BufferPool};
+use crate::sys::ring::{Completion, Expect, Operation, Ring, Token, Trimmed};
+use crate::sys::socket::{Listener, Socket, to_kernel};
+use crate::sys::waker::Waker;
+use crate::sys::writable::WritableWaits;
+
+pub use setup::SetupError;
+use setup::{check_operations, register_descriptor, set_up};
+
+/// Submissions that fit before they must be handed to the kernel.
+const SUBMISSIONS: u32 = 1024;
+
+/// Completions that fit before the kernel has to keep them elsewhere (counted as overflow).
+const COMPLETIONS: u32 = 16 * 1024;
+
+/// Completions handled in one turn. A bound keeps the first answers of a large batch from waiting
+/// for the last; what is left comes with the next turn, which does not sleep.
+const COMPLETIONS_PER_TURN: usize = 64;
+
+/// The buffer group; a ring has one.
+const GROUP: u16 = 0;
+
+/// Receive and accept only after the socket polled ready (IORING_RECVSEND_POLL_FIRST, Linux 5.19).
+const POLL_FIRST: u16 = 1;
+
+/// The event that says that a socket was reset. POLLHUP is no such sign: it also means that FIN
+/// went both ways, perhaps with bytes still to be read.
+const DEAD_EVENTS: u32 = libc::POLLERR.cast_unsigned() as u32;
+
+/// Marks completions that nobody waits for: those of cancels and closes that failed.
+const IGNORED: u64 = 0;
+
+/// Marks the wait for the epoll instance of [`WritableWaits`]; no operation has these bits.
+const WRITABLE_WAITS: u64 = 15;
+
+/// `struct io_uring_getevents_arg` (linux/io_uring.h), for io_uring_enter(2) with EXT_ARG.
+#[repr(C)]
+struct WaitArgument {
+    sigmask: u64,
+    sigmask_size: u32,
+    min_wait_us: u32,
+    deadline: *const Timespec,
+}
+
+/// One thread's ring and its buffers. Not `Send`: the kernel ties the ring to its thread.
+pub struct Uring {
+    // Drop order: the ring first, then the memory that its operations write to.
+    ring: IoUring,
+    buffers: BufferPool,
+    /// Addresses of connects that are queued but not handed over yet: the kernel reads them at
+    /// submission (IORING_FEAT_SUBMIT_STABLE). Never grows beyond its capacity, so never moves.
+    addresses: Vec<SockaddrStorage>,
+    turn: VecDeque<cqueue::Entry>,
+    writable: WritableWaits,
+    /// Completions that did not come through the completion queue.
+    aside: VecDeque<Completion>,
+    /// Enters that left completions aside because the completion queue was full.
+    overflows: u64,
+    /// The ring waits for the epoll instance of `writable`.
+    awaits_writable: bool,
+    /// What io_uring_enter(2) is called with: the registered index, or the descriptor.
+    entry_point: u32,
+    enter_flags: EnterFlags,
+    features: &'static str,
+    not_send: std::marker::PhantomData<*mut ()>,
+}
+
+impl std::fmt::Debug for Uring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Uring").field("features", &self.features).finish_non_exhaustive()
+    }
+}
+
+impl Uring {
+    /// A ring for the calling thread with a pool of `buffers` buffers.
+    ///
+    /// Set-up flags are chosen by trying: DEFER_TASKRUN with SINGLE_ISSUER (6.1) halves the
+    /// wake-ups, COOP_TASKRUN (5.19) comes next, a plain ring last.
+    ///
+    /// # Errors
+    /// The kernel has no io_uring, denies it, or is older than 5.19; see [`SetupError`].
+    pub fn new(buffers: u16) -> Result<Self, SetupError> {
+        let (ring, features) = set_up()?;
+        check_operations(&ring)?;
+        let buffers = BufferPool::new(buffers).map_err(SetupError::Resources)?;
+        let (address, entries) = buffers.registration();
+        // SAFETY: the ring memory is mapped, page aligned, of the stated number of entries, and is
+        // unmapped only after `ring` was dropped (field order above).
+        unsafe { ring.submitter().register_buf_ring_with_flags(address, entries, GROUP, 0) }
+            .map_err(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => SetupError::TooOld("IORING_REGISTER_PBUF_RING"),
+                _ => SetupError::Resources(error),
+            })?;
+        let mut enter_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
+        if ring.params().is_feature_no_iowait() {
+            // Else an idle thread counts as waiting for a disk (6.15).
+            enter_flags |= EnterFlags::NO_IOWAIT;
+        }
+        let writable = WritableWaits::new().map_err(|e| SetupError::Resources(e.into()))?;
+        let descriptor = ring.as_raw_fd();
+        let entry_point = match register_descriptor(descriptor) {
+            Some(index) => {
+                enter_flags |= EnterFlags::REGISTERED_RING;
+                index
+            }
+            None => u32::try_from(descriptor).unwrap_or(u32::MAX),
+        };
+        Ok(Self {
+            ring,
+            entry_point,
+            buffers,
+            addresses: Vec::with_capacity(SUBMISSIONS as usize),
+            turn: VecDeque::with_capacity(COMPLETIONS_PER_TURN),
+            writable,
+            aside: VecDeque::new(),
+            awaits_writable: false,
+            overflows: 0,
+            enter_flags,
+            features,
+            not_send: std::marker::PhantomData,
+        })
+    }
+
+    /// The set-up flags that this kernel accepted.
+    #[must_use]
+    pub fn features(&self) -> &'static str {
+        self.features
+    }
+
+    fn push(&mut self, operation: Operation, token: Token, entry: squeue::Entry) {
+        debug_assert_eq!(token.0 >> (64 - Token::RING_BITS), 0, "the top bits are the ring's");
+        self.push_raw(entry.user_data(user_data(operation, token)));
+    }
+
+    fn push_raw(&mut self, entry: squeue::Entry) {
+        loop {
+            // SAFETY: what the entry points to outlives the operation: buffers live as long as the
+            // ring, an address lives in `addresses` until it was submitted, and descriptors are
+            // integers that stay open while an operation is in flight (the trait's contract).
+            if unsafe { self.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            // The queue is full: hand it over to make room. EBUSY, which is no error of `enter`,
+            // clears when the completions are taken.
+            self.enter(0, None).expect("a ring that fails cannot go on: its connections are lost");
+            if self.ring.submission().is_full() {
+                self.take_completions(usize::MAX);
+            }
+        }
+    }
+
+    fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
+        self.buffers.refill();
+        let queued = u32::try_from(self.ring.submission().len()).unwrap_or(u32::MAX);
+        let deadline = timeout.map(Timespec::from);
+        let argument = WaitArgument {
+            sigmask: 0,
+            sigmask_size: 0,
+            min_wait_us: 0,
+            deadline: deadline.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
+        };
+        // SAFETY: with EXT_ARG the kernel reads a `struct io_uring_getevents_arg` of the given
+        // size, which `argument` is, and the timespec that it points to; both live until the call
+        // returns.
+        let entered = unsafe {
+            libc::syscall(
+                libc::SYS_io_uring_enter,
+                self.entry_point,
+                queued,
+                want,
+                self.enter_flags.bits(),
+                &raw const argument,
+                size_of::<WaitArgument>(),
+            )
+        };
+        let entered = Errno::result(entered).map_err(io::Error::from);
+        match entered {
+            Ok(_) => {}
+            Err(error) => match error.raw_os_error() {
+                // The timeout, a signal, or a completion queue to be emptied first: all are turns.
+                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
+                _ => return Err(error),
+            },
+        }
+        let queue = self.ring.submission();
+        self.overflows += u64::from(queue.cq_overflow());
+        if queue.is_empty() {
+            self.addresses.clear();
+        }
+        Ok(())
+    }
+
+    fn take_completions(&mut self, most: usize) {
+        let room = most.saturating_sub(self.turn.len());
+        self.turn.extend(self.ring.completion().take(room));
+    }
+}
+
+fn user_data(operation: Operation, token: Token) -> u64 {
+    (token.0 << Token::RING_BITS) | operation as u64
+}
+
+impl Ring for Uring {
+    fn accept(&mut self, listener: &Listener, token: Token) {
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(flags).build();
+        self.push(Operation::Accept, token, entry);
+    }
+
+    fn connect(&mut self, socket: &Socket, address: &SocketAddr, token: Token) {
+        if self.addresses.len() == self.addresses.capacity() {
+            // As many connects as the queue has entries: hand them over, which empties the list.
+            let _ = self.enter(0, None);
+            if self.addresses.len() == self.addresses.capacity() {
+                self.take_completions(usize::MAX);
+                let _ = self.enter(0, None);
+            }
+        }
+        let (storage, length) = to_kernel(address);
+        let room = self.addresses.len() < self.addresses.capacity();
+        assert!(room, "queued connects point into the list: it must not move");
+        self.addresses.push(storage);
+        let pointer = self.addresses.last().map_or(std::ptr::null(), std::ptr::from_ref).cast();
+        let entry = opcode::Connect::new(Fd(socket.as_raw_fd()), pointer, length).build();
+        self.push(Operation::Connect, token, entry);
+    }
+
+    fn receive(&mut self, socket: &Socket, expect: Expect, token: Token) {
+        let priority = if expect == Expect::Bytes { 0 } else { POLL_FIRST };
+        // The kernel chooses the address. Length 0 would mean the whole buffer only from 6.0 on.
+        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), BUFFER_BYTES)
+            .buf_group(GROUP)
+            .ioprio(priority)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
+        self.push(Operation::Receive, token, entry);
+    }
+
+    fn send(&mut self, socket: &Socket, buffer: &Buffer, offset: u32, token: Token) {
+        let (start, length) = self.buffers.range(buffer, offset);
+        let entry = opcode::Send::new(Fd(socket.as_raw_fd()), start, length)
+            // Not to wait in the kernel, which it does badly after a FIN (see `writable`).
+            .flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
+            .build();
+        self.push(Operation::Send, token, entry);
+    }
+
+    fn poll(&mut self, socket: &Socket, operation: Operation, token: Token) {
+        let events = match operation {
+            Operation::Readable => libc::POLLIN,
+            Operation::Writable => libc::POLLOUT,
+            // POLLERR and POLLHUP are always reported.
+            _ => 0,
+        };
+        let events = u32::from(events.cast_unsigned());
+        let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), events).build();
+        if operation == Operation::Writable {
+            self.writable.begin(user_data(operation, token), socket.as_raw_fd());
+        }
+        self.push(operation, token, entry);
+    }
+
+    fn poll_waker(&mut self, waker: &Waker, token: Token) {
+        let events = u32::from(libc::POLLIN.cast_unsigned());
+        let entry = opcode::PollAdd::new(Fd(waker.as_raw_fd()), events).build();
+        self.push(Operation::Readable, token, entry);
+    }
+
+    fn cancel(&mut self, operation: Operation, token: Token) {
+        let target = user_data(operation, token);
+        if operation == Operation::Writable && self.writable.cancel(target) {
+            let result = Err(Errno::ECANCELED);
+            return self.aside.push_back(Completion::Ready { token, operation, result });
+        }
+        let entry = opcode::AsyncCancel::new(target)
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(IGNORED);
+        self.push_raw(entry);
+    }
+
+    fn close(&mut self, socket: Socket) {
+        let entry = opcode::Close::new(Fd(socket.into_raw()))
+            .build()
+            .flags(squeue::Flags::SKIP_SUCCESS)
+            .user_data(IGNORED);
+        self.push_raw(entry);
+    }
+
+    fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
+        self.buffers.bytes(buffer)
+    }
+
+    fn release(&mut self, buffer: Buffer) {
+        self.buffers.release(buffer);
+    }
+
+    fn free_buffers(&self) -> usize {
+        self.buffers.free()
+    }
+
+    fn trim(&mut self) -> Trimmed {
+        self.buffers.trim()
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        self.enter(0, None)
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let want = u32::from(self.turn.is_empty() && self.aside.is_empty());
+        self.enter(want, timeout)?;
+        self.take_completions(COMPLETIONS_PER_TURN);
+        Ok(())
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        while let Some(entry) = self.turn.pop_front() {
+            if let Some(completion) = self.decode(&entry) {
+                return Some(completion);
+            }
+        }
+        self.aside.pop_front()
+    }
+
+    fn now(&self) -> Instant {
+        Instant::now()
+    }
+
+    fn overflows(&self) -> u64 {
+        self.overflows
+    }
+}
