@@ -1,4 +1,5 @@
 //! Egret: a node-level egress proxy for Linux.
 #![deny(unsafe_code)]
 
+pub mod relay;
 pub mod sys;

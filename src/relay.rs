@@ -1,0 +1,357 @@
+//! One half of a connection, a direction, as a state machine: bytes from its source side to its
+//! target.
+//!
+//! A half says what is to be done next ([`Half::next`]); the worker does it and reports back. The
+//! half holds no bytes and no descriptors, only how many bytes are where, so it can be read and
+//! tested without a kernel. A connection is two halves, indexed by the [`Side`] that each one reads
+//! from.
+//!
+//! ```text
+//!              received(n)                 taken(pipe)
+//!   Receiving ------------> Sending      Receiving ----> Filling --filled(n)--> Flushing
+//!       ^                      |             ^              ^  |                    |
+//!       +--sent, nothing left--+             +--put_back----+  +<--flushed, empty---+
+//!
+//!   Receiving, Filling --ended (FIN)--> Finished        any --target lost--> Broken
+//! ```
+//!
+//! Three rules make it correct:
+//! - The source is read only when the half holds nothing. So at most one buffer or pipe is held, a
+//!   reader that does not read costs that much and no more, and the end of the source (FIN or
+//!   reset) is seen only when everything before it has been passed on.
+//! - FIN is passed on exactly once, when nothing is pending.
+//! - A pipe is filled only when it is empty: then "nothing to splice" can only mean an empty
+//!   socket.
+
+/// One of a connection's two sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Side {
+    /// The workload's side: the accepted socket.
+    Downstream = 0,
+    /// The destination's side: the connected socket.
+    Upstream = 1,
+}
+
+impl Side {
+    /// Both sides.
+    pub const BOTH: [Self; 2] = [Self::Downstream, Self::Upstream];
+
+    /// The other side.
+    #[must_use]
+    pub const fn peer(self) -> Self {
+        match self {
+            Self::Downstream => Self::Upstream,
+            Self::Upstream => Self::Downstream,
+        }
+    }
+}
+
+/// Bytes that a half must have moved in large pieces without pause before it asks for a pipe.
+pub const BULK_BYTES: u32 = 256 * 1024;
+
+/// A piece from which on splicing is cheaper than copying (see perf/README.md).
+pub const LARGE_PIECE_BYTES: u32 = 16 * 1024;
+
+/// So many small pieces in a row send a half back from its pipe to copying.
+const SMALL_PIECES_MAX: u8 = 8;
+
+/// Where the half stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Waits for the source's next bytes, holding none.
+    Receiving,
+    /// A buffer's bytes `sent..received` are on their way to the target.
+    Sending {
+        /// Bytes of the buffer that the target has taken.
+        sent: u32,
+        /// Bytes that the buffer was given.
+        received: u32,
+    },
+    /// Has an empty pipe and waits for the source's next bytes.
+    Filling,
+    /// The pipe's bytes are on their way to the target.
+    Flushing,
+    /// The source's FIN was passed on; nothing more will move.
+    Finished,
+    /// The target is gone: what was held is lost, and the source is not read any more.
+    Broken,
+}
+
+/// What the worker does next for a half.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Receive from the source into a buffer.
+    Receive,
+    /// Send the buffer's bytes from this offset on.
+    Send {
+        /// Bytes of the buffer that were sent before.
+        from: u32,
+    },
+    /// Wait until the source is readable, then fill the pipe.
+    Fill,
+    /// Wait until the target is writable, then flush the pipe.
+    Flush,
+    /// Nothing, ever.
+    Rest,
+}
+
+/// One direction of a connection.
+#[derive(Debug, Clone, Copy)]
+pub struct Half {
+    state: State,
+    /// Copying: bytes moved in large pieces since the last small one.
+    streak_bytes: u32,
+    /// Splicing: small pieces since the last large one.
+    small_pieces: u8,
+}
+
+impl Default for Half {
+    fn default() -> Self {
+        Self { state: State::Receiving, streak_bytes: 0, small_pieces: 0 }
+    }
+}
+
+impl Half {
+    /// Where it stands.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// What is to be done next.
+    #[must_use]
+    pub fn next(&self) -> Step {
+        match self.state {
+            State::Receiving => Step::Receive,
+            State::Sending { sent, .. } => Step::Send { from: sent },
+            State::Filling => Step::Fill,
+            State::Flushing => Step::Flush,
+            State::Finished | State::Broken => Step::Rest,
+        }
+    }
+
+    /// Bytes are held that the target has not taken.
+    #[must_use]
+    pub fn is_holding(&self) -> bool {
+        matches!(self.state, State::Sending { .. } | State::Flushing)
+    }
+
+    /// The source will not be read again.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(self.state, State::Finished | State::Broken)
+    }
+
+    /// `bytes` (not 0) came from the source into a buffer.
+    pub fn received(&mut self, bytes: u32) {
+        assert_eq!(self.state, State::Receiving, "bytes arrive only when they were asked for");
+        self.streak_bytes = match bytes {
+            LARGE_PIECE_BYTES.. => self.streak_bytes.saturating_add(bytes),
+            _ => 0,
+        };
+        self.state = State::Sending { sent: 0, received: bytes };
+    }
+
+    /// The target took `bytes` of the buffer. Returns whether the buffer is free now.
+    pub fn sent(&mut self, bytes: u32) -> bool {
+        let State::Sending { sent, received } = self.state else {
+            panic!("bytes were sent in state {:?}", self.state);
+        };
+        let sent = sent + bytes;
+        assert!(sent <= received, "the target took {sent} of {received} bytes");
+        let empty = sent == received;
+        self.state = if empty { State::Receiving } else { State::Sending { sent, received } };
+        empty
+    }
+
+    /// It moves bulk, and a pipe would be cheaper than buffers.
+    #[must_use]
+    pub fn wants_pipe(&self) -> bool {
+        self.state == State::Receiving && self.streak_bytes >= BULK_BYTES
+    }
+
+    /// It was given an empty pipe.
+    pub fn take_pipe(&mut self) {
+        assert_eq!(self.state, State::Receiving, "a pipe is taken only between two buffers");
+        self.small_pieces = 0;
+        self.state = State::Filling;
+    }
+
+    /// There was no pipe: it goes on copying, and asks again after as many bytes as before.
+    pub fn go_without_pipe(&mut self) {
+        self.streak_bytes = 0;
+    }
+
+    /// `bytes` (not 0) came from the source into the pipe.
+    pub fn filled(&mut self, bytes: usize) {
+        assert_eq!(self.state, State::Filling, "a pipe is filled only when it is empty");
+        self.small_pieces = match bytes >= LARGE_PIECE_BYTES as usize {
+            true => 0,
+            false => self.small_pieces.saturating_add(1),
+        };
+        self.state = State::Flushing;
+    }
+
+    /// The target took bytes out of the pipe, which now holds `pending_bytes`.
+    pub fn flushed(&mut self, pending_bytes: usize) {
+        assert_eq!(self.state, State::Flushing, "only a filled pipe is flushed");
+        if pending_bytes == 0 {
+            self.state = State::Filling;
+        }
+    }
+
+    /// Its pieces have become small: the pipe is better used elsewhere.
+    #[must_use]
+    pub fn wants_buffers(&self) -> bool {
+        self.state == State::Filling && self.small_pieces >= SMALL_PIECES_MAX
+    }
+
+    /// Its empty pipe was taken away, because it idles or moves little.
+    pub fn put_pipe_back(&mut self) {
+        assert_eq!(self.state, State::Filling, "a pipe is put back only when it is empty");
+        self.streak_bytes = 0;
+        self.state = State::Receiving;
+    }
+
+    /// The source sent FIN. Everything before it was passed on; now FIN must be.
+    pub fn ended(&mut self) {
+        assert!(
+            matches!(self.state, State::Receiving | State::Filling),
+            "the end was read in state {:?}",
+            self.state
+        );
+        self.state = State::Finished;
+    }
+
+    /// The target is gone.
+    pub fn break_off(&mut self) {
+        if self.state != State::Finished {
+            self.state = State::Broken;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_partial_send_goes_on_where_it_stopped() {
+        let mut half = Half::default();
+        half.received(100);
+        assert!(!half.sent(30));
+        assert_eq!(half.next(), Step::Send { from: 30 });
+        assert!(half.sent(70));
+        assert_eq!(half.next(), Step::Receive);
+    }
+
+    #[test]
+    fn small_pieces_never_ask_for_a_pipe() {
+        let mut half = Half::default();
+        for _ in 0..1000 {
+            half.received(LARGE_PIECE_BYTES - 1);
+            half.sent(LARGE_PIECE_BYTES - 1);
+            assert!(!half.wants_pipe());
+        }
+    }
+
+    #[test]
+    fn a_small_piece_ends_a_streak() {
+        let mut half = Half::default();
+        for _ in 0..BULK_BYTES / LARGE_PIECE_BYTES - 1 {
+            half.received(LARGE_PIECE_BYTES);
+            half.sent(LARGE_PIECE_BYTES);
+        }
+        half.received(1);
+        half.sent(1);
+        half.received(LARGE_PIECE_BYTES);
+        half.sent(LARGE_PIECE_BYTES);
+        assert!(!half.wants_pipe());
+    }
+
+    #[test]
+    fn bulk_asks_for_a_pipe_and_small_pieces_give_it_back() {
+        let mut half = Half::default();
+        while !half.wants_pipe() {
+            half.received(32 * 1024);
+            half.sent(32 * 1024);
+        }
+        half.take_pipe();
+        for _ in 0..SMALL_PIECES_MAX {
+            assert!(!half.wants_buffers());
+            half.filled(100);
+            half.flushed(0);
+        }
+        assert!(half.wants_buffers());
+        half.put_pipe_back();
+        assert_eq!(half.next(), Step::Receive);
+        assert!(!half.wants_pipe());
+    }
+
+    #[test]
+    fn a_finished_half_stays_finished_when_its_target_dies() {
+        let mut half = Half::default();
+        half.ended();
+        half.break_off();
+        assert_eq!(half.state(), State::Finished);
+    }
+
+    /// A source, a pipe and a target in memory, driven by the half's own steps. `choices` decides
+    /// how many bytes each step moves, so that every order of partial moves is met.
+    fn drive(source: &[u8], choices: &[u16]) -> (Vec<u8>, u32) {
+        let mut half = Half::default();
+        let mut unread: VecDeque<u8> = source.iter().copied().collect();
+        let (mut buffer, mut pipe) = (Vec::new(), VecDeque::new());
+        let (mut target, mut ends) = (Vec::new(), 0);
+        let mut choices = choices.iter().cycle().map(|&c| usize::from(c) * 4 + 1);
+        let mut choose = move || choices.next().unwrap_or(1);
+        loop {
+            if half.wants_pipe() && choose() % 2 == 0 {
+                half.take_pipe();
+            } else if half.wants_buffers() {
+                half.put_pipe_back();
+            }
+            match half.next() {
+                Step::Receive | Step::Fill if unread.is_empty() => half.ended(),
+                Step::Receive => {
+                    buffer = unread.drain(..choose().min(32 * 1024).min(unread.len())).collect();
+                    half.received(u32::try_from(buffer.len()).unwrap());
+                }
+                Step::Send { from } => {
+                    let rest = &buffer[from as usize..];
+                    let taken = choose().min(rest.len());
+                    target.extend_from_slice(&rest[..taken]);
+                    half.sent(u32::try_from(taken).unwrap());
+                }
+                Step::Fill => {
+                    pipe.extend(unread.drain(..choose().min(unread.len())));
+                    half.filled(pipe.len());
+                }
+                Step::Flush => {
+                    target.extend(pipe.drain(..choose().min(pipe.len())));
+                    half.flushed(pipe.len());
+                }
+                Step::Rest => return (target, ends),
+            }
+            ends += u32::from(half.state() == State::Finished);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn bytes_out_are_bytes_in_and_the_end_comes_once(
+            length in 0_usize..2_000_000,
+            choices in prop::collection::vec(0_u16..u16::MAX, 1..40),
+        ) {
+            let source: Vec<u8> = (0..=250).cycle().take(length).collect();
+            let (target, ends) = drive(&source, &choices);
+            prop_assert!(target == source, "{} bytes of {}", target.len(), source.len());
+            prop_assert_eq!(ends, 1);
+        }
+    }
+}
