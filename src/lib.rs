@@ -1,5 +1,14 @@
 //! Egret: a node-level egress proxy for Linux.
 #![deny(unsafe_code)]
 
+pub mod check;
+pub mod config;
+pub mod identity;
+pub mod load;
+pub mod prefix;
+pub mod problem;
+pub mod registry;
 pub mod relay;
 pub mod sys;
+pub mod workload;
+pub mod yaml;

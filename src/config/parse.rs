@@ -1,0 +1,216 @@
+//! The text of the configuration file to a [`Config`], with every problem in it.
+//!
+//! Starts from the defaults and overwrites what the file sets, so a default stands in one place
+//! only. Each rule sits with the field that it is about; rules on two fields follow at the end.
+
+use std::net::IpAddr;
+use std::num::NonZeroU16;
+use std::path::Path;
+use std::time::Duration;
+
+use super::{Action, Capture, Config, Listen, LogFormat, Metrics, Mode, Timeouts, Workers};
+use crate::problem::{Fault, Problem, Report};
+use crate::yaml::fields::Fields;
+use crate::yaml::{self, Node, values};
+
+const SHORTEST: Duration = Duration::from_millis(10);
+const HOUR: Duration = Duration::from_secs(3600);
+const WEEK: Duration = Duration::from_secs(7 * 24 * 3600);
+/// The kernel's limit for a TCP connect is about two minutes; more than ten only hides an error.
+const CONNECT_MAX: Duration = Duration::from_secs(600);
+/// conntrack forgets a flow this long after one side closed
+/// (`nf_conntrack_tcp_timeout_close_wait`).
+const CONNTRACK_CLOSE_WAIT: Duration = Duration::from_secs(60);
+const WORKERS_MAX: u16 = 1024;
+/// A thousand times the default: refuses a slip of the keyboard, no choice of size.
+const CONNECTIONS_MAX: u32 = 100_000_000;
+const SERIES_MAX: usize = 10_000_000;
+
+pub(super) fn config(text: &str, file: &Path) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+    let mut report = Report::new(file);
+    let mut config = Config::default();
+    match yaml::only_document(text) {
+        Ok(root) => {
+            let directory = file.parent().unwrap_or(Path::new(""));
+            sections(&mut config, Fields::of(&root, "", &mut report), directory);
+            distinct_ports(&config, &root, &mut report);
+        }
+        Err(fault) => report.error(fault),
+    }
+    report.finish(config)
+}
+
+fn sections(config: &mut Config, mut root: Fields<'_, '_>, directory: &Path) {
+    if let Some(fields) = root.section("listen") {
+        listen(&mut config.listen, fields);
+    }
+    root.read("workers", &mut config.workers, workers);
+    if let Some(mut fields) = root.section("outboundTrafficPolicy") {
+        let modes = [Mode::AllowAny, Mode::RegistryOnly].map(|mode| (mode.as_str(), mode));
+        let mode = &mut config.outbound_traffic_policy.mode;
+        fields.read("mode", mode, |node| values::choice(node, &modes));
+        fields.refuse_others();
+    }
+    if let Some(mut fields) = root.section("blackHole") {
+        let actions = [("close", Action::Close), ("reset", Action::Reset)];
+        let action = &mut config.black_hole.action;
+        fields.read("action", action, |node| values::choice(node, &actions));
+        fields.refuse_others();
+    }
+    root.read("registry", &mut config.registry, |node| {
+        values::list(node, |item| pattern(item, directory))
+    });
+    root.read_optional("workloads", &mut config.workloads, |node| {
+        Ok(directory.join(not_empty(node)?))
+    });
+    if let Some(mut fields) = root.section("upstream") {
+        // Mark 0 is what every unmarked packet has: no rule can tell it apart.
+        let mark = |node| values::number(node, 1..=u32::MAX);
+        fields.read_optional("mark", &mut config.upstream.mark, mark);
+        fields.refuse_others();
+    }
+    if let Some(fields) = root.section("timeouts") {
+        timeouts(&mut config.timeouts, fields);
+    }
+    if let Some(mut fields) = root.section("limits") {
+        let count = |node| values::number(node, 1..=CONNECTIONS_MAX);
+        fields.read("connections", &mut config.limits.connections, count);
+        fields.refuse_others();
+    }
+    servers(config, &mut root);
+    if let Some(mut fields) = root.section("drain") {
+        let deadline = |node| values::duration(node, SHORTEST..=24 * HOUR);
+        fields.read("deadline", &mut config.drain.deadline, deadline);
+        fields.refuse_others();
+    }
+    if let Some(mut fields) = root.section("log") {
+        let levels = ["error", "warn", "info", "debug", "trace"].map(|word| (word, word.into()));
+        fields.read("level", &mut config.log.level, |node| values::choice(node, &levels));
+        let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+        fields.read("format", &mut config.log.format, |node| values::choice(node, &formats));
+        fields.refuse_others();
+    }
+    root.refuse_others();
+}
+
+fn listen(listen: &mut Listen, mut fields: Fields<'_, '_>) {
+    let captures = [("redirect", Capture::Redirect), ("tproxy", Capture::Tproxy)];
+    fields.read("capture", &mut listen.capture, |node| values::choice(node, &captures));
+    fields.read("port", &mut listen.port, |node| values::number(node, 0..=u16::MAX));
+    fields.read("addresses", &mut listen.addresses, listen_addresses);
+    fields.refuse_others();
+}
+
+fn timeouts(timeouts: &mut Timeouts, mut fields: Fields<'_, '_>) {
+    let up_to = |longest| move |node: &Node<'_>| values::duration(node, SHORTEST..=longest);
+    fields.read("connect", &mut timeouts.connect, up_to(CONNECT_MAX));
+    fields.read("idle", &mut timeouts.idle, up_to(WEEK));
+    fields.read("halfClose", &mut timeouts.half_close, up_to(WEEK));
+    if timeouts.half_close > CONNTRACK_CLOSE_WAIT {
+        let line = fields.line_of("halfClose");
+        let message = "`timeouts.halfClose` is longer than conntrack remembers a half-closed flow";
+        let fix = "use less than 60s, or raise net.netfilter.nf_conntrack_tcp_timeout_close_wait";
+        fields.report().warning(Fault::at(line, message).fix(fix));
+    }
+    fields.refuse_others();
+}
+
+fn servers(config: &mut Config, root: &mut Fields<'_, '_>) {
+    if let Some(mut fields) = root.section("admin") {
+        fields.read("address", &mut config.admin.address, |node| {
+            let address = values::socket_address(node)?;
+            if address.ip().to_canonical().is_loopback() {
+                return Ok(address);
+            }
+            Err(Fault::at(node.line, format!("{} is not a loopback address", address.ip()))
+                .fix("the admin server has no authentication; use 127.0.0.1 or [::1]"))
+        });
+        fields.refuse_others();
+    }
+    if let Some(fields) = root.section("metrics") {
+        metrics(&mut config.metrics, fields);
+    }
+    if let Some(mut fields) = root.section("health") {
+        fields.read("address", &mut config.health.address, values::socket_address);
+        fields.refuse_others();
+    }
+}
+
+fn metrics(metrics: &mut Metrics, mut fields: Fields<'_, '_>) {
+    fields.read("address", &mut metrics.address, values::socket_address);
+    fields.read("destinationIp", &mut metrics.destination_ip, values::boolean);
+    let series = |node| values::number(node, 1..=SERIES_MAX);
+    fields.read("seriesMax", &mut metrics.series_max, series);
+    fields.refuse_others();
+}
+
+fn workers(node: &Node<'_>) -> Result<Workers, Fault> {
+    if values::text(node)? == "auto" {
+        return Ok(Workers::Auto);
+    }
+    let count = values::number(node, 1..=WORKERS_MAX)
+        .map_err(|fault| fault.fix("or write auto: one per CPU"))?;
+    Ok(NonZeroU16::new(count).map_or(Workers::Auto, Workers::Count))
+}
+
+fn listen_addresses(node: &Node<'_>) -> Result<Vec<IpAddr>, Fault> {
+    let mut addresses = Vec::new();
+    for item in values::items(node)? {
+        let address = values::address(item)?;
+        if address != address.to_canonical() {
+            return Err(Fault::at(item.line, format!("{address} is IPv4 written as IPv6"))
+                .fix(format!("write {}", address.to_canonical())));
+        }
+        if addresses.contains(&address) {
+            let message = format!("{address} is listed twice");
+            return Err(Fault::at(item.line, message).fix("remove one"));
+        }
+        addresses.push(address);
+    }
+    if addresses.is_empty() {
+        return Err(Fault::at(node.line, "the list is empty").fix("name at least one address"));
+    }
+    Ok(addresses)
+}
+
+fn pattern(node: &Node<'_>, directory: &Path) -> Result<String, Fault> {
+    let text = not_empty(node)?;
+    if let Err(error) = glob::Pattern::new(text) {
+        let message = format!("`{}` is not a pattern: {}", values::shortened(text), error.msg);
+        return Err(Fault::at(node.line, message).fix("write a path, with * for any name"));
+    }
+    if Path::new(text).is_absolute() || directory.as_os_str().is_empty() {
+        return Ok(text.to_owned());
+    }
+    // The directory is a plain path: a `[` in it must not become part of the pattern.
+    let directory = glob::Pattern::escape(&directory.to_string_lossy());
+    Ok(Path::new(&directory).join(text).to_string_lossy().into_owned())
+}
+
+fn not_empty<'n>(node: &'n Node<'_>) -> Result<&'n str, Fault> {
+    match values::text(node)? {
+        "" => Err(Fault::at(node.line, "the path is empty")),
+        text => Ok(text),
+    }
+}
+
+/// The listeners must not take each other's port, whatever their addresses: `0.0.0.0` overlaps all,
+/// and a redirected connection to one of them is recognised by its port.
+fn distinct_ports(config: &Config, root: &Node<'_>, report: &mut Report) {
+    let ports = [
+        ("listen", "port", config.listen.port),
+        ("admin", "address", config.admin.address.port()),
+        ("metrics", "address", config.metrics.address.port()),
+        ("health", "address", config.health.address.port()),
+    ];
+    for (index, (section, field, port)) in ports.iter().enumerate() {
+        let earlier = ports[..index].iter().find(|(_, _, other)| other == port && *port != 0);
+        let Some((other_section, other_field, _)) = earlier else { continue };
+        let line = |section: &str, field: &str| root.get(section)?.get(field).map(|n| n.line);
+        // One of the two may be a default, which has no line.
+        let line = line(section, field).or_else(|| line(other_section, other_field));
+        let other = format!("{other_section}.{other_field}");
+        let message = format!("`{section}.{field}` uses port {port}, as `{other}` does");
+        report.error(Fault { line, ..Fault::whole(message).fix("give each its own port") });
+    }
+}

@@ -1,0 +1,337 @@
+//! Finds and reads the files, and puts the parts of one generation together.
+//!
+//! Used at start, at every reload and by `egret check`. [`Sources::read`] touches the file system
+//! and decodes the configuration only, to find the other files; [`Sources::parse`] is pure. What
+//! watches the files, and what becomes of the result, is the control plane's.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::hash::{BuildHasher, Hasher};
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+
+use foldhash::quality::FixedState;
+
+use crate::config::Config;
+use crate::problem::{Fault, Problem, Severity};
+use crate::registry::service_entry;
+use crate::registry::snapshot::Snapshot;
+use crate::workload::Workloads;
+
+/// Far above any real configuration; a larger file is not one.
+pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
+/// About 100 000 service entries as people write them; more can be spread over several files.
+pub const REGISTRY_BYTES_MAX: u64 = 32 << 20;
+
+/// Everything that one generation is made of, read from files.
+#[derive(Debug)]
+pub struct Loaded {
+    /// The effective configuration.
+    pub config: Arc<Config>,
+    /// Warnings, those about conflicts between service entries included.
+    pub problems: Vec<Problem>,
+    /// All files read, sorted.
+    pub files: Vec<PathBuf>,
+    /// All directories in which a change can mean a new generation, sorted. They exist.
+    pub directories: Vec<PathBuf>,
+    /// Equal as long as the same files hold the same contents.
+    pub fingerprint: u64,
+    /// How many service entries the registry holds, whether they can match or not.
+    pub entries: usize,
+    snapshot: Snapshot,
+}
+
+impl Loaded {
+    /// The snapshot, as this generation.
+    #[must_use]
+    pub fn snapshot(self, generation: u64) -> Snapshot {
+        let mut snapshot = self.snapshot;
+        snapshot.generation = generation;
+        snapshot
+    }
+
+    /// The snapshot as generation 0, for looking things up without publishing.
+    #[must_use]
+    pub fn preview(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
+
+/// Reads, parses and validates the configuration in `config_file` and all that it refers to.
+///
+/// # Errors
+/// Every problem found, when at least one of them is an error.
+pub fn load(config_file: &Path) -> Result<Loaded, Vec<Problem>> {
+    Sources::read(config_file).parse()
+}
+
+/// The contents of all files of one generation, before their meaning. Always complete enough to
+/// watch and compare, so that a broken file is reported once and its repair is noticed.
+#[derive(Debug)]
+pub struct Sources {
+    /// All files that were read or tried, sorted.
+    pub files: Vec<PathBuf>,
+    /// As in [`Loaded`].
+    pub directories: Vec<PathBuf>,
+    /// As in [`Loaded`]; a file that cannot be read counts with the reason.
+    pub fingerprint: u64,
+    config: Option<Config>,
+    registry: Vec<(PathBuf, String)>,
+    workloads: Option<(PathBuf, String)>,
+    problems: Vec<Problem>,
+}
+
+impl Sources {
+    /// Reads `config_file` and the files that it names, in sorted order.
+    #[must_use]
+    pub fn read(config_file: &Path) -> Self {
+        let mut reader = Reader::default();
+        reader.watch(parent(config_file));
+        let text = reader.file(config_file, CONFIG_BYTES_MAX);
+        let config = text.and_then(|text| match Config::parse(&text, config_file) {
+            Ok((config, warnings)) => {
+                reader.problems.extend(warnings);
+                Some(config)
+            }
+            Err(problems) => {
+                reader.problems.extend(problems);
+                None
+            }
+        });
+        let (mut registry, mut workloads) = (Vec::new(), None);
+        if let Some(config) = &config {
+            let mut paths = BTreeSet::new();
+            for pattern in &config.registry {
+                paths.extend(reader.matches(pattern, config_file));
+            }
+            for path in paths {
+                let text = reader.file(&path, REGISTRY_BYTES_MAX);
+                registry.extend(text.map(|text| (path, text)));
+            }
+            if let Some(path) = &config.workloads {
+                reader.watch(parent(path));
+                let text = reader.file(path, REGISTRY_BYTES_MAX);
+                workloads = text.map(|text| (path.clone(), text));
+            }
+        }
+        Self {
+            files: reader.files.into_iter().collect(),
+            directories: reader.directories.into_iter().collect(),
+            fingerprint: reader.hasher.finish(),
+            config,
+            registry,
+            workloads,
+            problems: reader.problems,
+        }
+    }
+
+    /// What the contents mean.
+    ///
+    /// # Errors
+    /// Every problem found, when at least one of them is an error.
+    pub fn parse(self) -> Result<Loaded, Vec<Problem>> {
+        let mut problems = self.problems;
+        let mut entries = Vec::new();
+        for (path, text) in self.registry {
+            entries.extend(kept(service_entry::parse(&text, &path), &mut problems));
+        }
+        let workloads = self
+            .workloads
+            .and_then(|(path, text)| kept(Workloads::parse(&text, &path), &mut problems));
+        let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
+        let Some(config) = self.config.filter(|_| !refused) else { return Err(problems) };
+        let (config, count) = (Arc::new(config), entries.iter().map(Vec::len).sum());
+        let entries = entries.into_iter().flatten().collect();
+        let (snapshot, conflicts) =
+            Snapshot::build(0, Arc::clone(&config), entries, workloads.unwrap_or_default());
+        problems.extend(conflicts);
+        Ok(Loaded {
+            config,
+            problems,
+            files: self.files,
+            directories: self.directories,
+            fingerprint: self.fingerprint,
+            entries: count,
+            snapshot,
+        })
+    }
+}
+
+struct Reader {
+    files: BTreeSet<PathBuf>,
+    directories: BTreeSet<PathBuf>,
+    hasher: <FixedState as BuildHasher>::Hasher,
+    problems: Vec<Problem>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        let hasher = FixedState::with_seed(0).build_hasher();
+        let (files, directories, problems) = Default::default();
+        Self { files, directories, hasher, problems }
+    }
+}
+
+impl Reader {
+    /// The text of the file at `path`, or a problem.
+    fn file(&mut self, path: &Path, bytes_max: u64) -> Option<String> {
+        self.files.insert(path.to_path_buf());
+        let result = read(path, bytes_max);
+        self.hasher.write(path.as_os_str().as_encoded_bytes());
+        // The length keeps `a` + `bc` apart from `ab` + `c`.
+        match &result {
+            Ok(text) => {
+                self.hasher.write_usize(text.len());
+                self.hasher.write(text.as_bytes());
+            }
+            Err(fault) => self.hasher.write(fault.message.as_bytes()),
+        }
+        match result {
+            Ok(text) => Some(text),
+            Err(fault) => {
+                self.problems.push(fault.problem(Severity::Error, path));
+                None
+            }
+        }
+    }
+
+    /// The files that match `pattern`, a field of `config_file`.
+    fn matches(&mut self, pattern: &str, config_file: &Path) -> Vec<PathBuf> {
+        self.watch(fixed_prefix(pattern));
+        // Hidden files are editors' locks and Kubernetes' `..data`; a pattern must name them to
+        // mean them.
+        let options =
+            glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
+        let mut paths = Vec::new();
+        let mut problem = |severity, message: String, fix: &str| {
+            self.problems.push(Fault::whole(message).fix(fix).problem(severity, config_file));
+        };
+        let found = match glob::glob_with(pattern, options) {
+            Ok(found) => found,
+            Err(error) => {
+                problem(Severity::Error, format!("registry pattern {pattern}: {error}"), "");
+                return paths;
+            }
+        };
+        for path in found {
+            match path {
+                Ok(path) if path.is_dir() => problem(
+                    Severity::Warning,
+                    format!("registry pattern {pattern} matches a directory: {}", path.display()),
+                    "end the pattern with *.yaml",
+                ),
+                Ok(path) => paths.push(path),
+                Err(error) => {
+                    problem(Severity::Error, format!("registry pattern {pattern}: {error}"), "");
+                }
+            }
+        }
+        if paths.is_empty() {
+            let message = format!("registry pattern {pattern} matches no file");
+            problem(Severity::Warning, message, "add one, or remove the pattern");
+        }
+        for path in &paths {
+            self.watch(parent(path));
+        }
+        paths
+    }
+
+    /// Notes the nearest directory that exists.
+    fn watch(&mut self, directory: PathBuf) {
+        let existing = directory.ancestors().find(|path| path.is_dir());
+        self.directories.extend(existing.map(Path::to_path_buf));
+    }
+}
+
+fn read(path: &Path, bytes_max: u64) -> Result<String, Fault> {
+    let cannot = |error: std::io::Error| {
+        Fault::whole(format!("cannot read the file: {error}")).fix("check its path and permissions")
+    };
+    // Opening a FIFO would wait for its writer, so look first.
+    let metadata = fs::metadata(path).map_err(cannot)?;
+    if !metadata.is_file() {
+        return Err(Fault::whole("not a regular file"));
+    }
+    let too_large = || {
+        Fault::whole(format!("larger than {} MiB", bytes_max >> 20))
+            .fix("split it, or check that it is the right file")
+    };
+    if metadata.len() > bytes_max {
+        return Err(too_large());
+    }
+    // The file may grow while it is read.
+    let mut bytes = Vec::new();
+    File::open(path)
+        .and_then(|file| file.take(bytes_max + 1).read_to_end(&mut bytes))
+        .map_err(cannot)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(too_large());
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        Fault::at(line, "not UTF-8 text").fix("save the file as UTF-8")
+    })
+}
+
+/// The value; its problems, whatever becomes of it, go to `problems`.
+fn kept<T>(
+    result: Result<(T, Vec<Problem>), Vec<Problem>>,
+    problems: &mut Vec<Problem>,
+) -> Option<T> {
+    match result {
+        Ok((value, warnings)) => {
+            problems.extend(warnings);
+            Some(value)
+        }
+        Err(errors) => {
+            problems.extend(errors);
+            None
+        }
+    }
+}
+
+fn parent(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// The directory above the first part of `pattern` that is not a plain name.
+fn fixed_prefix(pattern: &str) -> PathBuf {
+    let mut prefix = PathBuf::new();
+    for part in parent(Path::new(pattern)).components() {
+        let text = part.as_os_str().to_string_lossy();
+        let plain = unescaped(&text);
+        match (part, plain) {
+            (Component::Normal(_), Some(name)) => prefix.push(name),
+            (Component::Normal(_), None) => break,
+            _ => prefix.push(part),
+        }
+    }
+    if prefix.as_os_str().is_empty() { PathBuf::from(".") } else { prefix }
+}
+
+/// The name that a pattern without wildcards stands for: `[[]` is `[`.
+fn unescaped(part: &str) -> Option<String> {
+    let mut name = String::new();
+    let mut rest = part.chars();
+    while let Some(c) = rest.next() {
+        match c {
+            '*' | '?' => return None,
+            '[' => {
+                name.push(rest.next()?);
+                if rest.next() != Some(']') {
+                    return None;
+                }
+            }
+            c => name.push(c),
+        }
+    }
+    Some(name)
+}
+
+#[cfg(test)]
+mod tests;

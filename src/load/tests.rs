@@ -1,0 +1,181 @@
+//! Files good, broken, missing, huge.
+
+use std::os::unix::fs::symlink;
+
+use tempfile::TempDir;
+
+use super::*;
+
+const ENTRY: &str = "apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: a}
+spec:
+  hosts: [a.example.com]
+  addresses: [192.0.2.1]
+  ports: [{number: 443, name: tls, protocol: TLS}]
+";
+
+/// A directory with a configuration, one registry file and a workloads file.
+struct Lab(TempDir);
+
+impl Lab {
+    fn new() -> Self {
+        let lab = Self(TempDir::new().unwrap());
+        lab.write("egret.yaml", "registry: [\"registry.d/*.yaml\"]\nworkloads: w.yaml\n");
+        lab.write("registry.d/a.yaml", ENTRY);
+        lab.write("w.yaml", "workloads: [{addresses: [10.0.0.1], workload: shop}]\n");
+        lab
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        fs::write(self.path(name), bytes).unwrap();
+    }
+
+    fn load(&self) -> Result<Loaded, Vec<Problem>> {
+        load(&self.path("egret.yaml"))
+    }
+
+    /// The only error, of the file `name`.
+    fn error(&self, name: &str) -> Problem {
+        let mut problems = self.load().unwrap_err();
+        problems.retain(|problem| problem.severity == Severity::Error);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert_eq!(problems[0].file, self.path(name));
+        problems.remove(0)
+    }
+}
+
+#[test]
+fn all_files_are_read_and_all_directories_named() {
+    let lab = Lab::new();
+    let loaded = lab.load().unwrap();
+    assert_eq!(loaded.problems, []);
+    assert_eq!(loaded.entries, 1);
+    assert_eq!(loaded.files, ["egret.yaml", "registry.d/a.yaml", "w.yaml"].map(|n| lab.path(n)));
+    let directory = |name: &str| if name.is_empty() { lab.0.path().into() } else { lab.path(name) };
+    assert_eq!(loaded.directories, ["", "registry.d"].map(directory));
+    let snapshot = loaded.snapshot(7);
+    assert_eq!((snapshot.generation, snapshot.services().len()), (7, 1));
+    let source = snapshot.workload("10.0.0.1".parse().unwrap());
+    assert_eq!(source.value.workload.as_deref(), Some("shop"));
+}
+
+#[test]
+fn the_fingerprint_follows_the_content_only() {
+    let lab = Lab::new();
+    let first = lab.load().unwrap().fingerprint;
+    lab.write("registry.d/a.yaml", ENTRY);
+    assert_eq!(lab.load().unwrap().fingerprint, first);
+    lab.write("registry.d/a.yaml", format!("{ENTRY}# more\n"));
+    let second = lab.load().unwrap().fingerprint;
+    assert_ne!(second, first);
+    lab.write("registry.d/b.yaml", ENTRY);
+    assert_ne!(lab.load().unwrap().fingerprint, second);
+    fs::remove_file(lab.path("registry.d/b.yaml")).unwrap();
+    assert_eq!(lab.load().unwrap().fingerprint, second);
+    // Broken files can be told apart as well.
+    lab.write("registry.d/a.yaml", "");
+    let broken = Sources::read(&lab.path("egret.yaml"));
+    assert_ne!(broken.fingerprint, second);
+    assert_eq!(broken.files.len(), 3);
+    assert!(broken.parse().is_err());
+}
+
+#[test]
+fn a_broken_registry_file_refuses_the_generation() {
+    let lab = Lab::new();
+    for (content, line) in [
+        (&b""[..], None),
+        (b"# comment\n", None),
+        (b"apiVersion: networking.istio.io/v1\nkind: Servi", Some(2)),
+        (b"a: [1, 2\n", Some(2)),
+        (b"a: 1\na: 2\n", Some(2)),
+        (b"a: 1\nb: \xff\xfe\n", Some(2)),
+        (b"a: 1\n\0\0\0\0", Some(2)),
+        (b"a: &a [x, x]\nb: &b [*a, *a]\nc: 1", Some(1)),
+    ] {
+        lab.write("registry.d/b.yaml", content);
+        let problem = lab.error("registry.d/b.yaml");
+        assert_eq!(problem.line, line, "{problem}");
+    }
+}
+
+#[test]
+fn a_huge_file_is_refused_without_being_read() {
+    let lab = Lab::new();
+    lab.write("registry.d/b.yaml", "");
+    // Sparse: a hundred MiB of nothing.
+    let file = File::options().write(true).open(lab.path("registry.d/b.yaml")).unwrap();
+    file.set_len(100 << 20).unwrap();
+    assert_eq!(lab.error("registry.d/b.yaml").message, "larger than 32 MiB");
+    fs::remove_file(lab.path("registry.d/b.yaml")).unwrap();
+    lab.write("egret.yaml", "#".repeat(2 << 20));
+    assert_eq!(lab.error("egret.yaml").message, "larger than 1 MiB");
+}
+
+#[test]
+fn a_file_that_grows_past_its_metadata_is_still_bounded() {
+    // /proc files say that they are empty and are not.
+    let text = read(Path::new("/proc/self/status"), 16);
+    assert_eq!(text.unwrap_err().message, "larger than 0 MiB");
+}
+
+#[test]
+fn what_is_missing_or_no_file_is_named() {
+    let lab = Lab::new();
+    fs::remove_file(lab.path("w.yaml")).unwrap();
+    assert!(lab.error("w.yaml").message.starts_with("cannot read the file"));
+    nix::unistd::mkfifo(&lab.path("w.yaml"), nix::sys::stat::Mode::S_IRWXU).unwrap();
+    assert_eq!(lab.error("w.yaml").message, "not a regular file");
+    fs::remove_file(lab.path("w.yaml")).unwrap();
+    lab.write("w.yaml", "workloads: []");
+    symlink("nowhere", lab.path("registry.d/b.yaml")).unwrap();
+    assert!(lab.error("registry.d/b.yaml").message.starts_with("cannot read the file"));
+    fs::remove_file(lab.path("egret.yaml")).unwrap();
+    assert!(lab.error("egret.yaml").message.starts_with("cannot read the file"));
+}
+
+#[test]
+fn a_pattern_without_files_is_a_warning_and_its_directory_is_watched() {
+    let lab = Lab::new();
+    lab.write("egret.yaml", "registry: [\"registry.d/*.yml\", \"later/on/*.yaml\"]\n");
+    let loaded = lab.load().unwrap();
+    let found: Vec<_> = loaded.problems.iter().map(|problem| problem.severity).collect();
+    assert_eq!(found, [Severity::Warning; 2]);
+    assert!(loaded.directories.contains(&lab.path("registry.d")));
+    assert!(loaded.directories.contains(&lab.0.path().to_path_buf()));
+}
+
+#[test]
+fn hidden_files_are_left_alone_and_overlapping_patterns_read_once() {
+    let lab = Lab::new();
+    symlink("someone@host", lab.path("registry.d/.#a.yaml")).unwrap();
+    lab.write("egret.yaml", "registry: [\"registry.d/*.yaml\", \"registry.d/a*\"]\n");
+    let loaded = lab.load().unwrap();
+    assert_eq!((loaded.entries, loaded.problems), (1, vec![]));
+}
+
+#[test]
+fn a_directory_with_brackets_in_its_name_works() {
+    let lab = Lab::new();
+    lab.write("x[1]/egret.yaml", "registry: [\"r/*.yaml\"]\n");
+    lab.write("x[1]/r/a.yaml", ENTRY);
+    let loaded = load(&lab.path("x[1]/egret.yaml")).unwrap();
+    assert_eq!(loaded.entries, 1);
+    assert!(loaded.directories.contains(&lab.path("x[1]/r")), "{:?}", loaded.directories);
+}
+
+#[test]
+fn kubernetes_links_are_followed() {
+    let lab = Lab::new();
+    lab.write("registry.d/..1/b.yaml", ENTRY.replace("192.0.2.1", "192.0.2.2"));
+    symlink("..1", lab.path("registry.d/..data")).unwrap();
+    symlink("..data/b.yaml", lab.path("registry.d/b.yaml")).unwrap();
+    let loaded = lab.load().unwrap();
+    assert_eq!((loaded.entries, loaded.files.len()), (2, 4));
+}

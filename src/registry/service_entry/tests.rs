@@ -1,0 +1,292 @@
+//! What documents mean, what is warned about, what is refused.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::problem::Severity;
+
+const HEAD: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\n";
+
+fn parse_text(text: &str) -> Result<(Vec<ServiceEntry>, Vec<Problem>), Vec<Problem>> {
+    parse(text, Path::new("r.yaml"))
+}
+
+fn texts(problems: &[Problem]) -> Vec<String> {
+    problems.iter().map(ToString::to_string).collect()
+}
+
+/// The entry with this spec, one field per line from line 5 on, and the warnings.
+fn spec(fields: &[&str]) -> Result<(ServiceEntry, Vec<String>), Vec<String>> {
+    let spec: String = fields.iter().map(|field| format!("  {field}\n")).collect();
+    match parse_text(&format!("{HEAD}spec:\n{spec}")) {
+        Ok((mut entries, warnings)) => Ok((entries.remove(0), texts(&warnings))),
+        Err(problems) => Err(texts(&problems)),
+    }
+}
+
+#[test]
+fn a_whole_document_is_read() {
+    let text = "
+apiVersion: networking.istio.io/v1beta1
+kind: ServiceEntry
+metadata:
+  name: db
+  namespace: shop
+  creationTimestamp: \"2026-01-31T12:00:00Z\"
+spec:
+  hosts: [DB.Example.com., '*.db.example.com']
+  addresses: [10.0.0.1, 10.1.2.3/16, 2001:db8::/32]
+  location: MESH_EXTERNAL
+  resolution: STATIC
+  ports:
+  - {number: 5432, name: pg, protocol: tcp, targetPort: 15432}
+  - {number: 80, name: web, protocol: HTTP}
+  endpoints:
+  - address: 192.0.2.1
+  - {address: '2001:db8::5', ports: {pg: 25432}}
+";
+    let (entries, warnings) = parse_text(text).unwrap();
+    assert_eq!(warnings, []);
+    let entry = &entries[0];
+    assert_eq!(entry.full_name(), "shop/db");
+    assert!(entry.created.is_some());
+    assert_eq!(entry.hosts, ["db.example.com".into(), "*.db.example.com".into()]);
+    let addresses: Vec<String> = entry.addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["10.0.0.1/32", "10.1.0.0/16", "2001:db8::/32"]);
+    assert_eq!(entry.resolution, Resolution::Static);
+    assert_eq!(entry.origin, Origin { file: Path::new("r.yaml").into(), line: 2 });
+    let port = |port: usize, endpoint: usize| {
+        ServiceEntry::endpoint_port(&entry.ports[port], &entry.endpoints[endpoint])
+    };
+    assert_eq!((port(0, 0), port(0, 1), port(1, 0)), (15432, 25432, 80));
+    assert_eq!(entry.reach(&entry.ports[1]), Reach::Addresses);
+}
+
+#[test]
+fn kubectl_output_reads_without_noise() {
+    let text = "
+apiVersion: v1
+kind: List
+metadata: {resourceVersion: ''}
+items:
+- apiVersion: networking.istio.io/v1
+  kind: ServiceEntry
+  metadata:
+    annotations: {kubectl.kubernetes.io/last-applied-configuration: '{}'}
+    creationTimestamp: '2026-01-31T12:00:00Z'
+    generation: 1
+    labels: {app: x}
+    managedFields: [{manager: kubectl}]
+    name: a
+    namespace: b
+    resourceVersion: '1'
+    uid: c
+  spec:
+    addresses: [192.0.2.1]
+    hosts: [a.example.com]
+    ports: [{name: tcp, number: 1, protocol: TCP}]
+    resolution: NONE
+  status: {conditions: [{type: Reconciled}]}
+";
+    let (entries, warnings) = parse_text(text).unwrap();
+    assert_eq!((entries.len(), warnings), (1, vec![]));
+    let empty = "apiVersion: v1\nitems: []\nkind: List\n";
+    assert_eq!(parse_text(empty).unwrap(), (vec![], vec![]));
+}
+
+#[test]
+fn several_documents_and_other_kinds_stand_in_one_file() {
+    let body = "spec: {hosts: [a.b], addresses: [1.2.3.4], ports: [{number: 1, name: a}]}\n";
+    let other = "apiVersion: v1\nkind: ConfigMap\n";
+    let text = format!("---\n# empty\n---\n{HEAD}{body}---\n{other}---\n{HEAD}{body}");
+    let (entries, warnings) = parse_text(&text).unwrap();
+    assert_eq!(entries.len(), 2);
+    assert_eq!(entries[0].namespace.as_ref(), "default");
+    assert_eq!(
+        texts(&warnings),
+        ["r.yaml:9: warning: kind ConfigMap (v1) is ignored; Egret acts on ServiceEntry only"]
+    );
+}
+
+#[test]
+fn a_file_without_documents_is_refused() {
+    for text in ["", "# all commented out\n", "---\n---\n"] {
+        let problems = parse_text(text).unwrap_err();
+        assert_eq!(problems[0].message, "the file holds no document", "{text:?}");
+    }
+}
+
+#[test]
+fn what_is_not_acted_on_is_named_with_its_line() {
+    let (_, warnings) = spec(&[
+        "hosts: [a.example.com]",
+        "addresses: [192.0.2.1]",
+        "ports: [{number: 1, name: tcp, protocol: TCP}]",
+        "location: MESH_INTERNAL",
+        "resolution: STATIC",
+        "exportTo: ['.']",
+        "subjectAltNames: [x]",
+        "color: red",
+        "endpoints: [{address: 192.0.2.9, weight: 3, locality: a/b}]",
+    ])
+    .unwrap();
+    assert_eq!(
+        warnings,
+        [
+            "r.yaml:8: warning: `spec.location` MESH_INTERNAL is not acted on: no mutual TLS is \
+             added",
+            "r.yaml:10: warning: `spec.exportTo` is not acted on",
+            "r.yaml:11: warning: `spec.subjectAltNames` is not acted on",
+            "r.yaml:12: warning: unknown field `spec.color` is ignored; known here: hosts, \
+             addresses, location, resolution, ports, endpoints, workloadSelector, exportTo, \
+             subjectAltNames",
+            "r.yaml:13: warning: `endpoints[].locality` is not acted on",
+            "r.yaml:13: warning: `endpoints[].weight` is not acted on",
+        ]
+    );
+}
+
+#[test]
+fn allocated_addresses_are_named() {
+    let body = "spec: {hosts: [a.b], addresses: [1.2.3.4], ports: [{number: 1, name: a}]}\n";
+    let text = format!("{HEAD}{body}status:\n  addresses: [{{value: 240.240.0.1}}]\n");
+    let warnings = texts(&parse_text(&text).unwrap().1);
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("r.yaml:6: warning: `status.addresses`"), "{warnings:?}");
+}
+
+#[test]
+fn without_addresses_only_opaque_ports_match_and_a_warning_says_what_happens() {
+    for (protocol, expected, words) in [
+        ("TCP", Reach::BarePort, "matches every address"),
+        ("MySQL", Reach::BarePort, "matches every address"),
+        ("''", Reach::BarePort, "matches every address"),
+        ("HTTP", Reach::Nothing(Unreachable::NeedsName), "by name only"),
+        ("https", Reach::Nothing(Unreachable::NeedsName), "by name only"),
+        ("TLS", Reach::Nothing(Unreachable::NeedsName), "by name only"),
+        ("GRPC-Web", Reach::Nothing(Unreachable::NeedsName), "by name only"),
+        ("UDP", Reach::Nothing(Unreachable::Udp), "UDP"),
+    ] {
+        let ports = format!("ports: [{{number: 7, name: p, protocol: {protocol}}}]");
+        let (entry, warnings) = spec(&["hosts: ['*.example.com']", &ports]).unwrap();
+        assert_eq!(entry.reach(&entry.ports[0]), expected, "{protocol}");
+        assert_eq!(warnings.len(), 1, "{protocol}: {warnings:?}");
+        assert!(
+            warnings[0].starts_with("r.yaml:6: ") && warnings[0].contains(words),
+            "{warnings:?}"
+        );
+    }
+}
+
+#[test]
+fn resolution_by_name_matches_nothing_and_says_so_once() {
+    for resolution in ["DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"] {
+        let (entry, warnings) = spec(&[
+            "hosts: [a.example.com]",
+            "addresses: [192.0.2.1]",
+            "ports: [{number: 1, name: a}, {number: 2, name: b}]",
+            &format!("resolution: {resolution}"),
+            "endpoints: [{address: b.example.com}]",
+        ])
+        .unwrap();
+        let reach = Reach::Nothing(Unreachable::ResolvesByName);
+        assert!(entry.ports.iter().all(|port| entry.reach(port) == reach));
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].starts_with("r.yaml:8: warning: default/a resolves by name"));
+    }
+}
+
+#[test]
+fn static_without_a_usable_endpoint_matches_nothing() {
+    for endpoints in ["endpoints: []", "endpoints: [{address: 'unix:///x'}]", "exportTo: []"] {
+        let ports = "ports: [{number: 1, name: a}]";
+        let (entry, warnings) =
+            spec(&["hosts: [a.b]", "resolution: STATIC", ports, endpoints]).unwrap();
+        assert_eq!(entry.reach(&entry.ports[0]), Reach::Nothing(Unreachable::NoEndpoint));
+        assert!(warnings.iter().any(|w| w.contains("no usable endpoint")), "{warnings:?}");
+    }
+}
+
+#[test]
+fn an_entry_without_ports_matches_nothing_and_says_so() {
+    let (entry, warnings) = spec(&["hosts: [a.b]", "addresses: [192.0.2.1]"]).unwrap();
+    assert_eq!(entry.ports, []);
+    assert!(warnings[0].contains("has no ports"), "{warnings:?}");
+}
+
+#[test]
+fn what_istio_refuses_is_refused_with_its_line() {
+    let ports = "ports: [{number: 1, name: a}]";
+    for (line, fields) in [
+        (5, vec![ports]),
+        (5, vec!["hosts: []", ports]),
+        (5, vec!["hosts: ['*']", ports]),
+        (5, vec!["hosts: ['a b']", ports]),
+        (5, vec!["hosts: ['a.*.b']", ports]),
+        (5, vec!["hosts: a.b", ports]),
+        (6, vec!["hosts: [a.b]", "addresses: [10.0.0.0/33]", ports]),
+        (6, vec!["hosts: [a.b]", "addresses: [b.c]", ports]),
+        (6, vec!["hosts: [a.b]", "addresses: [10.0.0.0/8]", ports, "resolution: DNS"]),
+        (6, vec!["hosts: [a.b]", "resolution: SOMETIMES", ports]),
+        (6, vec!["hosts: [a.b]", "location: HERE", ports]),
+        (6, vec!["hosts: [a.b]", "ports: [{number: 0, name: a}]"]),
+        (6, vec!["hosts: [a.b]", "ports: [{number: 65536, name: a}]"]),
+        (6, vec!["hosts: [a.b]", "ports: [{number: 1}]"]),
+        (6, vec!["hosts: [a.b]", "ports: [{name: a}]"]),
+        (6, vec!["hosts: [a.b]", "ports: [{number: 1, name: a}, {number: 1, name: b}]"]),
+        (6, vec!["hosts: [a.b]", "ports: [{number: 1, name: a}, {number: 2, name: a}]"]),
+        (7, vec!["hosts: [a.b]", ports, "endpoints: [{address: 192.0.2.1}]"]),
+        (8, vec!["hosts: [a.b]", ports, "resolution: STATIC", "endpoints: [{address: b.c}]"]),
+        (
+            8,
+            vec![
+                "hosts: [a.b]",
+                ports,
+                "resolution: STATIC",
+                "endpoints: [{address: 192.0.2.1, ports: {b: 2}}]",
+            ],
+        ),
+    ] {
+        let problems = match spec(&fields) {
+            Err(problems) => problems,
+            Ok(_) => panic!("{fields:?} was accepted"),
+        };
+        let errors: Vec<_> = problems.iter().filter(|p| p.contains(": error: ")).collect();
+        assert_eq!(errors.len(), 1, "{fields:?}: {problems:?}");
+        assert!(errors[0].starts_with(&format!("r.yaml:{line}: ")), "{fields:?}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_half_written_document_is_refused() {
+    for text in [
+        "apiVersion: networking.istio.io/v1\n",
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n",
+        HEAD,
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata:\n  na",
+        "apiVersion: networking.istio.io/v9\nkind: ServiceEntry\n",
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEn",
+        "kind: ServiceEntry\napiVersion: networking.is",
+        "apiVersion: v1\nkind: List\n",
+        "- a\n- b\n",
+        "text",
+    ] {
+        let problems = parse_text(text).unwrap_err();
+        assert!(problems.iter().any(|p| p.severity == Severity::Error), "{text:?}");
+        assert!(problems.iter().all(|p| p.line.is_some()), "{text:?}: {problems:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_truncated_file_never_panics_and_never_gains_entries(cut in 0usize..400) {
+        let body = "spec:\n  hosts: [a.example.com]\n  addresses: [192.0.2.1, 10.0.0.0/8]\n  \
+                    resolution: NONE\n  ports:\n  - number: 443\n    name: https\n    \
+                    protocol: TLS\n";
+        let whole = format!("{HEAD}{body}---\n{HEAD}{body}");
+        let text = &whole[..cut.min(whole.len())];
+        if let Ok((entries, _)) = parse_text(text) {
+            prop_assert!(entries.len() <= 2);
+        }
+    }
+}

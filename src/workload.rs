@@ -1,0 +1,163 @@
+//! Who is the source: a source address names a workload.
+//!
+//! The first question a worker asks about an accepted connection; the answer fills the `source_*`
+//! labels and decides nothing. The workloads file is decoded here and read by [`crate::load`].
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnet::IpNet;
+use serde::Serialize;
+
+use crate::identity::Identity;
+use crate::prefix::{self, Prefixes};
+use crate::problem::{Fault, Problem, Report};
+use crate::yaml::fields::Fields;
+use crate::yaml::{self, Node, values};
+
+/// One workload's identity, as it stands in the `source_*` labels. `None` prints as `unknown`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
+pub struct Workload {
+    /// `source_workload`.
+    pub workload: Option<Box<str>>,
+    /// `source_workload_namespace`.
+    pub namespace: Option<Box<str>>,
+    /// `source_app`, `source_canonical_service`.
+    pub app: Option<Box<str>>,
+    /// `source_version`, `source_canonical_revision`.
+    pub version: Option<Box<str>>,
+    /// `source_principal`.
+    pub principal: Option<Box<str>>,
+    /// `source_cluster`.
+    pub cluster: Option<Box<str>>,
+}
+
+/// Source address or CIDR to workload; the longest prefix wins.
+#[derive(Debug, Clone)]
+pub struct Workloads {
+    prefixes: Prefixes<Identity<Workload>>,
+    len: usize,
+    unknown: Identity<Workload>,
+}
+
+impl Default for Workloads {
+    fn default() -> Self {
+        let unknown = Identity::new(Workload::default());
+        Self { prefixes: Prefixes::default(), len: 0, unknown }
+    }
+}
+
+impl Workloads {
+    /// The workloads in `text`, which was read from `file`, and the warnings about it.
+    ///
+    /// # Errors
+    /// Every problem found, when at least one of them is an error.
+    pub fn parse(text: &str, file: &Path) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+        let mut report = Report::new(file);
+        let mut workloads = Self::default();
+        match yaml::only_document(text) {
+            Ok(root) => workloads.read(&root, &mut report),
+            Err(fault) => {
+                report.error(fault.fix("to name no workload, write `workloads: []`"));
+            }
+        }
+        report.finish(workloads)
+    }
+
+    /// The workload that owns `source`; the unknown one if none does.
+    #[must_use]
+    pub fn find(&self, source: IpAddr) -> &Identity<Workload> {
+        let longest = self.prefixes.longest(source.to_canonical());
+        longest.map_or(&self.unknown, |(_, workload)| workload)
+    }
+
+    /// How many workloads the file names.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it names none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    fn read(&mut self, root: &Node<'_>, report: &mut Report) {
+        let mut fields = Fields::of(root, "", report);
+        let Some(node) = fields.get("workloads") else {
+            let message = "there is no list `workloads`";
+            fields.report().error(Fault::at(root.line, message).fix("write `workloads:` first"));
+            return fields.refuse_others();
+        };
+        match values::items(node) {
+            Ok(items) => {
+                for item in items {
+                    self.add(item, fields.report());
+                }
+            }
+            Err(fault) => fields.report().error(fault),
+        }
+        fields.refuse_others();
+    }
+
+    fn add(&mut self, node: &Node<'_>, report: &mut Report) {
+        let mut fields = Fields::of(node, "workloads[]", report);
+        let mut addresses: Vec<(usize, IpNet)> = Vec::new();
+        fields.read("addresses", &mut addresses, |node| {
+            values::list(node, |item| Ok((item.line, prefix::parse(item)?)))
+        });
+        let mut workload = Workload::default();
+        let slots = [
+            ("workload", &mut workload.workload),
+            ("namespace", &mut workload.namespace),
+            ("app", &mut workload.app),
+            ("version", &mut workload.version),
+            ("principal", &mut workload.principal),
+            ("cluster", &mut workload.cluster),
+        ];
+        for (name, slot) in slots {
+            fields.read_optional(name, slot, label);
+        }
+        if addresses.is_empty() && fields.get("addresses").is_none_or(is_empty_list) {
+            let fix = "list the workload's addresses under `addresses`";
+            let fault = Fault::at(node.line, "a workload without addresses owns no connection");
+            fields.report().error(fault.fix(fix));
+        }
+        let workload = Identity::new(workload);
+        self.len += 1;
+        for (line, prefix) in addresses {
+            if self.prefixes.get(&prefix).is_some() {
+                let message = format!(
+                    "{} belongs to an earlier workload in this file",
+                    prefix::display(&prefix)
+                );
+                let fix = "the earlier one keeps it; remove one of them";
+                fields.report().warning(Fault::at(line, message).fix(fix));
+            } else {
+                self.prefixes.insert(prefix, workload.clone());
+            }
+        }
+        fields.refuse_others();
+    }
+}
+
+fn is_empty_list(node: &Node<'_>) -> bool {
+    values::items(node).is_ok_and(<[Node<'_>]>::is_empty)
+}
+
+fn label(node: &Node<'_>) -> Result<Box<str>, Fault> {
+    /// Longer than any Kubernetes name or SPIFFE ID in use; a label is repeated in every series.
+    const BYTES_MAX: usize = 512;
+    let text = values::text(node)?;
+    if text.is_empty() {
+        return Err(Fault::at(node.line, "is empty").fix("leave it out: it prints as unknown"));
+    }
+    if text.len() > BYTES_MAX {
+        return Err(Fault::at(node.line, format!("is longer than {BYTES_MAX} bytes")));
+    }
+    Ok(text.into())
+}
+
+#[cfg(test)]
+mod tests;
