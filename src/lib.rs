@@ -3,8 +3,10 @@
 
 pub mod check;
 pub mod config;
+pub mod drain;
 pub mod identity;
 pub mod load;
+pub mod metrics;
 pub mod prefix;
 pub mod problem;
 pub mod registry;

@@ -1,0 +1,208 @@
+//! Every metric's name, help and labels; the per-worker counters; the sum.
+//!
+//! In a connection's life: the worker finds a connection's series once, after the verdict, and from
+//! then on only adds to cells that it alone writes. The control plane reads the cells at a scrape
+//! and sums over the workers. Nothing here takes a lock on the data path; nothing here opens a
+//! socket (see `control::exporter`).
+//!
+//! * [`counters`]: what one worker counts beside the series.
+//! * [`series`]: the `istio_tcp_*` label sets of one worker.
+//! * [`timing`]: connect durations and loop turns.
+//! * [`hub`]: the control plane's end: the sum over the workers.
+//! * [`catalogue`]: name, type and help of every metric, in the order of a scrape.
+//! * [`encode`]: a scrape as text.
+//!
+//! `sent` and `received` are Istio's words and stand in metric names only: *sent* are the bytes
+//! written to the downstream, *received* the bytes read from it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub mod catalogue;
+pub mod counters;
+pub mod encode;
+pub mod hub;
+mod labels;
+pub mod series;
+pub mod timing;
+
+pub use counters::{ControlCounters, ReloadResult, WorkerCounters};
+pub use encode::Format;
+pub use hub::{MetricsHub, WorkerMetrics};
+pub use series::{SeriesCells, SeriesIndex, SeriesKey, SeriesTable};
+
+/// A counter or gauge with one writer: no read-modify-write instruction, it loads and stores.
+#[derive(Debug, Default)]
+pub struct Cell(AtomicU64);
+
+impl Cell {
+    /// Adds `n`; only the owner may call this.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    /// Takes `n` away (gauges); only the owner may call this.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(n), Ordering::Relaxed);
+    }
+
+    /// Replaces the value (gauges); only the owner may call this.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+
+    /// Reads it, from any thread.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Why a connection ended. One value feeds metric and log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// Both sides sent FIN and everything was delivered.
+    Finished,
+    /// The downstream was reset, or died.
+    DownstreamReset,
+    /// The upstream was reset, or died.
+    UpstreamReset,
+    /// The policy gave no way out.
+    BlackHole,
+    /// The upstream refused (ECONNREFUSED).
+    ConnectRefused,
+    /// The upstream did not answer in `timeouts.connect`.
+    ConnectTimeout,
+    /// No route, or an ICMP error.
+    ConnectUnreachable,
+    /// No local port left for this destination (EADDRNOTAVAIL).
+    NoLocalPort,
+    /// No descriptor left for the upstream socket (EMFILE, ENFILE).
+    NoDescriptor,
+    /// Any other connect error.
+    ConnectFailed,
+    /// `limits.connections` was reached.
+    ConnectionLimit,
+    /// Nothing moved for `timeouts.idle`.
+    Idle,
+    /// One half was closed and nothing moved on the other for `timeouts.halfClose`.
+    HalfClose,
+    /// The drain deadline passed.
+    DrainDeadline,
+    /// It was not redirected, or came from Egret itself.
+    SelfCall,
+}
+
+impl CloseReason {
+    /// Every reason, in the order of declaration (so `ALL[r as usize] == r`).
+    pub const ALL: [Self; 15] = [
+        Self::Finished,
+        Self::DownstreamReset,
+        Self::UpstreamReset,
+        Self::BlackHole,
+        Self::ConnectRefused,
+        Self::ConnectTimeout,
+        Self::ConnectUnreachable,
+        Self::NoLocalPort,
+        Self::NoDescriptor,
+        Self::ConnectFailed,
+        Self::ConnectionLimit,
+        Self::Idle,
+        Self::HalfClose,
+        Self::DrainDeadline,
+        Self::SelfCall,
+    ];
+
+    /// The reason as it stands in the `reason` label and in the log.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Finished => "finished",
+            Self::DownstreamReset => "downstream_reset",
+            Self::UpstreamReset => "upstream_reset",
+            Self::BlackHole => "blackhole",
+            Self::ConnectRefused => "connect_refused",
+            Self::ConnectTimeout => "connect_timeout",
+            Self::ConnectUnreachable => "connect_unreachable",
+            Self::NoLocalPort => "no_local_port",
+            Self::NoDescriptor => "no_descriptor",
+            Self::ConnectFailed => "connect_failed",
+            Self::ConnectionLimit => "connection_limit",
+            Self::Idle => "idle",
+            Self::HalfClose => "half_close",
+            Self::DrainDeadline => "drain_deadline",
+            Self::SelfCall => "self_call",
+        }
+    }
+
+    /// Istio's words for it. A self-call is not accounted to any `istio_*` series; its flags are
+    /// those of a plain close, for the callers that do not tell reasons apart.
+    #[must_use]
+    pub const fn response_flags(self) -> ResponseFlags {
+        match self {
+            Self::Finished
+            | Self::Idle
+            | Self::HalfClose
+            | Self::DrainDeadline
+            | Self::SelfCall => ResponseFlags::None,
+            Self::DownstreamReset => ResponseFlags::DownstreamReset,
+            Self::UpstreamReset => ResponseFlags::UpstreamReset,
+            Self::BlackHole => ResponseFlags::BlackHole,
+            Self::ConnectRefused
+            | Self::ConnectTimeout
+            | Self::ConnectUnreachable
+            | Self::NoLocalPort
+            | Self::NoDescriptor
+            | Self::ConnectFailed => ResponseFlags::ConnectFailed,
+            Self::ConnectionLimit => ResponseFlags::Overflow,
+        }
+    }
+}
+
+/// `response_flags`: Envoy's short words for what went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ResponseFlags {
+    /// `-`: nothing.
+    #[default]
+    None,
+    /// `UH`: no healthy upstream; what Istio writes for a blackholed connection.
+    BlackHole,
+    /// `UF,URX`: the upstream connection failed, and no attempt is left.
+    ConnectFailed,
+    /// `UO`: a connection limit.
+    Overflow,
+    /// `UC`: the upstream ended the connection.
+    UpstreamReset,
+    /// `DC`: the downstream ended the connection.
+    DownstreamReset,
+}
+
+impl ResponseFlags {
+    /// Every value.
+    pub const ALL: [Self; 6] = [
+        Self::None,
+        Self::BlackHole,
+        Self::ConnectFailed,
+        Self::Overflow,
+        Self::UpstreamReset,
+        Self::DownstreamReset,
+    ];
+
+    /// The value of the `response_flags` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::None => "-",
+            Self::BlackHole => "UH",
+            Self::ConnectFailed => "UF,URX",
+            Self::Overflow => "UO",
+            Self::UpstreamReset => "UC",
+            Self::DownstreamReset => "DC",
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
+mod tests;

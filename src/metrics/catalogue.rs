@@ -1,0 +1,299 @@
+//! Name, type and help of every metric, in the order of a scrape: the one list.
+//!
+//! `encode` gives the values; a test compares this list with what a scrape shows. A new metric is a
+//! variant here, its row below, and its values there: the compiler asks for the last two.
+
+use super::timing::{CONNECT_BOUNDS_US, TURN_BOUNDS_US};
+
+/// How a metric's values behave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Counts by upper bound; the bounds in microseconds.
+    Histogram(&'static [u64]),
+}
+
+/// One metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Metric {
+    /// `istio_tcp_connections_opened_total`
+    Opened,
+    /// `istio_tcp_connections_closed_total`
+    Closed,
+    /// `istio_tcp_sent_bytes_total`
+    SentBytes,
+    /// `istio_tcp_received_bytes_total`
+    ReceivedBytes,
+    /// `egret_connections_active`
+    ConnectionsActive,
+    /// `egret_worker_connections_active`
+    WorkerConnectionsActive,
+    /// `egret_accepts_total`
+    Accepts,
+    /// `egret_self_calls_total`
+    SelfCalls,
+    /// `egret_connections_closed_total`
+    ConnectionsClosed,
+    /// `egret_connect_duration_seconds`
+    ConnectDuration,
+    /// `egret_copied_bytes_total`
+    CopiedBytes,
+    /// `egret_spliced_bytes_total`
+    SplicedBytes,
+    /// `egret_pipes_in_use`
+    PipesInUse,
+    /// `egret_pipe_fallbacks_total`
+    PipeFallbacks,
+    /// `egret_buffers_starved_total`
+    BuffersStarved,
+    /// `egret_completion_queue_overflows_total`
+    CompletionQueueOverflows,
+    /// `egret_worker_busy_seconds_total`
+    WorkerBusySeconds,
+    /// `egret_worker_turns_total`
+    WorkerTurns,
+    /// `egret_worker_completions_total`
+    WorkerCompletions,
+    /// `egret_worker_turn_duration_seconds`
+    TurnDuration,
+    /// `egret_metric_series`
+    Series,
+    /// `egret_metric_series_overflow_total`
+    SeriesOverflow,
+    /// `egret_config_generation`
+    ConfigGeneration,
+    /// `egret_config_reloads_total`
+    ConfigReloads,
+    /// `egret_config_last_success_timestamp_seconds`
+    ConfigLastSuccess,
+    /// `egret_phase`
+    Phase,
+    /// `egret_open_descriptors`
+    OpenDescriptors,
+    /// `egret_descriptors_limit`
+    DescriptorsLimit,
+    /// `egret_build_info`
+    BuildInfo,
+}
+
+/// A metric as it is told to the scraper.
+#[derive(Debug, Clone, Copy)]
+pub struct Row {
+    /// Which one.
+    pub metric: Metric,
+    /// How its values behave.
+    pub kind: Kind,
+    /// The name in the plain text format; see [`Row::family`] for OpenMetrics.
+    pub name: &'static str,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+/// Every metric, in the order of a scrape.
+pub const CATALOGUE: &[Row] = &[
+    row(
+        Metric::Opened,
+        Kind::Counter,
+        "istio_tcp_connections_opened_total",
+        "Upstream connections established.",
+    ),
+    row(
+        Metric::Closed,
+        Kind::Counter,
+        "istio_tcp_connections_closed_total",
+        "Connections that ended, blackholed and failed ones included.",
+    ),
+    row(
+        Metric::SentBytes,
+        Kind::Counter,
+        "istio_tcp_sent_bytes_total",
+        "Bytes written to the downstream (the workload).",
+    ),
+    row(
+        Metric::ReceivedBytes,
+        Kind::Counter,
+        "istio_tcp_received_bytes_total",
+        "Bytes read from the downstream (the workload).",
+    ),
+    row(
+        Metric::ConnectionsActive,
+        Kind::Gauge,
+        "egret_connections_active",
+        "Connections held now, over all workers.",
+    ),
+    row(
+        Metric::WorkerConnectionsActive,
+        Kind::Gauge,
+        "egret_worker_connections_active",
+        "Connections held now, by worker.",
+    ),
+    row(
+        Metric::Accepts,
+        Kind::Counter,
+        "egret_accepts_total",
+        "Accepts by result: accepted, refused_limit, self_call or error.",
+    ),
+    row(
+        Metric::SelfCalls,
+        Kind::Counter,
+        "egret_self_calls_total",
+        "Connections that were not redirected or came from Egret itself, closed at once.",
+    ),
+    row(
+        Metric::ConnectionsClosed,
+        Kind::Counter,
+        "egret_connections_closed_total",
+        "Connections that ended, by close reason.",
+    ),
+    row(
+        Metric::ConnectDuration,
+        Kind::Histogram(CONNECT_BOUNDS_US),
+        "egret_connect_duration_seconds",
+        "Time from the accept to the established upstream connection.",
+    ),
+    row(
+        Metric::CopiedBytes,
+        Kind::Counter,
+        "egret_copied_bytes_total",
+        "Bytes relayed through a buffer, both directions.",
+    ),
+    row(
+        Metric::SplicedBytes,
+        Kind::Counter,
+        "egret_spliced_bytes_total",
+        "Bytes relayed through a pipe by splice, both directions.",
+    ),
+    row(Metric::PipesInUse, Kind::Gauge, "egret_pipes_in_use", "Pipes lent to connections now."),
+    row(
+        Metric::PipeFallbacks,
+        Kind::Counter,
+        "egret_pipe_fallbacks_total",
+        "Times a connection wanted a pipe, got none, and went on copying.",
+    ),
+    row(
+        Metric::BuffersStarved,
+        Kind::Counter,
+        "egret_buffers_starved_total",
+        "Receives that found no free buffer and waited for one.",
+    ),
+    row(
+        Metric::CompletionQueueOverflows,
+        Kind::Counter,
+        "egret_completion_queue_overflows_total",
+        "Times a worker's completion queue was full.",
+    ),
+    row(
+        Metric::WorkerBusySeconds,
+        Kind::Counter,
+        "egret_worker_busy_seconds_total",
+        "Processor time of a worker, user and kernel, by worker.",
+    ),
+    row(
+        Metric::WorkerTurns,
+        Kind::Counter,
+        "egret_worker_turns_total",
+        "Turns of a worker's loop, by worker.",
+    ),
+    row(
+        Metric::WorkerCompletions,
+        Kind::Counter,
+        "egret_worker_completions_total",
+        "Completions that a worker handled, by worker.",
+    ),
+    row(
+        Metric::TurnDuration,
+        Kind::Histogram(TURN_BOUNDS_US),
+        "egret_worker_turn_duration_seconds",
+        "Busy part of one turn of a worker's loop.",
+    ),
+    row(
+        Metric::Series,
+        Kind::Gauge,
+        "egret_metric_series",
+        "Label sets of the istio_tcp metrics; metrics.seriesMax bounds them.",
+    ),
+    row(
+        Metric::SeriesOverflow,
+        Kind::Counter,
+        "egret_metric_series_overflow_total",
+        "Times a label set found no room and was accounted to destination_service other.",
+    ),
+    row(
+        Metric::ConfigGeneration,
+        Kind::Gauge,
+        "egret_config_generation",
+        "Generation of the configuration and registry in use.",
+    ),
+    row(
+        Metric::ConfigReloads,
+        Kind::Counter,
+        "egret_config_reloads_total",
+        "Reloads by result: success, failure (the last good generation serves on) or unchanged.",
+    ),
+    row(
+        Metric::ConfigLastSuccess,
+        Kind::Gauge,
+        "egret_config_last_success_timestamp_seconds",
+        "When configuration and registry were last read without an error.",
+    ),
+    row(
+        Metric::Phase,
+        Kind::Gauge,
+        "egret_phase",
+        "Where the process stands: 1 for starting, serving or draining, 0 for the others.",
+    ),
+    row(
+        Metric::OpenDescriptors,
+        Kind::Gauge,
+        "egret_open_descriptors",
+        "File descriptors that the process holds open.",
+    ),
+    row(
+        Metric::DescriptorsLimit,
+        Kind::Gauge,
+        "egret_descriptors_limit",
+        "File descriptors that the process may hold open (RLIMIT_NOFILE).",
+    ),
+    row(
+        Metric::BuildInfo,
+        Kind::Gauge,
+        "egret_build_info",
+        "Always 1; the version stands in the label.",
+    ),
+];
+
+const fn row(metric: Metric, kind: Kind, name: &'static str, help: &'static str) -> Row {
+    Row { metric, kind, name, help }
+}
+
+impl Row {
+    /// The name of the family in OpenMetrics, where `_total` belongs to the sample.
+    #[must_use]
+    pub fn family(&self) -> &'static str {
+        match self.kind {
+            Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
+            Kind::Gauge | Kind::Histogram(_) => self.name,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_are_distinct_and_follow_the_naming_rules() {
+        let names: HashSet<_> = CATALOGUE.iter().map(|row| row.name).collect();
+        assert_eq!(names.len(), CATALOGUE.len());
+        for row in CATALOGUE {
+            assert!(row.name.starts_with("istio_tcp_") || row.name.starts_with("egret_"));
+            assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}", row.name);
+            assert!(row.help.ends_with('.'), "{}", row.name);
+        }
+    }
+}

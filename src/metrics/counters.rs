@@ -1,0 +1,130 @@
+//! What one worker counts beside the series, and what the control plane counts about itself.
+//!
+//! Each structure has one writing thread; every other thread only reads. They hold numbers, and
+//! know neither names nor formats (see `catalogue`).
+
+use super::{Cell, CloseReason};
+
+/// One worker's counters. Aligned to two cache lines, because the processor fetches lines in pairs:
+/// two workers never write to the same pair.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct WorkerCounters {
+    /// Accepts that became a connection.
+    pub accepted: Cell,
+    /// Accepts that were reset at once because `limits.connections` was reached.
+    pub refused_limit: Cell,
+    /// Accepts that were not redirected, or came from Egret itself.
+    pub self_call: Cell,
+    /// Accepts that failed (no descriptor, no memory, aborted before the accept).
+    pub accept_error: Cell,
+    /// Connections that this worker holds now (gauge).
+    pub connections_active: Cell,
+    /// Connections that ended, by `CloseReason as usize`; see [`WorkerCounters::closed`].
+    closed: [Cell; CloseReason::ALL.len()],
+    /// Bytes relayed through a buffer, both directions together.
+    pub bytes_copied: Cell,
+    /// Bytes relayed through a pipe, both directions together.
+    pub bytes_spliced: Cell,
+    /// Pipes that hold a connection's bytes now (gauge).
+    pub pipes_in_use: Cell,
+    /// Times a half wanted a pipe, got none, and went on copying.
+    pub pipe_fallbacks: Cell,
+    /// Receives that found the buffer ring empty (ENOBUFS).
+    pub buffers_starved: Cell,
+    /// Times the completion queue overflowed.
+    pub cq_overflow: Cell,
+    /// Loop turns.
+    pub turns: Cell,
+    /// Completions handled.
+    pub completions: Cell,
+    /// Microseconds of processor time, user and kernel; brought up to date once per second.
+    pub busy_us: Cell,
+    /// Times a label set was refused a series of its own by this worker's table.
+    pub series_refused: Cell,
+}
+
+impl WorkerCounters {
+    /// The counter of connections that ended for `reason`.
+    #[must_use]
+    pub fn closed(&self, reason: CloseReason) -> &Cell {
+        // `reason as usize` is below the length: the array has one cell per variant.
+        &self.closed[reason as usize]
+    }
+}
+
+/// What came of a reload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReloadResult {
+    /// A new generation was published.
+    Success,
+    /// The files were refused; the last good generation serves on.
+    Failure,
+    /// The files say what they said before.
+    Unchanged,
+}
+
+impl ReloadResult {
+    /// Every result.
+    pub const ALL: [Self; 3] = [Self::Success, Self::Failure, Self::Unchanged];
+
+    /// The value of the `result` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Unchanged => "unchanged",
+        }
+    }
+}
+
+/// What the control plane counts. One thread writes each cell: the reload thread all of them.
+#[derive(Debug, Default)]
+pub struct ControlCounters {
+    /// The generation that is published (gauge).
+    pub config_generation: Cell,
+    /// When the files were last read without an error, in seconds since 1970 (gauge).
+    pub config_last_success_s: Cell,
+    reloads: [Cell; ReloadResult::ALL.len()],
+}
+
+impl ControlCounters {
+    /// The counter of reloads that ended with `result`.
+    #[must_use]
+    pub fn reloads(&self, result: ReloadResult) -> &Cell {
+        // One cell per variant, in the order of declaration.
+        &self.reloads[result as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_never_share_a_pair_of_cache_lines() {
+        assert_eq!(align_of::<WorkerCounters>(), 128);
+        assert_eq!(size_of::<WorkerCounters>() % 128, 0);
+    }
+
+    #[test]
+    fn each_close_reason_has_its_own_counter() {
+        let counters = WorkerCounters::default();
+        for (n, reason) in CloseReason::ALL.into_iter().enumerate() {
+            counters.closed(reason).add(n as u64 + 1);
+        }
+        for (n, reason) in CloseReason::ALL.into_iter().enumerate() {
+            assert_eq!(counters.closed(reason).get(), n as u64 + 1);
+        }
+    }
+
+    #[test]
+    fn each_reload_result_has_its_own_counter() {
+        let counters = ControlCounters::default();
+        counters.reloads(ReloadResult::Failure).add(1);
+        assert_eq!(counters.reloads(ReloadResult::Success).get(), 0);
+        assert_eq!(counters.reloads(ReloadResult::Failure).get(), 1);
+        assert_eq!(counters.reloads(ReloadResult::Unchanged).get(), 0);
+    }
+}

@@ -1,0 +1,286 @@
+//! A scrape as text, in the plain text format or as OpenMetrics.
+//!
+//! `prometheus-client` writes OpenMetrics. The plain text format differs in one thing that matters:
+//! a counter's family carries the `_total` of its samples. So there a counter is written under its
+//! full name, sample by sample like a gauge, and `promtool` finds type and help of each.
+//!
+//! Reads numbers that were summed before; knows no sockets (see `control::exporter`).
+
+use std::fmt;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text,
+};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+
+use super::catalogue::{CATALOGUE, Kind, Metric, Row};
+use super::hub::{SeriesSum, Totals};
+use super::timing::{Buckets, seconds};
+use super::{Cell, CloseReason, ReloadResult, ResponseFlags, WorkerCounters};
+use crate::drain::Phase;
+
+/// How a scrape is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Format {
+    /// The plain text format of Prometheus, version 0.0.4.
+    #[default]
+    Text,
+    /// OpenMetrics, version 1.0.0.
+    OpenMetrics,
+}
+
+impl Format {
+    /// The format that an `Accept` header prefers; plain text when it leaves the choice.
+    #[must_use]
+    pub fn from_accept(accept: &str) -> Self {
+        let weight = |wanted: &str| {
+            accept
+                .split(',')
+                .filter(|range| range.split(';').next().is_some_and(|t| t.trim() == wanted))
+                .map(quality)
+                .fold(0.0, f32::max)
+        };
+        let open = weight("application/openmetrics-text");
+        let plain = weight("text/plain").max(weight("text/*")).max(weight("*/*"));
+        if open > 0.0 && open >= plain { Self::OpenMetrics } else { Self::Text }
+    }
+
+    /// The `Content-Type` of a scrape.
+    #[must_use]
+    pub const fn content_type(self) -> &'static str {
+        match self {
+            Self::Text => "text/plain; version=0.0.4; charset=utf-8",
+            Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+        }
+    }
+}
+
+/// The `q` of one media range: 1 unless it says otherwise, 0 when it cannot be read.
+fn quality(range: &str) -> f32 {
+    let q = range.split(';').skip(1).find_map(|p| p.trim().strip_prefix("q="));
+    q.map_or(1.0, |q| q.trim().parse().unwrap_or(0.0))
+}
+
+/// Bytes that one line of an `istio_tcp_*` series takes, roughly: to size the buffer once.
+const LINE_BYTES: usize = 900;
+
+/// The text of a scrape.
+pub(super) fn scrape(totals: Totals, format: Format) -> String {
+    let mut out = String::with_capacity(16_384 + totals.series.len() * LINE_BYTES);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Scrape { totals, format }));
+    text::encode_registry(&mut out, &registry).expect("writing to a string does not fail");
+    if format == Format::OpenMetrics {
+        text::encode_eof(&mut out).expect("writing to a string does not fail");
+    }
+    out
+}
+
+#[derive(Debug)]
+struct Scrape {
+    totals: Totals,
+    format: Format,
+}
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> fmt::Result {
+        for row in CATALOGUE {
+            let (name, kind) = match (row.kind, self.format) {
+                (Kind::Counter, Format::Text) => (row.name, MetricType::Counter),
+                (Kind::Counter, Format::OpenMetrics) => (row.family(), MetricType::Counter),
+                (Kind::Gauge, _) => (row.name, MetricType::Gauge),
+                (Kind::Histogram(_), _) => (row.name, MetricType::Histogram),
+            };
+            let encoder = encoder.encode_descriptor(name, row.help, None, kind)?;
+            let mut family = Family { encoder, format: self.format, kind: row.kind };
+            self.values(row, &mut family)?;
+        }
+        Ok(())
+    }
+}
+
+impl Scrape {
+    fn values(&self, row: &Row, family: &mut Family<'_>) -> fmt::Result {
+        let totals = &self.totals;
+        match row.metric {
+            Metric::Opened => self.series(family, |s| s.opened),
+            Metric::Closed => self.all_series(family, |s| s.closed),
+            Metric::SentBytes => self.series(family, |s| s.sent_bytes),
+            Metric::ReceivedBytes => self.series(family, |s| s.received_bytes),
+            Metric::ConnectionsActive => self.sum(family, |w| &w.connections_active),
+            Metric::WorkerConnectionsActive => {
+                self.by_worker(family, |w| Number::Whole(w.connections_active.get()))
+            }
+            Metric::Accepts => self.accepts(family),
+            Metric::SelfCalls => self.sum(family, |w| &w.self_call),
+            Metric::ConnectionsClosed => CloseReason::ALL.into_iter().try_for_each(|reason| {
+                let count = self.total(|w| w.closed(reason));
+                family.labelled("reason", reason.label(), Number::Whole(count))
+            }),
+            Metric::ConnectDuration => self.histogram(row, family),
+            Metric::CopiedBytes => self.sum(family, |w| &w.bytes_copied),
+            Metric::SplicedBytes => self.sum(family, |w| &w.bytes_spliced),
+            Metric::PipesInUse => self.sum(family, |w| &w.pipes_in_use),
+            Metric::PipeFallbacks => self.sum(family, |w| &w.pipe_fallbacks),
+            Metric::BuffersStarved => self.sum(family, |w| &w.buffers_starved),
+            Metric::CompletionQueueOverflows => self.sum(family, |w| &w.cq_overflow),
+            Metric::WorkerBusySeconds => {
+                self.by_worker(family, |w| Number::Seconds(seconds(w.busy_us.get())))
+            }
+            Metric::WorkerTurns => self.by_worker(family, |w| Number::Whole(w.turns.get())),
+            Metric::WorkerCompletions => {
+                self.by_worker(family, |w| Number::Whole(w.completions.get()))
+            }
+            Metric::TurnDuration => self.histogram(row, family),
+            Metric::Series => family.number(Number::Whole(totals.series_count)),
+            Metric::SeriesOverflow => family.number(Number::Whole(totals.series_overflow)),
+            Metric::ConfigGeneration => {
+                family.number(Number::Whole(totals.control.config_generation.get()))
+            }
+            Metric::ConfigReloads => ReloadResult::ALL.into_iter().try_for_each(|result| {
+                let count = totals.control.reloads(result).get();
+                family.labelled("result", result.label(), Number::Whole(count))
+            }),
+            Metric::ConfigLastSuccess => {
+                family.number(Number::Whole(totals.control.config_last_success_s.get()))
+            }
+            Metric::Phase => PHASES.into_iter().try_for_each(|(phase, label)| {
+                let here = u64::from(phase == totals.phase);
+                family.labelled("phase", label, Number::Whole(here))
+            }),
+            Metric::OpenDescriptors => family.number(Number::Whole(open_descriptors())),
+            Metric::DescriptorsLimit => family.number(Number::Whole(descriptors_limit())),
+            Metric::BuildInfo => {
+                family.labelled("version", env!("CARGO_PKG_VERSION"), Number::Whole(1))
+            }
+        }
+    }
+
+    /// Every series, those with flags included.
+    fn all_series(&self, family: &mut Family<'_>, value: fn(&SeriesSum) -> u64) -> fmt::Result {
+        self.totals.series.iter().try_for_each(|s| family.with(&*s.labels, Number::Whole(value(s))))
+    }
+
+    /// The series without flags: the flags are known at the end, when only the close is counted.
+    fn series(&self, family: &mut Family<'_>, value: fn(&SeriesSum) -> u64) -> fmt::Result {
+        let series = self.totals.series.iter();
+        series
+            .filter(|s| s.labels.flags == ResponseFlags::None)
+            .try_for_each(|s| family.with(&*s.labels, Number::Whole(value(s))))
+    }
+
+    fn accepts(&self, family: &mut Family<'_>) -> fmt::Result {
+        let results: [(&str, CellOf); 4] = [
+            ("accepted", |w| &w.accepted),
+            ("refused_limit", |w| &w.refused_limit),
+            ("self_call", |w| &w.self_call),
+            ("error", |w| &w.accept_error),
+        ];
+        results.into_iter().try_for_each(|(result, cell)| {
+            family.labelled("result", result, Number::Whole(self.total(cell)))
+        })
+    }
+
+    fn total(&self, cell: impl Fn(&WorkerCounters) -> &Cell) -> u64 {
+        self.totals.workers.iter().fold(0, |sum, (_, w)| sum.wrapping_add(cell(w).get()))
+    }
+
+    fn sum(&self, family: &mut Family<'_>, cell: CellOf) -> fmt::Result {
+        family.number(Number::Whole(self.total(cell)))
+    }
+
+    fn by_worker(
+        &self,
+        family: &mut Family<'_>,
+        value: fn(&WorkerCounters) -> Number,
+    ) -> fmt::Result {
+        self.totals
+            .workers
+            .iter()
+            .try_for_each(|(id, w)| family.labelled("worker", &id.to_string(), value(w)))
+    }
+
+    fn histogram(&self, row: &Row, family: &mut Family<'_>) -> fmt::Result {
+        let Kind::Histogram(bounds_us) = row.kind else { return Err(fmt::Error) };
+        let timings = &self.totals.timings;
+        let distribution =
+            if row.metric == Metric::TurnDuration { &timings.turn } else { &timings.connect };
+        family.histogram(&distribution.buckets(bounds_us))
+    }
+}
+
+/// Picks one cell of a worker.
+type CellOf = fn(&WorkerCounters) -> &Cell;
+
+/// A value as it is printed.
+#[derive(Debug, Clone, Copy)]
+enum Number {
+    Whole(u64),
+    Seconds(f64),
+}
+
+/// The lines of one metric.
+struct Family<'a> {
+    encoder: MetricEncoder<'a>,
+    format: Format,
+    kind: Kind,
+}
+
+impl Family<'_> {
+    fn number(&mut self, value: Number) -> fmt::Result {
+        write_number(&mut self.encoder, self.format, self.kind, value)
+    }
+
+    fn with<L: EncodeLabelSet>(&mut self, labels: &L, value: Number) -> fmt::Result {
+        let (format, kind) = (self.format, self.kind);
+        write_number(&mut self.encoder.encode_family(labels)?, format, kind, value)
+    }
+
+    fn labelled(&mut self, name: &str, label: &str, value: Number) -> fmt::Result {
+        self.with(&[(name, label)], value)
+    }
+
+    fn histogram(&mut self, buckets: &Buckets) -> fmt::Result {
+        let Buckets { sum_seconds, count, counts } = buckets;
+        self.encoder.encode_histogram::<NoLabelSet>(*sum_seconds, *count, counts, None)
+    }
+}
+
+fn write_number(
+    encoder: &mut MetricEncoder<'_>,
+    format: Format,
+    kind: Kind,
+    value: Number,
+) -> fmt::Result {
+    match (kind, format, value) {
+        (Kind::Counter, Format::OpenMetrics, Number::Whole(n)) => {
+            encoder.encode_counter::<NoLabelSet, u64, u64>(&n, None)
+        }
+        (Kind::Counter, Format::OpenMetrics, Number::Seconds(n)) => {
+            encoder.encode_counter::<NoLabelSet, f64, u64>(&n, None)
+        }
+        (_, _, Number::Whole(n)) => encoder.encode_gauge(&n),
+        (_, _, Number::Seconds(n)) => encoder.encode_gauge(&n),
+    }
+}
+
+/// The phases and their labels.
+const PHASES: [(Phase, &str); 3] =
+    [(Phase::Starting, "starting"), (Phase::Serving, "serving"), (Phase::Draining, "draining")];
+
+/// Descriptors that the process holds. The size of the directory is their number since Linux 6.2
+/// (proc_pid_fd(5)); before, it is 0 and they are counted one by one.
+fn open_descriptors() -> u64 {
+    match std::fs::metadata("/proc/self/fd").map(|directory| directory.len()) {
+        Ok(0) => std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
+        Ok(count) => count,
+        Err(_) => 0,
+    }
+}
+
+fn descriptors_limit() -> u64 {
+    use nix::sys::resource::{Resource, getrlimit};
+    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
+}

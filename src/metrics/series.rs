@@ -1,0 +1,381 @@
+//! The `istio_tcp_*` label sets of one worker, found by the identities of source and cluster.
+//!
+//! A worker looks a connection's series up after the verdict and again at its end, when the flags
+//! are known; in between it only adds to cells. A hit hashes nothing and allocates nothing: the
+//! identities carry their hashes. A new series is told to the control plane through a channel that
+//! never blocks the worker; the worker keeps what it needs, so neither waits for the other.
+//!
+//! The table is bounded. What finds no room is accounted to one series, for good.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use super::labels::Labels;
+use super::{Cell, ResponseFlags, WorkerCounters};
+use crate::registry::snapshot::{Cluster, Identity};
+use crate::workload::Workload;
+
+/// What a connection is accounted to.
+#[derive(Debug, Clone, Copy)]
+pub struct SeriesKey<'a> {
+    /// Who opened it: the `source_*` labels.
+    pub source: &'a Identity<Workload>,
+    /// Where it went: the `destination_service*` labels.
+    pub cluster: &'a Identity<Cluster>,
+    /// `destination_ip`, if `metrics.destinationIp` is set.
+    pub destination_ip: Option<IpAddr>,
+    /// `response_flags`: none while it lives, then those of its close reason.
+    pub flags: ResponseFlags,
+}
+
+/// The place of a series in the table of the worker that found it; good as long as the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeriesIndex(u32);
+
+/// The counters of one label set, written by one worker.
+#[derive(Debug, Default)]
+pub struct SeriesCells {
+    /// Upstream connections established.
+    pub opened: Cell,
+    /// Connections that ended.
+    pub closed: Cell,
+    /// Bytes written to the downstream.
+    pub sent_bytes: Cell,
+    /// Bytes read from the downstream.
+    pub received_bytes: Cell,
+}
+
+/// One label set of one worker: written by the worker, read at a scrape. Aligned so that no two
+/// workers write to the same cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct Series {
+    pub(super) cells: SeriesCells,
+    pub(super) hash: u64,
+    pub(super) labels: Labels,
+    /// Whether it is the worker's overflow series.
+    pub(super) overflow: Overflow,
+}
+
+/// Whether a series stands for one label set, or for all that found no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overflow {
+    /// One label set.
+    No,
+    /// All label sets that the worker's table refused.
+    Yes,
+}
+
+/// One worker's series.
+#[derive(Debug)]
+pub struct SeriesTable {
+    entries: Vec<Entry>,
+    /// Hash to the first entry with that hash.
+    heads: HashMap<u64, u32, BuildHasherDefault<AlreadyHashed>>,
+    overflow: Option<SeriesIndex>,
+    /// Entries at most, the overflow series not counted.
+    series_max: usize,
+    announce: Sender<Arc<Series>>,
+    counters: Arc<WorkerCounters>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// The labels by the newest pointers seen, so that after a reload a hit is a hit by pointer
+    /// again.
+    labels: Labels,
+    /// The hash of the label set without its flags.
+    base_hash: u64,
+    series: Arc<Series>,
+    /// The next entry with the same hash.
+    next: Option<u32>,
+}
+
+impl SeriesTable {
+    pub(super) fn new(
+        series_max: usize,
+        announce: Sender<Arc<Series>>,
+        counters: Arc<WorkerCounters>,
+    ) -> Self {
+        // The index is a u32, and the overflow series takes one place.
+        let series_max = series_max.min(u32::MAX as usize - 1);
+        let heads = HashMap::default();
+        Self { entries: Vec::new(), heads, overflow: None, series_max, announce, counters }
+    }
+
+    /// The series of `key`; a new one if there is room, else the overflow series.
+    pub fn find(&mut self, key: SeriesKey<'_>) -> SeriesIndex {
+        let base_hash = key.base_hash();
+        let hash = with_flags(base_hash, key.flags);
+        if let Some(index) = self.search(hash, |entry| entry.is(&key)) {
+            return index;
+        }
+        self.insert(key.to_labels(), base_hash, hash)
+    }
+
+    /// The series that differs from `index` in its flags alone: how a connection ends is known only
+    /// then. The overflow series stands for all flags.
+    pub fn with_flags(&mut self, index: SeriesIndex, flags: ResponseFlags) -> SeriesIndex {
+        let entry = &self.entries[index.0 as usize];
+        if entry.labels.flags == flags || self.overflow == Some(index) {
+            return index;
+        }
+        let labels = Labels { flags, ..entry.labels.clone() };
+        let base_hash = entry.base_hash;
+        let hash = with_flags(base_hash, flags);
+        if let Some(index) = self.search(hash, |entry| entry.labels == labels) {
+            return index;
+        }
+        self.insert(labels, base_hash, hash)
+    }
+
+    /// `destination_service_name` of a series.
+    #[must_use]
+    pub fn cluster_name(&self, index: SeriesIndex) -> &str {
+        &self.entries[index.0 as usize].labels.cluster.service_name
+    }
+
+    fn search(
+        &mut self,
+        hash: u64,
+        mut is_wanted: impl FnMut(&mut Entry) -> bool,
+    ) -> Option<SeriesIndex> {
+        let mut at = self.heads.get(&hash).copied();
+        while let Some(index) = at {
+            // An index in `heads` or `next` is the place of an entry; entries are never removed.
+            let entry = &mut self.entries[index as usize];
+            if is_wanted(entry) {
+                return Some(SeriesIndex(index));
+            }
+            at = entry.next;
+        }
+        None
+    }
+
+    /// The counters of a series.
+    #[must_use]
+    pub fn cells(&self, index: SeriesIndex) -> &SeriesCells {
+        // Indices come from `find` alone, and entries are never removed.
+        &self.entries[index.0 as usize].series.cells
+    }
+
+    /// Label sets in the table, the overflow series not counted.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len() - usize::from(self.overflow.is_some())
+    }
+
+    /// Whether no connection has been accounted yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    #[cold]
+    fn insert(&mut self, labels: Labels, base_hash: u64, hash: u64) -> SeriesIndex {
+        if self.len() >= self.series_max {
+            self.counters.series_refused.add(1);
+            if let Some(index) = self.overflow {
+                return index;
+            }
+            let index = self.push(Labels::other(), (0, 0), Overflow::Yes, None);
+            self.overflow = Some(index);
+            return index;
+        }
+        let head = self.heads.get(&hash).copied();
+        let index = self.push(labels, (base_hash, hash), Overflow::No, head);
+        self.heads.insert(hash, index.0);
+        index
+    }
+
+    fn push(
+        &mut self,
+        labels: Labels,
+        (base_hash, hash): (u64, u64),
+        overflow: Overflow,
+        next: Option<u32>,
+    ) -> SeriesIndex {
+        let cells = SeriesCells::default();
+        let series = Arc::new(Series { cells, hash, labels: labels.clone(), overflow });
+        // The receiver ends before the workers only when the process ends: nobody scrapes any more.
+        let _ = self.announce.send(Arc::clone(&series));
+        let index = u32::try_from(self.entries.len())
+            .expect("series_max is below u32::MAX, so is the number of entries");
+        self.entries.push(Entry { labels, base_hash, series, next });
+        SeriesIndex(index)
+    }
+}
+
+impl SeriesKey<'_> {
+    /// The hash of the label set without its flags, from the hashes that the identities carry.
+    fn base_hash(&self) -> u64 {
+        let (ip, family) = match self.destination_ip {
+            None => (0, 0),
+            Some(IpAddr::V4(ip)) => (u128::from(ip.to_bits()), 1),
+            Some(IpAddr::V6(ip)) => (ip.to_bits(), 2),
+        };
+        #[expect(clippy::cast_possible_truncation, reason = "both halves of the address are used")]
+        let (low, high) = (ip as u64, (ip >> 64) as u64);
+        let hash = fold(self.source.hash ^ SEED, self.cluster.hash.rotate_left(32) ^ STEP);
+        fold(hash ^ low ^ SEED, high ^ STEP) ^ family
+    }
+
+    fn to_labels(self) -> Labels {
+        Labels {
+            source: Arc::clone(&self.source.value),
+            cluster: Arc::clone(&self.cluster.value),
+            destination_ip: self.destination_ip,
+            flags: self.flags,
+        }
+    }
+}
+
+impl Entry {
+    /// Whether this is the entry of `key`: by pointer, else by value (another generation built the
+    /// same value anew; its pointers are kept for the next time).
+    fn is(&mut self, key: &SeriesKey<'_>) -> bool {
+        let labels = &mut self.labels;
+        if labels.flags != key.flags || labels.destination_ip != key.destination_ip {
+            return false;
+        }
+        let same_source = Arc::ptr_eq(&labels.source, &key.source.value);
+        let same_cluster = Arc::ptr_eq(&labels.cluster, &key.cluster.value);
+        if same_source && same_cluster {
+            return true;
+        }
+        let equal = (same_source || labels.source == key.source.value)
+            && (same_cluster || labels.cluster == key.cluster.value);
+        if equal {
+            labels.source = Arc::clone(&key.source.value);
+            labels.cluster = Arc::clone(&key.cluster.value);
+        }
+        equal
+    }
+}
+
+/// Odd constants with bits everywhere (wyhash's), so that a zero hash does not fold to zero.
+const SEED: u64 = 0xa076_1d64_78bd_642f;
+const STEP: u64 = 0xe703_7ed1_a0b4_28db;
+
+/// The hash of a whole label set.
+fn with_flags(base_hash: u64, flags: ResponseFlags) -> u64 {
+    fold(base_hash ^ (flags as u64) << 2, SEED)
+}
+
+/// Mixes two words: the halves of their product (the folded multiplication of wyhash and foldhash).
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    #[expect(clippy::cast_possible_truncation, reason = "both halves of the product are used")]
+    let (low, high) = (product as u64, (product >> 64) as u64);
+    low ^ high
+}
+
+/// Takes a key that is a hash already as it is.
+#[derive(Debug, Default)]
+pub(super) struct AlreadyHashed(u64);
+
+impl Hasher for AlreadyHashed {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Not reached with u64 keys; correct for any other.
+        for byte in bytes {
+            self.0 = fold(self.0 ^ u64::from(*byte), STEP);
+        }
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::metrics::testing::{cluster, workload};
+
+    fn table(series_max: usize) -> (SeriesTable, std::sync::mpsc::Receiver<Arc<Series>>) {
+        let (announce, announced) = channel();
+        (SeriesTable::new(series_max, announce, Arc::default()), announced)
+    }
+
+    fn key<'a>(source: &'a Identity<Workload>, cluster: &'a Identity<Cluster>) -> SeriesKey<'a> {
+        SeriesKey { source, cluster, destination_ip: None, flags: ResponseFlags::None }
+    }
+
+    #[test]
+    fn the_same_label_set_is_the_same_series() {
+        let (mut table, announced) = table(10);
+        let (source, cluster) = (workload("shop"), cluster("api.example"));
+        let first = table.find(key(&source, &cluster));
+        table.cells(first).opened.add(1);
+        assert_eq!(table.find(key(&source, &cluster)), first);
+        assert_eq!(table.cells(first).opened.get(), 1);
+        assert_eq!(announced.try_iter().count(), 1);
+    }
+
+    #[test]
+    fn an_equal_value_of_another_generation_is_the_same_series() {
+        let (mut table, _announced) = table(10);
+        let first = table.find(key(&workload("shop"), &cluster("api.example")));
+        let second = table.find(key(&workload("shop"), &cluster("api.example")));
+        assert_eq!(first, second);
+        assert_eq!(table.len(), 1);
+    }
+
+    #[test]
+    fn every_part_of_the_key_tells_series_apart() {
+        let (mut table, _announced) = table(10);
+        let (shop, till) = (workload("shop"), workload("till"));
+        let (cluster_a, cluster_b) = (cluster("a"), cluster("b"));
+        let plain = key(&shop, &cluster_a);
+        let keys = [
+            plain,
+            key(&shop, &cluster_b),
+            key(&till, &cluster_a),
+            SeriesKey { destination_ip: Some("0.0.0.1".parse().unwrap()), ..plain },
+            SeriesKey { destination_ip: Some("::1".parse().unwrap()), ..plain },
+            SeriesKey { flags: ResponseFlags::BlackHole, ..plain },
+        ];
+        let mut indices: Vec<_> = keys.into_iter().map(|k| table.find(k).0).collect();
+        indices.sort_unstable();
+        indices.dedup();
+        assert_eq!(indices.len(), 6);
+    }
+
+    #[test]
+    fn colliding_hashes_do_not_mix_label_sets() {
+        let (mut table, _announced) = table(10);
+        let source = workload("shop");
+        let mut a = cluster("a");
+        let mut b = cluster("b");
+        a.hash = 7;
+        b.hash = 7;
+        let first = table.find(key(&source, &a));
+        let second = table.find(key(&source, &b));
+        assert_ne!(first, second);
+        assert_eq!(table.find(key(&source, &a)), first);
+        assert_eq!(table.find(key(&source, &b)), second);
+    }
+
+    #[test]
+    fn a_full_table_accounts_what_is_new_to_one_series() {
+        let (mut table, announced) = table(3);
+        let source = workload("shop");
+        let clusters: Vec<_> = (0..6).map(|n| cluster(&format!("host-{n}"))).collect();
+        let indices: Vec<_> = clusters.iter().map(|c| table.find(key(&source, c))).collect();
+        assert_eq!(table.len(), 3);
+        assert_eq!(indices[3], indices[4]);
+        assert_eq!(indices[3], indices[5]);
+        assert!(!indices[..3].contains(&indices[3]));
+        assert_eq!(table.counters.series_refused.get(), 3);
+        assert_eq!(announced.try_iter().filter(|s| s.overflow == Overflow::Yes).count(), 1);
+    }
+}
