@@ -1,11 +1,13 @@
 //! Egret: a node-level egress proxy for Linux.
 #![deny(unsafe_code)]
 
+pub mod admission;
 pub mod check;
 pub mod config;
 pub mod drain;
 pub mod identity;
 pub mod load;
+pub mod mailbox;
 pub mod metrics;
 pub mod prefix;
 pub mod problem;

@@ -1,0 +1,105 @@
+//! The control plane's way to ask a worker something, without sharing its connections.
+//!
+//! A request is queued, the worker is woken through its eventfd and answers between two loop turns.
+//! Nothing on the data path waits: the queue is unbounded but only the control plane, which waits
+//! for each answer, writes to it.
+
+use std::net::SocketAddr;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+/// What the control plane may ask.
+#[derive(Debug)]
+pub enum Request {
+    /// Up to [`CONNECTIONS_PER_ANSWER`] connections, from slot `from` on.
+    Connections {
+        /// The slot to begin with: 0, then [`ConnectionPage::next`].
+        from: usize,
+        /// Where the answer goes.
+        reply: tokio::sync::oneshot::Sender<ConnectionPage>,
+    },
+    /// Look at the drain switch.
+    Drain,
+    /// End the worker by a panic (debug trigger for tests of the supervision).
+    Panic,
+}
+
+/// Connections in one answer: bounds how long a worker is busy with it (about 50 microseconds).
+pub const CONNECTIONS_PER_ANSWER: usize = 256;
+
+/// A part of a worker's connections.
+#[derive(Debug, Default)]
+pub struct ConnectionPage {
+    /// The connections, in slot order.
+    pub connections: Vec<ConnectionInfo>,
+    /// The slot to go on from; `None` at the end.
+    pub next: Option<usize>,
+}
+
+/// One live connection, as the admin server shows it.
+#[derive(Debug, Clone, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConnectionInfo {
+    /// Which worker relays it.
+    pub worker: usize,
+    /// The workload's address.
+    pub downstream: SocketAddr,
+    /// Where the workload meant to go.
+    pub original_destination: SocketAddr,
+    /// `destination_service_name`.
+    pub cluster: String,
+    /// `connecting`, `relaying`, `lingering`, `resetting` or `closing`.
+    pub phase: &'static str,
+    /// Since the accept.
+    #[serde(with = "crate::mailbox::millis")]
+    pub age: Duration,
+    /// Bytes read from the downstream.
+    pub received_bytes: u64,
+    /// Bytes written to the downstream.
+    pub sent_bytes: u64,
+}
+
+/// A duration as whole milliseconds.
+pub(crate) mod millis {
+    pub(crate) fn serialize<S: serde::Serializer>(
+        value: &std::time::Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(value.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+/// Wakes a worker that sleeps in its ring.
+pub trait Wake: Send + Sync + std::fmt::Debug {
+    /// Ends the worker's present or next wait.
+    fn wake(&self);
+}
+
+/// The control plane's end.
+#[derive(Debug)]
+pub struct Mailbox {
+    sender: Sender<Request>,
+    waker: Box<dyn Wake>,
+}
+
+impl Mailbox {
+    /// A mailbox, and the end that the worker reads.
+    #[must_use]
+    pub fn new(waker: Box<dyn Wake>) -> (Self, Receiver<Request>) {
+        let (sender, receiver) = channel();
+        (Self { sender, waker }, receiver)
+    }
+
+    /// Queues `request` and wakes the worker. A worker that has ended drops it.
+    pub fn send(&self, request: Request) {
+        if self.sender.send(request).is_ok() {
+            self.waker.wake();
+        }
+    }
+}
+
+impl Wake for crate::sys::waker::Waker {
+    fn wake(&self) {
+        Self::wake(self);
+    }
+}
