@@ -14,5 +14,6 @@ pub mod problem;
 pub mod registry;
 pub mod relay;
 pub mod sys;
+pub mod worker;
 pub mod workload;
 pub mod yaml;

@@ -1,0 +1,202 @@
+//! Time: every connection is looked at once per period, a slice at a time, without a timer of its
+//! own.
+//!
+//! The period is a twentieth of the shortest timeout, so a timeout is kept to within 5 %. A worker
+//! without connections does not wake at all.
+
+use std::time::Duration;
+
+use crate::config::Timeouts;
+use crate::drain::Phase as ProcessPhase;
+use crate::metrics::CloseReason;
+use crate::relay::{Half, Side, State};
+use crate::sys::ring::{Operation, Ring, Sockets, Trimmed};
+use crate::sys::socket::Keepalive;
+use crate::worker::accept::AcceptState;
+use crate::worker::connection::{Held, Micros, Phase, Watched};
+use crate::worker::stop::DrainStage;
+use crate::worker::token::{Key, Target};
+use crate::worker::{MICROS_PER_SECOND, Worker};
+
+/// Parts of a period: a slice is short even with 100 000 connections.
+const SLICES: u64 = 8;
+
+/// Bounds of the period, in microseconds.
+const PERIOD_US_MIN: u64 = 20_000;
+const PERIOD_US_MAX: u64 = 1_000_000;
+
+/// Both sides, as conntrack and NAT devices on the way expect some sign of life (product limits).
+pub(crate) const KEEPALIVE: Keepalive =
+    Keepalive { idle_seconds: 180, interval_seconds: 180, probes: 9 };
+
+/// The timeouts of the current snapshot.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) connect_us: u64,
+    pub(super) idle_us: u64,
+    pub(super) half_close_us: u64,
+}
+
+impl From<&Timeouts> for Limits {
+    fn from(timeouts: &Timeouts) -> Self {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2);
+        Self {
+            connect_us: micros(timeouts.connect),
+            idle_us: micros(timeouts.idle),
+            half_close_us: micros(timeouts.half_close),
+        }
+    }
+}
+
+impl Limits {
+    fn slice_us(&self) -> u64 {
+        let shortest = self.connect_us.min(self.idle_us).min(self.half_close_us);
+        (shortest / 20).clamp(PERIOD_US_MIN, PERIOD_US_MAX) / SLICES
+    }
+}
+
+/// Where the sweep is.
+#[derive(Debug, Default)]
+pub(super) struct Sweep {
+    cursor: usize,
+    next_at: Micros,
+    second_at: Micros,
+    /// The ring has unused memory to give back.
+    untrimmed: bool,
+}
+
+impl<R: Ring, S: Sockets> Worker<R, S> {
+    /// How long the worker may sleep.
+    pub(super) fn sleep_max(&self) -> Option<Duration> {
+        let mut until = None;
+        let mut not_after = |at: Micros| until = Some(until.map_or(at, |u: Micros| u.min(at)));
+        let busy = !self.connections.is_empty() || self.metrics.is_unpublished();
+        if busy || self.sweep.untrimmed {
+            not_after(self.sweep.next_at);
+        }
+        for accepting in &self.listeners {
+            if let AcceptState::Paused(end) = accepting.state {
+                not_after(end);
+            }
+        }
+        if let DrainStage::Grace(end) = self.drain_stage {
+            not_after(end);
+        }
+        until.map(|at| Duration::from_micros(at.saturating_sub(self.now_us)))
+    }
+
+    /// Does what is due by now.
+    pub(super) fn keep_time(&mut self) {
+        self.resume_accepts(self.now_us);
+        if self.drain.phase() == ProcessPhase::Draining {
+            self.keep_drain();
+        }
+        if self.sweep.next_at > self.now_us {
+            return;
+        }
+        self.sweep.next_at = self.now_us + self.timeouts.slice_us();
+        self.sweep_slice();
+        if self.drain.deadline().is_some_and(|deadline| deadline <= self.ring.now()) {
+            self.end_all(CloseReason::DrainDeadline);
+        }
+        if self.sweep.second_at <= self.now_us {
+            self.sweep.second_at = self.now_us + MICROS_PER_SECOND;
+            self.publish_metrics();
+            self.sweep.untrimmed = self.ring.trim() == Trimmed::Partly;
+        }
+    }
+
+    fn sweep_slice(&mut self) {
+        let slots = self.connections.capacity();
+        let count = slots.div_ceil(usize::try_from(SLICES).unwrap_or(1));
+        let from = if self.sweep.cursor >= slots { 0 } else { self.sweep.cursor };
+        let to = (from + count).min(slots);
+        for slot in from..to {
+            let Some(connection) = self.connections.get(slot) else { continue };
+            let key = Key { slot, generation: connection.generation };
+            self.visit(key);
+        }
+        self.sweep.cursor = to;
+    }
+
+    fn visit(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        match &connection.phase {
+            Phase::Connecting { deadline, .. } if *deadline <= self.now_us => {
+                // It completes as cancelled, which is a failed attempt.
+                let token = Target::Connection(key, Side::Upstream).encode();
+                self.ring.cancel(Operation::Connect, token);
+            }
+            Phase::Connecting { .. } => {
+                // Most are connected before this is worth an operation.
+                if self.now_us.saturating_sub(connection.accepted_at) > PERIOD_US_MIN {
+                    self.watch(key, Side::Downstream);
+                }
+            }
+            Phase::Relaying => self.visit_relaying(key),
+            Phase::Lingering { deadline } if *deadline <= self.now_us => {
+                self.end(key, CloseReason::BlackHole);
+            }
+            Phase::Resetting { .. } => self.continue_reset(key),
+            Phase::Lingering { .. } | Phase::Closing => {}
+        }
+    }
+
+    fn visit_relaying(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let still_us = self.now_us.saturating_sub(connection.moved_at);
+        let half_closed = connection.directions.iter().any(|direction| direction.half.is_over());
+        if half_closed && still_us >= self.timeouts.half_close_us {
+            return self.end(key, CloseReason::HalfClose);
+        }
+        if still_us >= self.timeouts.idle_us {
+            return self.end(key, CloseReason::Idle);
+        }
+        if !connection.kept_alive {
+            // Not at connect: most connections do not live long enough to need it.
+            connection.kept_alive = true;
+            if let Some(socket) = &connection.end(Side::Upstream).socket
+                && let Err(error) = socket.set_keepalive(KEEPALIVE)
+            {
+                tracing::debug!(%error, "keepalive was refused");
+            }
+        }
+        for side in Side::BOTH {
+            self.take_idle_pipe(key, side, still_us);
+            let Some(connection) = self.connections.get(key.slot) else { return };
+            let half = &connection.directions[side as usize].half;
+            let blocked = half.is_holding() && still_us >= PERIOD_US_MAX;
+            if half.is_over() || blocked {
+                // Nothing is read from this side (any more, or for now): only a watch finds its
+                // reset.
+                self.watch(key, side);
+            }
+        }
+    }
+
+    /// A half that has been still for a while does not keep a pipe from others.
+    fn take_idle_pipe(&mut self, key: Key, side: Side, still_us: u64) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let direction = connection.direction(side);
+        let idle = still_us >= self.timeouts.slice_us();
+        if idle
+            && direction.half.state() == State::Filling
+            && matches!(direction.held, Held::Pipe(_))
+        {
+            Half::put_pipe_back(&mut direction.half);
+            self.drop_held(key, side);
+        }
+    }
+
+    /// Waits for the death of `side`, unless that is in flight already.
+    fn watch(&mut self, key: Key, side: Side) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let end = &mut connection.ends[side as usize];
+        if end.watched == Watched::Yes {
+            return;
+        }
+        let Some(socket) = &end.socket else { return };
+        self.ring.poll(socket, Operation::Dead, Target::Connection(key, side).encode());
+        end.watched = Watched::Yes;
+    }
+}

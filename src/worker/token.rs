@@ -1,0 +1,106 @@
+//! The 60 bits that name who waits for a completion.
+//!
+//! ```text
+//!   59      51 50    49  48        25 24           1     0
+//!  +----------+---------+------------+--------------+------+
+//!  |  unused  |  kind   | generation |     slot     | side |
+//!  +----------+---------+------------+--------------+------+
+//! ```
+//!
+//! The generation tells a slot's present connection from an earlier one: a completion that comes
+//! too late finds nobody. The ring adds the operation.
+
+use crate::relay::Side;
+use crate::sys::ring::Token;
+
+const FIELD_BITS: u32 = 24;
+const FIELD_MASK: u64 = (1 << FIELD_BITS) - 1;
+const KIND_SHIFT: u32 = 1 + 2 * FIELD_BITS;
+
+/// Slots that a token can tell apart; far beyond any descriptor limit.
+pub(super) const SLOTS_MAX: usize = 1 << FIELD_BITS;
+
+/// Names one connection of one worker, for as long as it lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Key {
+    /// Where it is in the slab.
+    pub(super) slot: usize,
+    /// Which of the slot's connections; of 24 bits.
+    pub(super) generation: u32,
+}
+
+impl Key {
+    /// The generation after `generation`.
+    pub(super) fn generation_after(generation: u32) -> u32 {
+        generation.wrapping_add(1) & ((1 << FIELD_BITS) - 1)
+    }
+}
+
+/// Who a completion is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Target {
+    /// The listener with this index.
+    Listener(usize),
+    /// The worker's mailbox.
+    Mailbox,
+    /// A connection; for a half, `side` is its source.
+    Connection(Key, Side),
+}
+
+impl Target {
+    /// The token.
+    pub(super) fn encode(self) -> Token {
+        let (kind, generation, slot, side) = match self {
+            Self::Listener(index) => (0, 0, index, Side::Downstream),
+            Self::Mailbox => (1, 0, 0, Side::Downstream),
+            Self::Connection(key, side) => (2, key.generation, key.slot, side),
+        };
+        debug_assert!(slot < SLOTS_MAX, "slot {slot} does not fit");
+        let fields = (u64::from(generation) << FIELD_BITS) | (slot as u64);
+        Token((kind << KIND_SHIFT) | (fields << 1) | side as u64)
+    }
+
+    /// The inverse of [`Self::encode`].
+    pub(super) fn decode(token: Token) -> Self {
+        let slot = usize::try_from((token.0 >> 1) & FIELD_MASK).unwrap_or(usize::MAX);
+        let generation = u32::try_from((token.0 >> (1 + FIELD_BITS)) & FIELD_MASK).unwrap_or(0);
+        let side = if token.0 & 1 == 0 { Side::Downstream } else { Side::Upstream };
+        match token.0 >> KIND_SHIFT {
+            0 => Self::Listener(slot),
+            1 => Self::Mailbox,
+            _ => Self::Connection(Key { slot, generation }, side),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_token_names_its_target_again(
+            slot in 0_usize..SLOTS_MAX,
+            generation in 0_u32..1 << FIELD_BITS,
+            upstream: bool,
+        ) {
+            let side = if upstream { Side::Upstream } else { Side::Downstream };
+            for target in [
+                Target::Connection(Key { slot, generation }, side),
+                Target::Listener(slot),
+                Target::Mailbox,
+            ] {
+                let token = target.encode();
+                prop_assert_eq!(token.0 >> (64 - Token::RING_BITS), 0);
+                prop_assert_eq!(Target::decode(token), target);
+            }
+        }
+    }
+
+    #[test]
+    fn generations_come_round() {
+        assert_eq!(Key::generation_after((1 << FIELD_BITS) - 1), 0);
+    }
+}
