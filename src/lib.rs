@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod check;
 pub mod config;
+pub mod control;
 pub mod drain;
 pub mod identity;
 pub mod load;

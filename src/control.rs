@@ -1,0 +1,371 @@
+//! The control plane: one thread that may be slow, because nothing on the data path waits for it.
+//!
+//! It runs the admin, metrics and health servers and takes the signals; a helper thread of its own
+//! reads changed files ([`reload`]). It reaches the workers through what they publish (counters,
+//! the registry snapshot, the drain switch) and through their mailboxes, never through a lock.
+//!
+//! [`Control::bind`] comes first, so that a taken port is told before anything starts;
+//! [`Control::start`] when the workers exist. It neither starts nor ends workers: `app` does.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
+
+use crate::config::Config;
+use crate::drain::Drain;
+use crate::mailbox::{Mailbox, Request};
+use crate::metrics::MetricsHub;
+use crate::registry::{Registry, Snapshot};
+
+mod admin;
+mod exporter;
+mod health;
+pub mod reload;
+mod serve;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+/// Clients of the admin and health servers, each: enough for every prober and operator of a node,
+/// and few beside the descriptors that connections need.
+const CLIENTS_MAX: usize = 64;
+/// Clients of the metrics server. Fewer: each may hold a scrape of 30 MiB (10 000 series) while it
+/// reads slowly.
+const SCRAPERS_MAX: usize = 16;
+
+/// The three servers, listening but not serving yet.
+#[derive(Debug)]
+pub struct Control {
+    admin: TcpListener,
+    metrics: TcpListener,
+    health: TcpListener,
+    addresses: Addresses,
+}
+
+/// Where the servers listen; the real ports if the configuration said 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Addresses {
+    /// The admin server.
+    pub admin: SocketAddr,
+    /// The metrics server.
+    pub metrics: SocketAddr,
+    /// The health server.
+    pub health: SocketAddr,
+}
+
+/// A server could not listen. The message names the address and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// EADDRINUSE.
+    #[error(
+        "port taken: the {server} server cannot listen on {address}; another process does (find it \
+         with `ss -ltnp`), or set {server}.address to a free port"
+    )]
+    Taken {
+        /// `admin`, `metrics` or `health`, as in the configuration.
+        server: &'static str,
+        /// The address that is taken.
+        address: SocketAddr,
+    },
+    /// EACCES.
+    #[error(
+        "no permission: the {server} server cannot listen on {address}; set {server}.address to a \
+         port above 1023, or grant CAP_NET_BIND_SERVICE"
+    )]
+    Denied {
+        /// `admin`, `metrics` or `health`, as in the configuration.
+        server: &'static str,
+        /// The address that is denied.
+        address: SocketAddr,
+    },
+    /// EADDRNOTAVAIL.
+    #[error(
+        "no such address: the {server} server cannot listen on {address}; set {server}.address to \
+         an address of this host"
+    )]
+    NotLocal {
+        /// `admin`, `metrics` or `health`, as in the configuration.
+        server: &'static str,
+        /// The address that the host does not have.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("the {server} server cannot listen on {address}: {source}; see {server}.address")]
+    Other {
+        /// `admin`, `metrics` or `health`, as in the configuration.
+        server: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+/// What the control plane works with.
+pub struct Inputs {
+    /// The current snapshot: read by the admin server, replaced by a reload.
+    pub registry: Registry,
+    /// The switch that ends the process.
+    pub drain: Drain,
+    /// The workers, in the order of their ids.
+    pub workers: Vec<Mailbox>,
+    /// The hub that the workers' metrics came from.
+    pub metrics: MetricsHub,
+    /// Where the next generations come from.
+    pub source: reload::Source,
+    /// How the admin server shows what it does not understand itself.
+    pub views: Views,
+    /// Changes the log level at run time.
+    pub set_log_level: SetLogLevel,
+    /// Whether the process' signals are taken.
+    pub signals: Signals,
+    /// Whether the admin server offers what only tests want.
+    pub debug: DebugEndpoints,
+}
+
+/// Changes the log level; the error says what levels there are.
+pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
+
+/// The admin server's way to show configuration and registry.
+#[derive(Debug, Clone, Copy)]
+pub struct Views {
+    /// `/config`: the effective configuration, as YAML.
+    pub config: fn(&Config) -> String,
+    /// `services` in `/registry`.
+    pub services: fn(&Snapshot) -> serde_json::Value,
+}
+
+/// Whether the control plane takes the process' signals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Signals {
+    /// SIGTERM and SIGINT drain, the second one ends at once; SIGHUP reloads.
+    Handle,
+    /// Signals are somebody else's (tests that run many proxies in one process).
+    Ignore,
+}
+
+/// Whether the admin server offers `/debug/panic`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DebugEndpoints {
+    /// It does not: the path is unknown.
+    Off,
+    /// It does, for tests of what a dead worker means.
+    On,
+}
+
+/// The running control plane. Dropping it ends it.
+pub struct Handle {
+    shared: Arc<Shared>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Control {
+    /// Listens for the admin, metrics and health servers.
+    ///
+    /// # Errors
+    /// When one of the addresses cannot be had.
+    pub fn bind(config: &Config) -> Result<Self, BindError> {
+        let (admin, admin_address) = listen("admin", config.admin.address)?;
+        let (metrics, metrics_address) = listen("metrics", config.metrics.address)?;
+        let (health, health_address) = listen("health", config.health.address)?;
+        let addresses =
+            Addresses { admin: admin_address, metrics: metrics_address, health: health_address };
+        Ok(Self { admin, metrics, health, addresses })
+    }
+
+    /// Where the servers listen.
+    #[must_use]
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Serves on a thread of its own, until the handle is stopped. When this returns, the signals
+    /// are taken and the files are watched.
+    ///
+    /// # Errors
+    /// When the threads or the signal handlers cannot be had.
+    pub fn start(self, inputs: Inputs) -> io::Result<Handle> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let log = Arc::new(LogControl {
+            set: inputs.set_log_level,
+            level: Mutex::new(inputs.registry.current().config.log.level.clone()),
+        });
+        let target = reload::Target {
+            registry: inputs.registry.clone(),
+            counters: Arc::clone(inputs.metrics.control()),
+            log: Arc::clone(&log),
+        };
+        let shared = Arc::new(Shared {
+            reload: reload::Handle::start(inputs.source, target)?,
+            registry: inputs.registry,
+            drain: inputs.drain,
+            workers: inputs.workers,
+            metrics: inputs.metrics,
+            views: inputs.views,
+            log,
+            debug: inputs.debug,
+        });
+        self.spawn_servers(&runtime, &shared)?;
+        if inputs.signals == Signals::Handle {
+            let _runtime = runtime.enter();
+            let end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
+            runtime.spawn(handle_end_signals(end, Arc::clone(&shared)));
+            runtime.spawn(handle_reload_signal(signal(SignalKind::hangup())?, Arc::clone(&shared)));
+        }
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("egret-control".into()).spawn(move || {
+            // An error means that the handle is gone, which is a stop as well.
+            let _ = runtime.block_on(stopped);
+            drop(runtime);
+        })?;
+        Ok(Handle { shared, stop: Some(stop), thread: Some(thread) })
+    }
+
+    fn spawn_servers(self, runtime: &Runtime, shared: &Arc<Shared>) -> io::Result<()> {
+        let _runtime = runtime.enter();
+        let ip = self.addresses.admin.ip();
+        let (metrics, drain) = (shared.metrics.clone(), shared.drain.clone());
+        for (listener, router, clients_max) in [
+            (self.admin, admin::router(Arc::clone(shared), ip), CLIENTS_MAX),
+            (self.metrics, exporter::router(metrics, drain.clone()), SCRAPERS_MAX),
+            (self.health, health::router(drain), CLIENTS_MAX),
+        ] {
+            let listener = tokio::net::TcpListener::from_std(listener)?;
+            runtime.spawn(serve::serve(listener, router, clients_max));
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Debug for Handle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Handle").field("thread", &self.thread).finish_non_exhaustive()
+    }
+}
+
+impl Handle {
+    /// Begins to drain with this deadline, as SIGTERM does with the configured one.
+    pub fn begin_drain(&self, deadline: Duration) {
+        self.shared.begin_drain_within(deadline);
+    }
+
+    /// Ends the servers and the reload thread; open requests are cut.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            // A thread that panicked has ended, which is all that is wanted here.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What servers and signals work on.
+struct Shared {
+    registry: Registry,
+    drain: Drain,
+    workers: Vec<Mailbox>,
+    metrics: MetricsHub,
+    reload: reload::Handle,
+    views: Views,
+    log: Arc<LogControl>,
+    debug: DebugEndpoints,
+}
+
+impl Shared {
+    /// Begins to drain with the deadline of the current generation, and wakes the workers. Returns
+    /// whether this call began it.
+    fn begin_drain(&self) -> bool {
+        self.begin_drain_within(self.registry.current().config.drain.deadline)
+    }
+
+    fn begin_drain_within(&self, deadline: Duration) -> bool {
+        let began = self.drain.begin(deadline);
+        for worker in &self.workers {
+            worker.send(Request::Drain);
+        }
+        began
+    }
+}
+
+/// The log level: what it is, and the way to change it.
+struct LogControl {
+    set: SetLogLevel,
+    level: Mutex<String>,
+}
+
+impl LogControl {
+    fn set(&self, level: &str) -> Result<(), String> {
+        (self.set)(level)?;
+        level.clone_into(&mut lock(&self.level));
+        Ok(())
+    }
+
+    fn level(&self) -> String {
+        lock(&self.level).clone()
+    }
+}
+
+/// The first signal drains; the second ends the process where it stands.
+async fn handle_end_signals(signals: [Signal; 2], shared: Arc<Shared>) {
+    let [mut terminate, mut interrupt] = signals;
+    for already in [false, true] {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        let connections = shared.metrics.connections_active();
+        if already {
+            tracing::warn!(connections, "second signal; ending at once");
+            std::process::exit(1);
+        }
+        shared.begin_drain();
+        tracing::info!(connections, "signal; draining");
+    }
+}
+
+async fn handle_reload_signal(mut hangup: Signal, shared: Arc<Shared>) {
+    while hangup.recv().await.is_some() {
+        tracing::info!("signal; reloading");
+        // The reload thread logs and counts what comes of it.
+        let _ = shared.reload.ask().await;
+    }
+}
+
+fn listen(
+    server: &'static str,
+    address: SocketAddr,
+) -> Result<(TcpListener, SocketAddr), BindError> {
+    let bind = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    };
+    bind().map_err(|source: io::Error| match source.kind() {
+        io::ErrorKind::AddrInUse => BindError::Taken { server, address },
+        io::ErrorKind::PermissionDenied => BindError::Denied { server, address },
+        io::ErrorKind::AddrNotAvailable => BindError::NotLocal { server, address },
+        _ => BindError::Other { server, address, source },
+    })
+}
+
+/// Locks what a panicked thread may have left: each value here is replaced as a whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

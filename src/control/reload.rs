@@ -1,0 +1,363 @@
+//! Hot reload: the files change, and if they are good a new generation is published.
+//!
+//! One helper thread waits for file events, for the poll and for whoever asks (SIGHUP, the admin
+//! server). It loads everything anew, so parsing a large registry delays no scrape. Good files
+//! become the next generation in one pointer swap; bad ones change nothing, are logged once and
+//! counted. Connections that are open keep the verdict they have.
+//!
+//! Knows nothing of YAML or of globs: [`Loader`] does. What to watch comes from it as well.
+
+use std::hash::{BuildHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::oneshot;
+
+use super::{LogControl, lock};
+use crate::config::Config;
+use crate::metrics::{ControlCounters, ReloadResult};
+use crate::problem::{Problem, Severity};
+use crate::registry::Registry;
+
+mod signature;
+mod source;
+#[cfg(test)]
+mod tests;
+mod watch;
+
+use signature::Signature;
+pub use source::{Candidate, Loader, Outcome, Source};
+use watch::Watcher;
+pub use watch::Watching;
+
+/// Files are read once nothing has happened to them for so long.
+const QUIET: Duration = Duration::from_millis(75);
+/// Files that never rest are read after so long.
+const QUIET_MAX: Duration = Duration::from_secs(1);
+/// Reads in a row that may find the files changed meanwhile.
+const READS_MAX: usize = 5;
+/// How often the files are looked at, beside the events; see [`Source::poll`].
+pub const POLL: Duration = Duration::from_secs(2);
+
+/// What is wrong with the files, for the admin server.
+#[derive(Debug, Default)]
+pub(super) struct Status {
+    /// Warnings of the generation in use.
+    pub(super) problems: Vec<Problem>,
+    /// Why the files as they are now were refused; empty when they are in use.
+    pub(super) refused: Vec<Problem>,
+}
+
+/// The way to the reload thread. When it is dropped the thread ends.
+#[derive(Debug)]
+pub(super) struct Handle {
+    inbox: Sender<Message>,
+    pub(super) status: Arc<Mutex<Status>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a reload acts on.
+pub(super) struct Target {
+    pub(super) registry: Registry,
+    pub(super) counters: Arc<ControlCounters>,
+    pub(super) log: Arc<LogControl>,
+}
+
+#[derive(Debug)]
+enum Message {
+    FilesChanged,
+    Asked(oneshot::Sender<Outcome>),
+    Stop,
+}
+
+/// Why the files are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Somebody asked, or the files have changed.
+    Change,
+    /// They may have changed right after they were read last. Says and counts nothing new.
+    Recheck,
+}
+
+impl Handle {
+    /// Starts the thread.
+    pub(super) fn start(source: Source, target: Target) -> std::io::Result<Self> {
+        let (inbox, messages) = channel();
+        let status = Status { problems: source.problems.clone(), refused: Vec::new() };
+        let status = Arc::new(Mutex::new(status));
+        let mut reloader = Reloader::new(source, target, Arc::clone(&status), inbox.clone());
+        let thread = std::thread::Builder::new()
+            .name("egret-reload".into())
+            .spawn(move || reloader.run(&messages))?;
+        Ok(Self { inbox, status, thread: Some(thread) })
+    }
+
+    /// Asks for a reload now. The answer comes when it is done; it does not come when the thread
+    /// has ended.
+    pub(super) fn ask(&self) -> oneshot::Receiver<Outcome> {
+        let (reply, outcome) = oneshot::channel();
+        // A thread that has ended drops the reply, which the caller sees.
+        let _ = self.inbox.send(Message::Asked(reply));
+        outcome
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let _ = self.inbox.send(Message::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The thread's state.
+struct Reloader {
+    load: Loader,
+    restart_needed: fn(&Config, &Config) -> Vec<&'static str>,
+    target: Target,
+    status: Arc<Mutex<Status>>,
+    watcher: Watcher,
+    poll: Duration,
+    files: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
+    /// Of the generation in use.
+    fingerprint: u64,
+    /// Of the refusal that was logged last; `None` once the files are good again.
+    refusal: Option<u64>,
+    /// How files and directories looked when they were read last.
+    signature: Signature,
+    /// Whether the next poll reads the files even if they look the same.
+    recheck: bool,
+}
+
+impl Reloader {
+    fn new(
+        source: Source,
+        target: Target,
+        status: Arc<Mutex<Status>>,
+        inbox: Sender<Message>,
+    ) -> Self {
+        let notify = move || {
+            // The thread that reads this ends together with the watcher.
+            let _ = inbox.send(Message::FilesChanged);
+        };
+        let mut watcher = Watcher::new(source.watching, notify);
+        watcher.watch(&source.directories);
+        let signature = Signature::take(&source.files, &source.directories);
+        target.counters.config_generation.set(target.registry.current().generation);
+        target.counters.config_last_success_s.set(unix_time_s());
+        Self {
+            load: source.load,
+            restart_needed: source.restart_needed,
+            target,
+            status,
+            watcher,
+            poll: source.poll,
+            files: source.files,
+            directories: source.directories,
+            fingerprint: source.fingerprint,
+            refusal: None,
+            // The files may have changed between the load of the first generation and now.
+            recheck: signature.is_fresh(),
+            signature,
+        }
+    }
+
+    fn run(&mut self, messages: &Receiver<Message>) {
+        let mut next_poll = Instant::now() + self.poll;
+        loop {
+            let wait = next_poll.saturating_duration_since(Instant::now());
+            match messages.recv_timeout(wait) {
+                Err(RecvTimeoutError::Timeout) => {
+                    self.look();
+                    next_poll = Instant::now() + self.poll;
+                }
+                Ok(Message::Asked(reply)) => {
+                    let _ = reply.send(self.reload(Cause::Change));
+                }
+                Ok(Message::FilesChanged) => {
+                    let Some(replies) = settle(messages) else { return };
+                    let outcome = self.reload(Cause::Change);
+                    for reply in replies {
+                        let _ = reply.send(outcome.clone());
+                    }
+                }
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// The poll: reads the files if they look different from how they looked when they were read.
+    fn look(&mut self) {
+        if Signature::take(&self.files, &self.directories) != self.signature {
+            self.reload(Cause::Change);
+        } else if self.recheck {
+            self.reload(Cause::Recheck);
+        }
+    }
+
+    fn reload(&mut self, cause: Cause) -> Outcome {
+        // Watch before the read: what changes later is seen as an event, or at the poll.
+        self.watcher.watch(&self.directories);
+        match self.read() {
+            Ok(candidate) => {
+                self.follow(&candidate.files, &candidate.directories);
+                self.accept(candidate, cause)
+            }
+            Err(problems) => {
+                self.follow_problems(&problems);
+                self.refuse(problems, cause)
+            }
+        }
+    }
+
+    /// Loads the files, all of them in one state: when they change under the read it is repeated,
+    /// or a file of one generation could be combined with a file of another.
+    fn read(&mut self) -> Result<Candidate, Vec<Problem>> {
+        for _ in 0..READS_MAX {
+            self.signature = Signature::take(&self.files, &self.directories);
+            let loaded = (self.load)();
+            if Signature::take(&self.files, &self.directories) == self.signature {
+                self.recheck = self.signature.is_fresh();
+                return loaded;
+            }
+        }
+        self.recheck = true;
+        Err(vec![Problem {
+            severity: Severity::Error,
+            file: self.files.first().cloned().unwrap_or_default(),
+            line: None,
+            message: "configuration or registry changed each time while it was read".into(),
+            fix: "nothing, if somebody is still writing: it is read again".into(),
+        }])
+    }
+
+    fn accept(&mut self, candidate: Candidate, cause: Cause) -> Outcome {
+        let current = self.target.registry.current();
+        let counters = &self.target.counters;
+        counters.config_last_success_s.set(unix_time_s());
+        let was_refused = self.refusal.take().is_some();
+        let mut status = lock(&self.status);
+        status.refused.clear();
+        if candidate.fingerprint == self.fingerprint {
+            if was_refused {
+                tracing::info!("configuration is again the one in use");
+            }
+            if cause == Cause::Change {
+                counters.reloads(ReloadResult::Unchanged).add(1);
+            }
+            return Outcome::Unchanged { generation: current.generation };
+        }
+        status.problems.clone_from(&candidate.problems);
+        drop(status);
+
+        let generation = current.generation + 1;
+        let new = Arc::clone(&candidate.config);
+        self.fingerprint = candidate.fingerprint;
+        self.target.registry.publish((candidate.build)(generation));
+        counters.config_generation.set(generation);
+        counters.reloads(ReloadResult::Success).add(1);
+        tracing::info!(generation, warnings = candidate.problems.len(), "configuration reloaded");
+        for problem in &candidate.problems {
+            tracing::warn!(%problem, "configuration problem");
+        }
+        self.apply_live(&current.config, &new);
+        Outcome::Success { generation }
+    }
+
+    /// Takes over what can change at run time, and names what cannot.
+    fn apply_live(&self, old: &Config, new: &Config) {
+        for field in (self.restart_needed)(old, new) {
+            tracing::warn!(field, "configuration field changed; it takes effect at the next start");
+        }
+        if old.log.level != new.log.level {
+            match self.target.log.set(&new.log.level) {
+                Ok(()) => tracing::info!(level = new.log.level, "log level changed"),
+                Err(error) => tracing::warn!(level = new.log.level, error, "log level refused"),
+            }
+        }
+    }
+
+    fn refuse(&mut self, problems: Vec<Problem>, cause: Cause) -> Outcome {
+        let generation = self.target.registry.current().generation;
+        let refusal = hash_of(&problems);
+        let is_new = self.refusal.replace(refusal) != Some(refusal);
+        if is_new || cause == Cause::Change {
+            self.target.counters.reloads(ReloadResult::Failure).add(1);
+        }
+        let errors = problems.iter().filter(|p| p.severity == Severity::Error);
+        if is_new {
+            for problem in errors.clone() {
+                tracing::error!(%problem, generation, "configuration refused");
+            }
+        }
+        let lines = errors.map(Problem::to_string).collect();
+        lock(&self.status).refused = problems;
+        Outcome::Failure { generation, problems: lines }
+    }
+
+    /// Watches what the load has read. New places may have changed since they were read, before
+    /// anybody watched: they are read again at the next poll.
+    fn follow(&mut self, files: &[PathBuf], directories: &[PathBuf]) {
+        if self.files == files && self.directories == directories {
+            return;
+        }
+        self.files = files.to_vec();
+        self.directories = directories.to_vec();
+        self.watcher.watch(&self.directories);
+        self.signature = Signature::take(&self.files, &self.directories);
+        self.recheck = true;
+    }
+
+    /// A refused load does not say what it read: keeps the places of the last good one, and adds
+    /// the files that the problems name, for they are what the operator will mend.
+    fn follow_problems(&mut self, problems: &[Problem]) {
+        let mut files = self.files.clone();
+        let mut directories = self.directories.clone();
+        for problem in problems {
+            add_missing(&mut files, &problem.file);
+            if let Some(parent) = problem.file.parent() {
+                add_missing(&mut directories, parent);
+            }
+        }
+        self.follow(&files, &directories);
+    }
+}
+
+/// Waits until no event has come for a while. Returns those who asked meanwhile; `None` to stop.
+fn settle(messages: &Receiver<Message>) -> Option<Vec<oneshot::Sender<Outcome>>> {
+    let mut replies = Vec::new();
+    let give_up = Instant::now() + QUIET_MAX;
+    loop {
+        let wait = QUIET.min(give_up.saturating_duration_since(Instant::now()));
+        match messages.recv_timeout(wait) {
+            Err(RecvTimeoutError::Timeout) => return Some(replies),
+            Ok(Message::FilesChanged) if Instant::now() >= give_up => return Some(replies),
+            Ok(Message::FilesChanged) => {}
+            Ok(Message::Asked(reply)) => replies.push(reply),
+            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
+        }
+    }
+}
+
+fn add_missing(paths: &mut Vec<PathBuf>, path: &Path) {
+    if !path.as_os_str().is_empty() && !paths.iter().any(|known| known == path) {
+        paths.push(path.to_owned());
+    }
+}
+
+fn hash_of(problems: &[Problem]) -> u64 {
+    let mut hasher = foldhash::quality::FixedState::default().build_hasher();
+    for problem in problems {
+        problem.to_string().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+fn unix_time_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

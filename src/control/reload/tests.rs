@@ -1,0 +1,357 @@
+//! Every way in which files change, with events alone and with the poll alone.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::control::testing::{load, source, wait_until};
+
+/// A running reload thread over a directory of files.
+struct Bench {
+    directory: TempDir,
+    registry: Registry,
+    counters: Arc<ControlCounters>,
+    handle: Handle,
+}
+
+const EVENTS_ALONE: (Watching, Duration) = (Watching::EventsAndPoll, Duration::from_secs(3600));
+const POLL_ALONE: (Watching, Duration) = (Watching::PollOnly, Duration::from_millis(20));
+
+fn target(registry: &Registry) -> (Target, Arc<ControlCounters>) {
+    let counters: Arc<ControlCounters> = Arc::default();
+    let set: super::super::SetLogLevel =
+        Box::new(|level| if level == "loud" { Err("no such level".into()) } else { Ok(()) });
+    let log = Arc::new(LogControl { set, level: Mutex::new("info".into()) });
+    (Target { registry: registry.clone(), counters: Arc::clone(&counters), log }, counters)
+}
+
+impl Bench {
+    /// One file, `a.yaml`, with the text `one`, in a directory of its own below the temporary one.
+    fn start((watching, poll): (Watching, Duration)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let files = directory.path().join("conf");
+        fs::create_dir(&files).unwrap();
+        fs::write(files.join("a.yaml"), "info one end").unwrap();
+        Self::watch(directory, &files, watching, poll)
+    }
+
+    fn watch(directory: TempDir, files: &Path, watching: Watching, poll: Duration) -> Self {
+        let (source, first) = source(files, watching, poll);
+        let registry = Registry::new(first);
+        let (target, counters) = target(&registry);
+        let handle = Handle::start(source, target).unwrap();
+        Self { directory, registry, counters, handle }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join("conf").join(name)
+    }
+
+    fn texts(&self) -> Vec<String> {
+        self.registry.current().config.registry.clone()
+    }
+
+    fn wait_for(&self, texts: &[&str]) {
+        wait_until(&format!("{texts:?} is in use"), || self.texts() == texts);
+    }
+
+    fn failures(&self) -> u64 {
+        self.counters.reloads(ReloadResult::Failure).get()
+    }
+}
+
+fn both_ways(test: impl Fn(Bench)) {
+    test(Bench::start(EVENTS_ALONE));
+    test(Bench::start(POLL_ALONE));
+}
+
+#[test]
+fn a_file_renamed_over_the_old_one_is_read() {
+    both_ways(|bench| {
+        for text in ["two", "three"] {
+            fs::write(bench.path("new"), format!("info {text} end")).unwrap();
+            fs::rename(bench.path("new"), bench.path("a.yaml")).unwrap();
+            bench.wait_for(&[text]);
+        }
+        assert_eq!(bench.registry.current().generation, 3);
+        assert_eq!(bench.counters.config_generation.get(), 3);
+        assert_eq!(bench.counters.reloads(ReloadResult::Success).get(), 2);
+    });
+}
+
+#[test]
+fn a_half_written_file_changes_nothing_until_it_is_complete() {
+    use std::io::Write;
+    both_ways(|bench| {
+        let mut file = fs::File::create(bench.path("a.yaml")).unwrap();
+        for piece in ["info", " two", " "] {
+            let before = bench.failures();
+            file.write_all(piece.as_bytes()).unwrap();
+            wait_until("the piece was refused", || bench.failures() > before);
+            assert_eq!(bench.texts(), ["one"]);
+        }
+        file.write_all(b"end").unwrap();
+        bench.wait_for(&["two"]);
+        assert!(lock(&bench.handle.status).refused.is_empty());
+    });
+}
+
+#[test]
+fn a_file_deleted_and_made_again_is_read() {
+    both_ways(|bench| {
+        fs::remove_file(bench.path("a.yaml")).unwrap();
+        bench.wait_for(&[]);
+        fs::write(bench.path("a.yaml"), "info two end").unwrap();
+        bench.wait_for(&["two"]);
+    });
+}
+
+#[test]
+fn a_new_file_that_matches_the_glob_is_read() {
+    both_ways(|bench| {
+        fs::write(bench.path("b.yaml"), "info two end").unwrap();
+        bench.wait_for(&["one", "two"]);
+        fs::write(bench.path("b.yaml"), "info three end").unwrap();
+        bench.wait_for(&["one", "three"]);
+    });
+}
+
+#[test]
+fn a_directory_replaced_as_a_whole_is_read_and_goes_on_being_watched() {
+    both_ways(|bench| {
+        let root = bench.directory.path();
+        for text in ["two", "three"] {
+            fs::create_dir(root.join("next")).unwrap();
+            fs::write(root.join("next/a.yaml"), format!("info {text} end")).unwrap();
+            fs::rename(root.join("conf"), root.join(format!("before-{text}"))).unwrap();
+            fs::rename(root.join("next"), root.join("conf")).unwrap();
+            bench.wait_for(&[text]);
+        }
+        fs::write(bench.path("a.yaml"), "info four end").unwrap();
+        bench.wait_for(&["four"]);
+    });
+}
+
+/// Puts a new generation in place as the kubelet does: a new directory, then `..data` renamed over.
+fn swap(root: &Path, generation: usize) {
+    let directory = root.join(format!("..gen-{generation}"));
+    fs::create_dir(&directory).unwrap();
+    for file in ["a.yaml", "b.yaml"] {
+        fs::write(directory.join(file), format!("info {generation} end")).unwrap();
+    }
+    symlink(format!("..gen-{generation}"), root.join("..data_tmp")).unwrap();
+    fs::rename(root.join("..data_tmp"), root.join("..data")).unwrap();
+    if generation > 0 {
+        fs::remove_dir_all(root.join(format!("..gen-{}", generation - 1))).unwrap();
+    }
+}
+
+fn mounted() -> (TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let files = directory.path().join("conf");
+    fs::create_dir(&files).unwrap();
+    swap(&files, 0);
+    for file in ["a.yaml", "b.yaml"] {
+        symlink(Path::new("..data").join(file), files.join(file)).unwrap();
+    }
+    (directory, files)
+}
+
+#[test]
+fn a_swap_of_the_data_link_is_read() {
+    for (watching, poll) in [EVENTS_ALONE, POLL_ALONE] {
+        let (directory, files) = mounted();
+        let bench = Bench::watch(directory, &files, watching, poll);
+        for generation in 1..4 {
+            swap(&files, generation);
+            let text = generation.to_string();
+            bench.wait_for(&[&text, &text]);
+        }
+    }
+}
+
+#[test]
+fn a_thousand_swaps_show_only_whole_generations() {
+    let (directory, files) = mounted();
+    let bench = Bench::watch(directory, &files, EVENTS_ALONE.0, EVENTS_ALONE.1);
+    let (begun, done) = (AtomicBool::new(false), AtomicBool::new(false));
+    let seen = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut generations = Vec::new();
+            let mut reader = bench.registry.reader();
+            // Once more after the last swap.
+            let mut last = false;
+            while !last {
+                last = done.load(Ordering::Acquire);
+                let snapshot = reader.load();
+                let texts = &snapshot.config.registry;
+                assert_eq!(texts.len(), 2);
+                assert_eq!(texts[0], texts[1], "files of two generations in one snapshot");
+                if generations.last() != Some(&snapshot.generation) {
+                    generations.push(snapshot.generation);
+                }
+                begun.store(true, Ordering::Release);
+                std::thread::yield_now();
+            }
+            generations
+        });
+        while !begun.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
+        // Ask at every swap, so that reads fall into swaps instead of after them.
+        let answers: Vec<_> = (1..=1_000)
+            .map(|generation| {
+                swap(&files, generation);
+                bench.handle.ask()
+            })
+            .collect();
+        for answer in answers {
+            answer.blocking_recv().unwrap();
+        }
+        bench.wait_for(&["1000", "1000"]);
+        done.store(true, Ordering::Release);
+        reader.join().unwrap()
+    });
+    assert!(seen.is_sorted(), "generations only rise");
+    assert!(seen.len() > 1);
+}
+
+#[test]
+fn own_reads_are_no_reason_to_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a.yaml"), "info one end").unwrap();
+    let (mut source, first) =
+        source(directory.path(), Watching::EventsAndPoll, Duration::from_secs(3600));
+    let (read, reads) = channel();
+    let path = directory.path().to_owned();
+    source.load = Box::new(move || {
+        let _ = read.send(());
+        load(&path)
+    });
+    let registry = Registry::new(first);
+    let (target, _counters) = target(&registry);
+    let handle = Handle::start(source, target).unwrap();
+    // Renamed from elsewhere: one event.
+    let elsewhere = tempfile::tempdir_in(directory.path()).unwrap();
+    fs::write(elsewhere.path().join("new"), "info two end").unwrap();
+    fs::rename(elsewhere.path().join("new"), directory.path().join("a.yaml")).unwrap();
+    wait_until("the change is in use", || registry.current().generation == 2);
+    let outcome = handle.ask().blocking_recv().unwrap();
+    assert_eq!(outcome, Outcome::Unchanged { generation: 2 });
+    // Everything until here was read for a reason; a read that caused an event would go on.
+    while reads.try_recv().is_ok() {}
+    assert!(reads.recv_timeout(QUIET * 4).is_err(), "read again for no reason");
+}
+
+/// A reloader without its thread, over one file with the text `one`.
+fn reloader() -> (TempDir, Reloader, Arc<ControlCounters>) {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("a.yaml"), "info one end").unwrap();
+    let (source, first) = source(directory.path(), Watching::PollOnly, POLL);
+    let (target, counters) = target(&Registry::new(first));
+    let reloader = Reloader::new(source, target, Arc::default(), channel().0);
+    (directory, reloader, counters)
+}
+
+#[test]
+fn the_same_content_is_no_new_generation() {
+    let (directory, mut reloader, counters) = reloader();
+    fs::write(directory.path().join("a.yaml"), "info one end").unwrap();
+    assert_eq!(reloader.reload(Cause::Change), Outcome::Unchanged { generation: 1 });
+    assert_eq!(reloader.reload(Cause::Recheck), Outcome::Unchanged { generation: 1 });
+    assert_eq!(counters.reloads(ReloadResult::Unchanged).get(), 1);
+    assert_eq!(counters.config_generation.get(), 1);
+    assert!(counters.config_last_success_s.get() > 1_700_000_000);
+}
+
+#[test]
+fn a_refusal_is_logged_once_and_names_file_and_line() {
+    let (directory, mut reloader, counters) = reloader();
+    let log = Log::default();
+    tracing::subscriber::with_default(log.clone(), || {
+        for (text, errors) in [("broken", 1), ("broken", 1), ("broken too", 2)] {
+            fs::write(directory.path().join("a.yaml"), text).unwrap();
+            let outcome = reloader.reload(Cause::Change);
+            let Outcome::Failure { generation: 1, problems } = outcome else {
+                panic!("{outcome:?}")
+            };
+            let place = directory.path().join("a.yaml:1: error: ");
+            assert!(problems[0].starts_with(place.to_str().unwrap()), "{problems:?}");
+            assert_eq!(log.errors(), errors, "{text}");
+        }
+    });
+    assert_eq!(counters.reloads(ReloadResult::Failure).get(), 3);
+    assert_eq!(lock(&reloader.status).refused.len(), 1);
+    assert_eq!(reloader.target.registry.current().generation, 1);
+
+    fs::write(directory.path().join("a.yaml"), "info one end").unwrap();
+    assert_eq!(reloader.reload(Cause::Change), Outcome::Unchanged { generation: 1 });
+    assert!(lock(&reloader.status).refused.is_empty());
+}
+
+#[test]
+fn a_reload_takes_the_log_level_over() {
+    let (directory, mut reloader, _counters) = reloader();
+    for (level, now) in [("debug", "debug"), ("loud", "debug"), ("warn", "warn")] {
+        fs::write(directory.path().join("a.yaml"), format!("{level} two end")).unwrap();
+        assert!(matches!(reloader.reload(Cause::Change), Outcome::Success { .. }));
+        assert_eq!(reloader.target.log.level(), now);
+    }
+}
+
+#[test]
+fn files_that_never_stop_changing_are_refused() {
+    let (directory, mut reloader, counters) = reloader();
+    let path = directory.path().to_owned();
+    let mut round = 0;
+    reloader.load = Box::new(move || {
+        let loaded = load(&path);
+        round += 1;
+        fs::write(path.join("a.yaml"), format!("info {} end", "x".repeat(round))).unwrap();
+        loaded
+    });
+    assert!(matches!(reloader.reload(Cause::Change), Outcome::Failure { generation: 1, .. }));
+    assert_eq!(counters.reloads(ReloadResult::Failure).get(), 1);
+    let path = directory.path().to_owned();
+    reloader.load = Box::new(move || load(&path));
+    reloader.look();
+    assert_eq!(reloader.target.registry.current().config.registry, ["xxxxx"]);
+}
+
+/// Counts error events.
+#[derive(Clone, Default)]
+struct Log(Arc<AtomicUsize>);
+
+impl Log {
+    fn errors(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl tracing::Subscriber for Log {
+    fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        if *event.metadata().level() == tracing::Level::ERROR {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn enter(&self, _: &tracing::span::Id) {}
+
+    fn exit(&self, _: &tracing::span::Id) {}
+}

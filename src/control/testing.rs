@@ -1,0 +1,129 @@
+//! Files that stand for a configuration, and a small HTTP client, for the control plane's tests.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::reload::{Candidate, Source, Watching};
+use crate::config::Config;
+use crate::problem::{Problem, Severity};
+use crate::registry::Snapshot;
+use crate::workload::Workloads;
+
+/// A snapshot of `config` with an empty registry.
+pub(super) fn snapshot(generation: u64, config: Arc<Config>) -> Snapshot {
+    Snapshot::build(generation, config, Vec::new(), Workloads::default()).0
+}
+
+/// A configuration that listens on free ports of loopback.
+pub(super) fn config() -> Config {
+    let free: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    let mut config = Config::default();
+    config.admin.address = free;
+    config.metrics.address = free;
+    config.health.address = free;
+    config
+}
+
+/// Reads `directory/*.yaml`. Each file is a log level, a space, any text and ` end`; a file without
+/// the end is refused. The texts become `Config::registry`, the last level the log level.
+pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
+    let pattern = directory.join("*.yaml");
+    let files: Vec<PathBuf> =
+        glob::glob(pattern.to_str().unwrap()).unwrap().filter_map(Result::ok).collect();
+    let mut config = config();
+    let mut all = String::new();
+    for file in &files {
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let complete = text.strip_suffix(" end").and_then(|text| text.split_once(' '));
+        let Some((level, content)) = complete else {
+            let message = format!("{} bytes without an end", text.len());
+            let (severity, fix) = (Severity::Error, String::new());
+            return Err(vec![Problem {
+                severity,
+                file: file.clone(),
+                line: Some(1),
+                message,
+                fix,
+            }]);
+        };
+        config.log.level = level.into();
+        config.registry.push(content.into());
+        all += &text;
+    }
+    let config = Arc::new(config);
+    let fingerprint = {
+        use std::hash::BuildHasher;
+        foldhash::quality::FixedState::default().hash_one(&all)
+    };
+    Ok(Candidate {
+        config: Arc::clone(&config),
+        problems: Vec::new(),
+        files,
+        directories: vec![directory.to_owned()],
+        fingerprint,
+        build: Box::new(move |generation| snapshot(generation, config)),
+    })
+}
+
+/// A source that reads `directory` with [`load`], and the first generation's snapshot.
+pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (Source, Snapshot) {
+    let first = load(directory).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let path = directory.to_owned();
+    let source = Source {
+        load: Box::new(move || load(&path)),
+        files: first.files,
+        directories: first.directories,
+        fingerprint: first.fingerprint,
+        problems: first.problems,
+        restart_needed: |old, new| {
+            if old.listen == new.listen { Vec::new() } else { vec!["listen"] }
+        },
+        poll,
+        watching,
+    };
+    (source, (first.build)(1))
+}
+
+/// Waits for `condition`, for ten seconds at most.
+pub(super) fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while !condition() {
+        assert!(Instant::now() < give_up, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// An answer over HTTP.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    /// The head in lower case.
+    pub(super) head: String,
+    pub(super) body: String,
+}
+
+impl Answer {
+    pub(super) fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap()
+    }
+}
+
+/// One request on a connection of its own; `headers` with line ends.
+pub(super) fn http(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };
+    write!(stream, "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").expect("an answer");
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    Answer { status, head: head.to_lowercase(), body: body.to_owned() }
+}
+
+pub(super) fn get(address: SocketAddr, path: &str) -> Answer {
+    http(address, "GET", path, "")
+}

@@ -1,0 +1,318 @@
+//! The servers over real HTTP, with workers that are played by the test.
+
+use std::collections::HashSet;
+use std::io::Write;
+use std::net::TcpStream;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::reload::Watching;
+use super::testing::{Answer, config, get, http, source, wait_until};
+use super::*;
+use crate::drain::Phase;
+use crate::mailbox::{ConnectionInfo, ConnectionPage, Wake};
+use crate::metrics::testing::read_strictly;
+use crate::metrics::{Format, ReloadResult};
+
+#[derive(Debug)]
+struct NoWake;
+
+impl Wake for NoWake {
+    fn wake(&self) {}
+}
+
+struct Bench {
+    directory: TempDir,
+    addresses: Addresses,
+    registry: Registry,
+    drain: Drain,
+    metrics: MetricsHub,
+    workers: Vec<Receiver<Request>>,
+    _handle: Handle,
+}
+
+fn bench(signals: Signals, debug: DebugEndpoints) -> Bench {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("a.yaml"), "info one end").unwrap();
+    let control = Control::bind(&config()).unwrap();
+    let addresses = control.addresses();
+    let (source, first) = source(directory.path(), Watching::PollOnly, Duration::from_secs(3600));
+    let (registry, drain) = (Registry::new(first), Drain::default());
+    let metrics = MetricsHub::new(100);
+    let (mailboxes, workers) = (0..2).map(|_| Mailbox::new(Box::new(NoWake))).unzip();
+    let inputs = Inputs {
+        registry: registry.clone(),
+        drain: drain.clone(),
+        workers: mailboxes,
+        metrics: metrics.clone(),
+        source,
+        views: Views {
+            config: |config| serde_yaml::to_string(config).unwrap(),
+            services: |snapshot| serde_json::json!([{ "generation": snapshot.generation }]),
+        },
+        set_log_level: Box::new(|level| match level {
+            "info" | "debug" => Ok(()),
+            _ => Err(format!("{level} is not a level")),
+        }),
+        signals,
+        debug,
+    };
+    let _handle = control.start(inputs).unwrap();
+    Bench { directory, addresses, registry, drain, metrics, workers, _handle }
+}
+
+fn quiet() -> Bench {
+    bench(Signals::Ignore, DebugEndpoints::Off)
+}
+
+impl Bench {
+    fn get(&self, path: &str) -> Answer {
+        get(self.addresses.admin, path)
+    }
+
+    fn post(&self, path: &str) -> Answer {
+        http(self.addresses.admin, "POST", path, "")
+    }
+}
+
+#[test]
+fn a_scrape_comes_in_the_format_that_was_asked_for() {
+    let bench = quiet();
+    let worker = bench.metrics.worker(0);
+    worker.counters.accepted.add(3);
+    for (accept, format) in [
+        ("", Format::Text),
+        ("Accept: application/openmetrics-text;version=1.0.0\r\n", Format::OpenMetrics),
+    ] {
+        for path in ["/metrics", "/stats/prometheus"] {
+            let answer = http(bench.addresses.metrics, "GET", path, accept);
+            assert_eq!(answer.status, 200);
+            assert!(answer.head.contains(&format!("content-type: {}", format.content_type())));
+            let samples = read_strictly(&answer.body, format);
+            assert_eq!(samples["egret_accepts_total{result=\"accepted\"}"], 3.0);
+            assert_eq!(samples["egret_config_generation"], 1.0);
+            assert_eq!(samples["egret_phase{phase=\"starting\"}"], 1.0);
+        }
+    }
+    assert_eq!(http(bench.addresses.metrics, "POST", "/metrics", "").status, 405);
+    assert_eq!(get(bench.addresses.metrics, "/config").status, 404);
+}
+
+#[test]
+fn ready_means_serving() {
+    let bench = quiet();
+    let ready = || get(bench.addresses.health, "/healthz/ready");
+    assert_eq!(ready().status, 503);
+    assert!(ready().body.contains("starting"));
+    bench.drain.serve();
+    assert_eq!(ready().status, 200);
+    bench.drain.begin(Duration::from_secs(1));
+    assert_eq!(ready().status, 503);
+    assert!(ready().body.contains("draining"));
+    assert_eq!(get(bench.addresses.health, "/healthz/live").status, 200);
+}
+
+#[test]
+fn the_index_lists_every_endpoint() {
+    let bench = quiet();
+    let index = bench.get("/").body;
+    for line in index.lines() {
+        let (method, rest) = line.split_once(' ').unwrap();
+        let path = rest.trim().split(['?', ' ']).next().unwrap();
+        // Asked with the other method: 405 says that the path is known.
+        let other = if method == "GET" { "DELETE" } else { "PUT" };
+        assert_eq!(http(bench.addresses.admin, other, path, "").status, 405, "{line}");
+    }
+}
+
+#[test]
+fn nothing_changes_but_on_post() {
+    let bench = quiet();
+    bench.drain.serve();
+    for path in ["/drain", "/reload"] {
+        assert_eq!(bench.get(path).status, 405, "{path}");
+    }
+    assert_eq!(bench.get("/log?level=debug").json()["level"], "info");
+    assert_eq!(bench.drain.phase(), Phase::Serving);
+    assert_eq!(bench.get("/no/such").status, 404);
+    assert_eq!(bench.post("/debug/panic?worker=0").status, 404);
+    for headers in ["Host: evil.example\r\n", "Origin: http://evil.example\r\n"] {
+        assert_eq!(http(bench.addresses.admin, "POST", "/drain", headers).status, 403);
+    }
+    assert_eq!(bench.drain.phase(), Phase::Serving);
+}
+
+#[test]
+fn a_drain_on_request_wakes_the_workers() {
+    let bench = quiet();
+    bench.drain.serve();
+    let answer = bench.post("/drain");
+    assert_eq!(answer.status, 202);
+    assert_eq!(answer.json()["began"], true);
+    assert_eq!(bench.drain.phase(), Phase::Draining);
+    for worker in &bench.workers {
+        assert!(matches!(worker.recv().unwrap(), Request::Drain));
+    }
+    assert_eq!(bench.post("/drain").json()["began"], false);
+}
+
+#[test]
+fn the_log_level_can_be_seen_and_changed() {
+    let bench = quiet();
+    assert_eq!(bench.post("/log?level=debug").status, 200);
+    assert_eq!(bench.get("/log").json()["level"], "debug");
+    let answer = bench.post("/log?level=loud");
+    assert_eq!(answer.status, 400);
+    assert_eq!(answer.json()["error"], "loud is not a level");
+    assert_eq!(bench.post("/log").status, 400);
+    assert_eq!(bench.get("/log").json()["level"], "debug");
+}
+
+#[test]
+fn a_reload_on_request_shows_in_registry_config_and_metrics() {
+    let bench = quiet();
+    let file = bench.directory.path().join("a.yaml");
+    std::fs::write(&file, "info two end").unwrap();
+    let answer = bench.post("/reload");
+    assert_eq!((answer.status, &answer.json()["result"]), (200, &"success".into()));
+    assert!(bench.get("/config").body.contains("two"));
+    let registry = bench.get("/registry").json();
+    assert_eq!(registry["generation"], 2);
+    assert_eq!(registry["outboundTrafficPolicy"], "ALLOW_ANY");
+    assert_eq!(registry["services"][0]["generation"], 2);
+
+    std::fs::write(&file, "broken").unwrap();
+    let answer = bench.post("/reload");
+    assert_eq!(answer.status, 422);
+    assert!(answer.json()["problems"][0].as_str().unwrap().contains("a.yaml:1: error"));
+    let registry = bench.get("/registry").json();
+    assert_eq!(registry["generation"], 2);
+    assert_eq!(registry["refused"].as_array().unwrap().len(), 1);
+    let reloads = |result| bench.metrics.control().reloads(result).get();
+    assert_eq!(reloads(ReloadResult::Success), 1);
+    assert_eq!(reloads(ReloadResult::Failure), 1);
+    assert_eq!(bench.registry.current().generation, 2);
+}
+
+/// Plays a worker with `count` connections, 256 to a page, until the mailbox is gone.
+fn play_worker(id: usize, requests: Receiver<Request>, count: usize) {
+    let connection = |slot: usize| ConnectionInfo {
+        worker: id,
+        downstream: ([10, 0, 0, 1], u16::try_from(slot).unwrap()).into(),
+        original_destination: ([192, 0, 2, 1], 443).into(),
+        cluster: "PassthroughCluster".into(),
+        phase: "relaying",
+        age: Duration::from_millis(1_500),
+        received_bytes: 1,
+        sent_bytes: 2,
+    };
+    for request in requests {
+        let Request::Connections { from, reply } = request else { continue };
+        let end = count.min(from + crate::mailbox::CONNECTIONS_PER_ANSWER);
+        let connections = (from..end).map(connection).collect();
+        let next = (end < count).then_some(end);
+        let _ = reply.send(ConnectionPage { connections, next });
+    }
+}
+
+#[test]
+fn live_connections_come_from_all_workers_page_by_page() {
+    let mut bench = quiet();
+    for (id, requests) in bench.workers.drain(..).enumerate() {
+        std::thread::spawn(move || play_worker(id, requests, 600));
+    }
+    let answer = bench.get("/connections?limit=100000").json();
+    let connections = answer["connections"].as_array().unwrap();
+    let distinct: HashSet<_> =
+        connections.iter().map(|c| format!("{} {}", c["worker"], c["downstream"])).collect();
+    assert_eq!(distinct.len(), 1_200);
+    assert_eq!(answer["truncated"], false);
+    assert_eq!(connections[0]["originalDestination"], "192.0.2.1:443");
+    assert_eq!(connections[0]["age"], 1_500);
+
+    let answer = bench.get("/connections").json();
+    assert_eq!(answer["connections"].as_array().unwrap().len(), 1_000);
+    assert_eq!(answer["truncated"], true);
+    assert_eq!(bench.get("/connections?limit=nonsense").status, 400);
+}
+
+#[test]
+fn a_worker_that_has_ended_is_named() {
+    let mut bench = quiet();
+    let second = bench.workers.pop().unwrap();
+    bench.workers.clear();
+    std::thread::spawn(move || play_worker(1, second, 3));
+    let answer = bench.get("/connections").json();
+    assert_eq!(answer["unanswered"], serde_json::json!([0]));
+    assert_eq!(answer["connections"].as_array().unwrap().len(), 3);
+}
+
+#[test]
+fn latencies_are_shown_as_quantiles() {
+    let bench = quiet();
+    let mut worker = bench.metrics.worker(0);
+    (1..=100).for_each(|ms| worker.record_connect(Duration::from_millis(ms)));
+    worker.publish();
+    let connect = &bench.get("/stats").json()["connect"];
+    assert_eq!(connect["count"], 100);
+    let p50_us = connect["p50Us"].as_u64().unwrap();
+    assert!((49_000..52_000).contains(&p50_us), "{p50_us}");
+}
+
+#[test]
+fn a_worker_panics_only_where_that_is_enabled() {
+    let bench = bench(Signals::Ignore, DebugEndpoints::On);
+    assert_eq!(bench.get("/debug/panic?worker=1").status, 405);
+    assert_eq!(bench.post("/debug/panic?worker=2").status, 404);
+    assert_eq!(bench.post("/debug/panic?worker=1").status, 202);
+    assert!(matches!(bench.workers[1].recv().unwrap(), Request::Panic));
+}
+
+#[test]
+fn a_taken_port_is_named_with_what_to_do() {
+    let mut config = config();
+    let first = Control::bind(&config).unwrap();
+    config.metrics.address = first.addresses().metrics;
+    let error = Control::bind(&config).unwrap_err().to_string();
+    assert!(error.starts_with("port taken: the metrics server"), "{error}");
+    assert!(error.contains(&config.metrics.address.to_string()), "{error}");
+    assert!(error.contains("metrics.address"), "{error}");
+    config.metrics.address = "192.0.2.1:0".parse().unwrap();
+    let error = Control::bind(&config).unwrap_err().to_string();
+    assert!(error.starts_with("no such address: "), "{error}");
+}
+
+#[test]
+fn clients_that_send_nothing_hold_a_bounded_number_of_places() {
+    let bench = quiet();
+    let silent: Vec<_> =
+        (0..CLIENTS_MAX + 5).map(|_| TcpStream::connect(bench.addresses.health).unwrap()).collect();
+    let mut late = TcpStream::connect(bench.addresses.health).unwrap();
+    write!(late, "GET /healthz/live HTTP/1.0\r\n\r\n").unwrap();
+    // Two servers share the thread: when this one has answered, the other has seen its clients.
+    assert_eq!(bench.get("/").status, 200);
+    late.set_nonblocking(true).unwrap();
+    let mut byte = [0];
+    let waiting = late.peek(&mut byte).unwrap_err();
+    assert_eq!(waiting.kind(), io::ErrorKind::WouldBlock);
+    drop(silent);
+    wait_until("a place is free", || late.peek(&mut byte).is_ok());
+}
+
+#[test]
+fn signals_reload_and_drain() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    let bench = bench(Signals::Handle, DebugEndpoints::Off);
+    bench.drain.serve();
+    std::fs::write(bench.directory.path().join("a.yaml"), "info two end").unwrap();
+    kill(Pid::this(), Signal::SIGHUP).unwrap();
+    wait_until("the reload", || bench.registry.current().generation == 2);
+    kill(Pid::this(), Signal::SIGTERM).unwrap();
+    for worker in &bench.workers {
+        assert!(matches!(worker.recv().unwrap(), Request::Drain));
+    }
+    assert_eq!(bench.drain.phase(), Phase::Draining);
+}
