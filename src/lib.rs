@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod admission;
+pub mod app;
 pub mod check;
 pub mod config;
 pub mod control;

@@ -1,0 +1,290 @@
+//! The composition root: binds every address, starts every thread, waits, and takes them down
+//! again.
+//!
+//! ```text
+//! main ── App::start ─┬─ worker 0..n    one per processor, pinned   data plane
+//!                     └─ egret-control  tokio, one thread           admin, metrics, health, reload
+//! ```
+//!
+//! Nothing accepts before everything is bound: a port that is taken or a kernel without io_uring is
+//! an error of the start, in words that name the fix.
+
+mod budget;
+mod listen;
+mod threads;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::admission::Admission;
+use crate::config::{Capture, Config};
+use crate::control::{self, Control, reload};
+use crate::drain::Drain;
+use crate::load::{self, Loaded};
+use crate::mailbox::{Mailbox, Request};
+use crate::metrics::MetricsHub;
+use crate::problem::{Problem, Severity};
+use crate::registry::{Registry, Snapshot};
+use crate::sys::ring::{Kernel, Recorded, Ring, Sockets};
+use crate::sys::socket::Listener;
+use crate::sys::thread;
+use crate::sys::uring::{SetupError, Uring};
+use crate::sys::waker::Waker;
+use crate::worker::Parts;
+use budget::Budget;
+use threads::Threads;
+
+/// How often the host's own addresses are looked up again.
+const ADDRESSES_PERIOD: Duration = Duration::from_secs(2);
+
+/// What surrounds the data plane.
+pub struct Options {
+    /// Read again when it, or a file that it names, changes.
+    pub config_file: PathBuf,
+    /// Whether SIGTERM, SIGINT and SIGHUP are handled.
+    pub signals: control::Signals,
+    /// Whether the admin server offers `/debug/`.
+    pub debug_endpoints: control::DebugEndpoints,
+    /// Changes the log level while running.
+    pub set_log_level: control::SetLogLevel,
+}
+
+/// A running proxy.
+#[derive(Debug)]
+pub struct App {
+    /// Where it listens.
+    pub addresses: Addresses,
+    shared: Shared,
+    threads: Threads,
+    control: control::Handle,
+}
+
+/// The addresses that are really bound; they tell the ports where 0 was asked for.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// Where redirected connections are accepted.
+    pub listen: Vec<SocketAddr>,
+    /// Admin, metrics and health.
+    pub control: control::Addresses,
+}
+
+/// What the threads share.
+#[derive(Debug, Clone)]
+struct Shared {
+    registry: Registry,
+    admission: Arc<Admission>,
+    metrics: MetricsHub,
+    drain: Drain,
+}
+
+impl App {
+    /// Starts on the kernel's io_uring and sockets.
+    ///
+    /// # Errors
+    /// What keeps it from serving, and how to mend that.
+    pub fn start(loaded: Loaded, options: Options) -> Result<Self> {
+        Self::start_on(loaded, options, Uring::new, Kernel)
+    }
+
+    /// Starts on rings that `make_ring` makes, each on its worker's thread, for a number of
+    /// buffers.
+    ///
+    /// # Errors
+    /// As [`App::start`].
+    pub fn start_on<R, S, F>(
+        loaded: Loaded,
+        options: Options,
+        make_ring: F,
+        sockets: S,
+    ) -> Result<Self>
+    where
+        R: Ring + fmt::Debug,
+        S: Sockets + Clone + Send + 'static,
+        F: Fn(u16) -> Result<R, SetupError> + Clone + Send + 'static,
+    {
+        let config = Arc::clone(&loaded.config);
+        listen::check_mark(&config)?;
+        let budget = Budget::plan(&config)?;
+        let listeners = listen::bind(&config, budget.workers)?;
+        let control = Control::bind(&config)?;
+        let addresses =
+            Addresses { listen: listen::addresses(&listeners)?, control: control.addresses() };
+        let source = reload_source(&loaded, options.config_file);
+        let shared = Shared {
+            registry: Registry::new(loaded.snapshot(1)),
+            admission: Admission::new(own_ports(&addresses), Vec::new()),
+            metrics: MetricsHub::new(config.metrics.series_max),
+            drain: Drain::default(),
+        };
+        refresh_own_addresses(&shared.admission);
+
+        let mut threads = Threads::new();
+        let mut mailboxes = Vec::new();
+        for (id, listeners) in listeners.into_iter().enumerate() {
+            let (mailbox, inbox, waker) = mailbox()?;
+            mailboxes.push(mailbox);
+            let parts = shared.parts(id, listeners, (inbox, waker), &config, &budget);
+            let (make_ring, buffers) = (make_ring.clone(), budget.buffers_per_worker);
+            let make_ring = move || make_ring(buffers);
+            threads.start(parts, budget.processor(id), make_ring, sockets.clone())?;
+        }
+        threads.await_ready()?;
+        let control = control
+            .start(control::Inputs {
+                registry: shared.registry.clone(),
+                drain: shared.drain.clone(),
+                workers: mailboxes,
+                metrics: shared.metrics.clone(),
+                source,
+                views: VIEWS,
+                set_log_level: options.set_log_level,
+                signals: options.signals,
+                debug: options.debug_endpoints,
+            })
+            .context("starting the control thread")?;
+        shared.serve(budget.connections_max(&config)?, &addresses, &budget);
+        threads.go();
+        Ok(Self { addresses, shared, threads, control })
+    }
+
+    /// Begins a drain, as SIGTERM does.
+    pub fn drain(&self, deadline: Duration) {
+        self.control.begin_drain(deadline);
+    }
+
+    /// Waits until a drain is complete, then ends the control plane.
+    pub fn wait(self) {
+        let mut running = self.threads.count();
+        while running > 0 {
+            match self.threads.ended.recv_timeout(ADDRESSES_PERIOD) {
+                Ok(()) => running -= 1,
+                Err(RecvTimeoutError::Timeout) => refresh_own_addresses(&self.shared.admission),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.threads.join();
+        self.control.stop();
+        tracing::info!("stopped");
+    }
+}
+
+impl Shared {
+    /// What worker `id` is made of.
+    fn parts(
+        &self,
+        id: usize,
+        listeners: Vec<Listener>,
+        (inbox, waker): (Receiver<Request>, Waker),
+        config: &Config,
+        budget: &Budget,
+    ) -> Parts {
+        Parts {
+            id,
+            listeners,
+            recorded: recorded(config.listen.capture),
+            reader: self.registry.reader(),
+            admission: Arc::clone(&self.admission),
+            metrics: self.metrics.worker(id),
+            drain: self.drain.clone(),
+            inbox,
+            waker,
+            pipes_max: budget.pipes_per_worker,
+        }
+    }
+
+    /// Lets connections in.
+    fn serve(&self, connections_max: u32, addresses: &Addresses, budget: &Budget) {
+        self.admission.set_limit(connections_max);
+        self.drain.serve();
+        tracing::info!(
+            workers = budget.workers,
+            connections.max = connections_max,
+            descriptors = budget.descriptors,
+            listen = ?addresses.listen,
+            admin = %addresses.control.admin,
+            metrics = %addresses.control.metrics,
+            health = %addresses.control.health,
+            "serving"
+        );
+    }
+}
+
+/// How the admin server shows the configuration and the registry.
+const VIEWS: control::Views = control::Views {
+    config: |config| serde_yaml::to_string(config).unwrap_or_default(),
+    services: |snapshot: &Snapshot| {
+        let services: Vec<_> = snapshot.services().collect();
+        serde_json::to_value(services).unwrap_or_default()
+    },
+};
+
+/// Where the later generations come from.
+fn reload_source(first: &Loaded, config_file: PathBuf) -> reload::Source {
+    let load = move || {
+        let mut loaded = load::load(&config_file)?;
+        if let Err(error) = listen::check_mark(&loaded.config) {
+            // It would fail every upstream connection.
+            loaded.problems.push(Problem {
+                severity: Severity::Error,
+                file: config_file.clone(),
+                line: None,
+                message: format!("{error:#}"),
+                fix: String::new(),
+            });
+            return Err(loaded.problems);
+        }
+        Ok(reload::Candidate {
+            config: Arc::clone(&loaded.config),
+            problems: std::mem::take(&mut loaded.problems),
+            files: std::mem::take(&mut loaded.files),
+            directories: std::mem::take(&mut loaded.directories),
+            fingerprint: loaded.fingerprint,
+            build: Box::new(move |generation| loaded.snapshot(generation)),
+        })
+    };
+    reload::Source {
+        load: Box::new(load),
+        files: first.files.clone(),
+        directories: first.directories.clone(),
+        fingerprint: first.fingerprint,
+        problems: first.problems.clone(),
+        restart_needed: |old, new| old.restart_needed(new),
+        poll: reload::POLL,
+        watching: reload::Watching::EventsAndPoll,
+    }
+}
+
+fn mailbox() -> Result<(Mailbox, Receiver<Request>, Waker)> {
+    let waker = Waker::new().context("eventfd")?;
+    let (mailbox, inbox) = Mailbox::new(Box::new(waker.clone()));
+    Ok((mailbox, inbox, waker))
+}
+
+fn recorded(capture: Capture) -> Recorded {
+    match capture {
+        Capture::Redirect => Recorded::ByConntrack,
+        Capture::Tproxy => Recorded::AsLocalAddress,
+    }
+}
+
+fn own_ports(addresses: &Addresses) -> Vec<u16> {
+    let control = [addresses.control.admin, addresses.control.metrics, addresses.control.health];
+    let all = addresses.listen.iter().chain(&control);
+    let mut ports: Vec<u16> = all.map(SocketAddr::port).collect();
+    ports.sort_unstable();
+    ports.dedup();
+    ports
+}
+
+fn refresh_own_addresses(admission: &Admission) {
+    match thread::interface_addresses() {
+        Ok(addresses) => admission.set_own_addresses(addresses),
+        Err(error) => tracing::warn!(%error, "the host's own addresses could not be read"),
+    }
+}

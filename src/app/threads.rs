@@ -1,0 +1,123 @@
+//! The worker threads: each pins itself, makes its ring, says that it is ready, and serves.
+
+use std::fmt;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use anyhow::{Context, Result};
+
+use crate::sys::ring::{Ring, Sockets};
+use crate::sys::thread;
+use crate::sys::uring::SetupError;
+use crate::worker::{Parts, Worker};
+
+/// Whether a worker has its ring.
+type Readiness = Result<(), SetupError>;
+
+/// All workers.
+#[derive(Debug)]
+pub(super) struct Threads {
+    running: Vec<JoinHandle<()>>,
+    ready: (Sender<Readiness>, Receiver<Readiness>),
+    end: Sender<()>,
+    /// Lets each worker begin.
+    go: Vec<Sender<()>>,
+    /// One message for each worker that has ended.
+    pub(super) ended: Receiver<()>,
+}
+
+impl Threads {
+    pub(super) fn new() -> Self {
+        let (end, ended) = channel();
+        Self { running: Vec::new(), ready: channel(), end, go: Vec::new(), ended }
+    }
+
+    /// Starts a worker on `processor`, with a ring that `make_ring` makes on its thread.
+    ///
+    /// # Errors
+    /// No thread can be had.
+    pub(super) fn start<R: Ring + fmt::Debug, S: Sockets + Send + 'static>(
+        &mut self,
+        parts: Parts,
+        processor: Option<usize>,
+        make_ring: impl FnOnce() -> Result<R, SetupError> + Send + 'static,
+        sockets: S,
+    ) -> Result<()> {
+        let id = parts.id;
+        let (ready, end) = (self.ready.0.clone(), self.end.clone());
+        let (go, begin) = channel();
+        self.go.push(go);
+        let run = move || {
+            let _abort = AbortOnPanic;
+            if let Some(Err(error)) = processor.map(thread::pin_to) {
+                tracing::warn!(worker = id, %error, "the worker could not be pinned");
+            }
+            // Nobody listens any more if another worker has failed, and the start with it.
+            let ring = match make_ring() {
+                Ok(ring) => ring,
+                Err(error) => return drop(ready.send(Err(error))),
+            };
+            tracing::debug!(worker = id, ?processor, ?ring, "worker ready");
+            let worker = Worker::new(parts, ring, sockets);
+            let _ = ready.send(Ok(()));
+            // Until then connections wait in the listeners' queues. It never comes if the start
+            // fails.
+            if begin.recv().is_err() {
+                return;
+            }
+            if let Err(error) = worker.run() {
+                tracing::error!(worker = id, %error, "the ring has failed, ending the process");
+                std::process::abort();
+            }
+            let _ = end.send(());
+        };
+        let name = format!("egret-worker-{id}");
+        let thread = std::thread::Builder::new().name(name).spawn(run);
+        self.running.push(thread.context("starting a worker thread")?);
+        Ok(())
+    }
+
+    /// Waits until every worker has its ring.
+    ///
+    /// # Errors
+    /// What keeps one of them from having it.
+    pub(super) fn await_ready(&self) -> Result<()> {
+        for _ in &self.running {
+            self.ready.1.recv().context("a worker ended before it was ready")??;
+        }
+        Ok(())
+    }
+
+    /// Lets them accept.
+    pub(super) fn go(&self) {
+        for go in &self.go {
+            // A worker that has gone has ended the process.
+            let _ = go.send(());
+        }
+    }
+
+    /// How many were started.
+    pub(super) fn count(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Waits until all have ended.
+    pub(super) fn join(self) {
+        for worker in self.running {
+            // A worker that panics has ended the process.
+            let _ = worker.join();
+        }
+    }
+}
+
+/// Ends the process when a worker panics: a proxy without one of its cores would blackhole that
+/// core's share of the connections, and a supervisor restarts it in a moment.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            std::process::abort();
+        }
+    }
+}

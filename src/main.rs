@@ -1,0 +1,168 @@
+//! Command line, logging, exit codes; no logic.
+
+use std::io::{IsTerminal, Write};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use egret::config::LogFormat;
+use egret::{app, check, control, load};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{Layer, Registry, reload};
+
+/// Exit code for a bad command line or configuration (EX_USAGE of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+/// A node-level egress proxy: relays or blackholes the connections that netfilter redirects to it,
+/// and counts and names every one.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  egret run --config /etc/egret/egret.yaml
+  egret check --config config/egret.yaml
+  egret explain 203.0.113.7:443 --source 10.1.2.3
+
+Exit codes: 0 success, 1 failure, 64 bad command line or configuration.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the proxy until SIGTERM or SIGINT.
+    #[command(after_help = "\
+Signals: SIGTERM or SIGINT drains and exits 0, a second one ends at once; SIGHUP reloads.
+
+Examples:
+  egret run                                  config/egret.yaml, else /etc/egret/egret.yaml
+  egret run --config /etc/egret/egret.yaml")]
+    Run {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Offer /debug/ on the admin server (for tests of the supervision)
+        #[arg(long, hide = true)]
+        debug_endpoints: bool,
+    },
+    /// Validate the configuration, the registry and the workloads; name every problem.
+    #[command(after_help = "\
+Examples:
+  egret check
+  egret check --config /etc/egret/egret.yaml && systemctl reload egret")]
+    Check {
+        #[command(flatten)]
+        config: ConfigFile,
+    },
+    /// Say which entry or policy decides on a connection, and how.
+    #[command(after_help = "\
+Examples:
+  egret explain 203.0.113.7:443
+  egret explain '[2001:db8::7]:5432' --source 10.1.2.3
+  egret explain 203.0.113.7:443 --host api.example.com")]
+    Explain {
+        #[command(flatten)]
+        config: ConfigFile,
+        /// Source address, which names the workload
+        #[arg(long, value_name = "IP")]
+        source: Option<IpAddr>,
+        /// Name that the workload uses
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        /// Original destination
+        #[arg(value_name = "IP:PORT")]
+        destination: SocketAddr,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// Configuration file [default: config/egret.yaml, else /etc/egret/egret.yaml]
+    #[arg(long = "config", value_name = "FILE")]
+    path: Option<PathBuf>,
+}
+
+impl ConfigFile {
+    fn path(self) -> PathBuf {
+        self.path.unwrap_or_else(check::default_config_file)
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            let code = if error.use_stderr() { EXIT_USAGE } else { 0 };
+            let _ = error.print();
+            return ExitCode::from(code);
+        }
+    };
+    match arguments.command {
+        Command::Run { config, debug_endpoints } => run(config.path(), debug_endpoints),
+        Command::Check { config } => report(&check::check(&config.path())),
+        Command::Explain { config, source, host, destination } => {
+            report(&check::explain(&config.path(), source, destination, host.as_deref()))
+        }
+    }
+}
+
+fn report(outcome: &check::Outcome) -> ExitCode {
+    // A reader that has gone away (`| head`) has seen enough.
+    let _ = std::io::stdout().write_all(outcome.text.as_bytes());
+    ExitCode::from(outcome.code)
+}
+
+fn run(config_file: PathBuf, debug_endpoints: bool) -> ExitCode {
+    let loaded = match load::load(&config_file) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            for problem in problems {
+                eprintln!("{problem}");
+            }
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let set_log_level = start_logging(&loaded.config.log);
+    for problem in &loaded.problems {
+        tracing::warn!(%problem, "configuration");
+    }
+    let options = app::Options {
+        config_file,
+        signals: control::Signals::Handle,
+        debug_endpoints: match debug_endpoints {
+            true => control::DebugEndpoints::On,
+            false => control::DebugEndpoints::Off,
+        },
+        set_log_level,
+    };
+    match app::App::start(loaded, options) {
+        Ok(app) => {
+            app.wait();
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "cannot start");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Sends events to standard error; returns the way to change the level.
+fn start_logging(log: &egret::config::Log) -> control::SetLogLevel {
+    let level = |name: &str| name.parse::<LevelFilter>().map_err(|error| error.to_string());
+    let (filter, handle) = reload::Layer::new(level(&log.level).unwrap_or(LevelFilter::INFO));
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match log.format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
+    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    Box::new(move |name| {
+        let level = level(name)?;
+        handle.modify(|filter| *filter = level).map_err(|error| error.to_string())
+    })
+}

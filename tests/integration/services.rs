@@ -1,0 +1,91 @@
+//! Connections that reach a registered service.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener};
+
+use egret::config::Mode;
+
+use crate::support::peer::read_to_reset;
+use crate::support::{Proxy, Setup, eventually};
+
+fn entry(ports: &str, endpoints: &[SocketAddr]) -> String {
+    let endpoints: String = endpoints
+        .iter()
+        .map(|endpoint| {
+            let (ip, port) = (endpoint.ip(), endpoint.port());
+            format!("  - address: {ip}\n    ports: {{ tcp-db: {port} }}\n")
+        })
+        .collect();
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+         metadata: {{ name: db, namespace: shop }}\nspec:\n  hosts: [db.example.com]\n  \
+         addresses: [192.0.2.10]\n  ports: [{ports}]\n  resolution: STATIC\n  \
+         endpoints:\n{endpoints}"
+    )
+}
+
+const PORT: &str = "{ number: 5432, name: tcp-db, protocol: TCP }";
+
+fn listeners(count: usize) -> (Vec<TcpListener>, Vec<SocketAddr>) {
+    let bind = |_| TcpListener::bind("127.0.0.1:0").unwrap();
+    let listeners: Vec<_> = (0..count).map(bind).collect();
+    let addresses = listeners.iter().map(|listener| listener.local_addr().unwrap()).collect();
+    (listeners, addresses)
+}
+
+fn database() -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, 10], 5432))
+}
+
+#[test]
+fn static_endpoints_are_used_in_turn_and_accounted_to_the_host() {
+    let (listeners, addresses) = listeners(3);
+    let registry = entry(PORT, &addresses);
+    let mode = Mode::RegistryOnly;
+    let proxy = Proxy::start(Setup { registry, mode, ..Setup::default() });
+    for round in 0..6_u8 {
+        let mut client = proxy.connect(database());
+        let (mut server, _) = listeners[usize::from(round) % 3].accept().unwrap();
+        client.write_all(&[round]).unwrap();
+        let mut got = [0];
+        server.read_exact(&mut got).unwrap();
+        assert_eq!(got, [round]);
+    }
+    proxy.is_quiet();
+    let labels = [
+        ("destination_service_name", "db.example.com"),
+        ("destination_service", "db.example.com"),
+        ("destination_service_namespace", "shop"),
+        ("response_flags", "-"),
+    ];
+    assert_eq!(proxy.sum("istio_tcp_connections_opened_total", &labels), 6.0);
+    assert_eq!(proxy.sum("istio_tcp_received_bytes_total", &labels), 6.0);
+}
+
+#[test]
+fn an_endpoint_that_refuses_is_passed_over() {
+    let (listeners, mut addresses) = listeners(1);
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    addresses.insert(0, closed);
+    let registry = entry(PORT, &addresses);
+    let proxy = Proxy::start(Setup { registry, ..Setup::default() });
+    for _ in 0..4 {
+        let client = proxy.connect(database());
+        let (server, _) = listeners[0].accept().unwrap();
+        drop((client, server));
+    }
+    proxy.is_quiet();
+    let refused = [("reason", "connect_refused")];
+    assert_eq!(proxy.sum("egret_connections_closed_total", &refused), 0.0);
+}
+
+#[test]
+fn when_every_endpoint_refuses_the_downstream_is_reset_once() {
+    let closed = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let registry = entry(PORT, &[closed(), closed()]);
+    let proxy = Proxy::start(Setup { registry, ..Setup::default() });
+    assert_eq!(read_to_reset(&mut proxy.connect(database())), (true, 0));
+    let labels = [("response_flags", "UF,URX"), ("destination_service_name", "db.example.com")];
+    eventually("it is counted", || proxy.sum("istio_tcp_connections_closed_total", &labels) == 1.0);
+    proxy.is_quiet();
+}

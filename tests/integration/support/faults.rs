@@ -1,0 +1,181 @@
+//! A ring that fails now and then, around a real one.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use egret::sys::buffers::Buffer;
+use egret::sys::ring::{Completion, Errno, Expect, Operation, Ring, Token, Trimmed};
+use egret::sys::socket::{Listener, Socket};
+use egret::sys::uring::Uring;
+use egret::sys::waker::Waker;
+
+/// Which operations fail, shared with the test.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Faults {
+    inner: Arc<Mutex<Plan>>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    /// Errors that the next accepts bring instead of their connections.
+    accepts: VecDeque<Errno>,
+    /// One in so many receives and sends fails without having been tried; 0: none.
+    one_in: u64,
+    errors: Vec<Errno>,
+    drawn: u64,
+    injected: u64,
+}
+
+impl Faults {
+    pub(crate) fn fail_accepts(&self, errors: impl IntoIterator<Item = Errno>) {
+        self.inner.lock().unwrap().accepts.extend(errors);
+    }
+
+    pub(crate) fn fail_one_in(&self, one_in: u64, errors: &[Errno]) {
+        let mut plan = self.inner.lock().unwrap();
+        plan.one_in = one_in;
+        plan.errors = errors.to_vec();
+    }
+
+    pub(crate) fn injected(&self) -> u64 {
+        self.inner.lock().unwrap().injected
+    }
+
+    fn accept_error(&self) -> Option<Errno> {
+        let mut plan = self.inner.lock().unwrap();
+        let error = plan.accepts.pop_front();
+        plan.injected += u64::from(error.is_some());
+        error
+    }
+
+    /// Draws from a fixed sequence, so that a failing run can be repeated.
+    fn draw(&self) -> Option<Errno> {
+        let mut plan = self.inner.lock().unwrap();
+        if plan.one_in == 0 {
+            return None;
+        }
+        plan.drawn += 1;
+        let mixed = plan.drawn.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        if !mixed.is_multiple_of(plan.one_in) {
+            return None;
+        }
+        plan.injected += 1;
+        let index = usize::try_from(plan.injected).unwrap() % plan.errors.len();
+        Some(plan.errors[index])
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct FaultyRing {
+    inner: Uring,
+    faults: Faults,
+    /// Completions of operations that were never submitted.
+    made_up: VecDeque<Completion>,
+}
+
+impl FaultyRing {
+    pub(crate) fn new(inner: Uring, faults: Faults) -> Self {
+        Self { inner, faults, made_up: VecDeque::new() }
+    }
+}
+
+impl Ring for FaultyRing {
+    fn accept(&mut self, listener: &Listener, token: Token) {
+        self.inner.accept(listener, token);
+    }
+
+    fn connect(&mut self, socket: &Socket, address: &SocketAddr, token: Token) {
+        self.inner.connect(socket, address, token);
+    }
+
+    fn receive(&mut self, socket: &Socket, expect: Expect, token: Token) {
+        match self.faults.draw() {
+            Some(error) => self.made_up.push_back(Completion::Received {
+                token,
+                result: Err(error),
+                expect: Expect::Nothing,
+            }),
+            None => self.inner.receive(socket, expect, token),
+        }
+    }
+
+    fn send(&mut self, socket: &Socket, buffer: &Buffer, offset: u32, token: Token) {
+        match self.faults.draw() {
+            // A send needs no buffer of the pool.
+            Some(error) if error != Errno::ENOBUFS => {
+                self.made_up.push_back(Completion::Sent { token, result: Err(error) });
+            }
+            _ => self.inner.send(socket, buffer, offset, token),
+        }
+    }
+
+    fn poll(&mut self, socket: &Socket, operation: Operation, token: Token) {
+        self.inner.poll(socket, operation, token);
+    }
+
+    fn poll_waker(&mut self, waker: &Waker, token: Token) {
+        self.inner.poll_waker(waker, token);
+    }
+
+    fn cancel(&mut self, operation: Operation, token: Token) {
+        self.inner.cancel(operation, token);
+    }
+
+    fn close(&mut self, socket: Socket) {
+        self.inner.close(socket);
+    }
+
+    fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
+        self.inner.bytes(buffer)
+    }
+
+    fn release(&mut self, buffer: Buffer) {
+        self.inner.release(buffer);
+    }
+
+    fn free_buffers(&self) -> usize {
+        self.inner.free_buffers()
+    }
+
+    fn trim(&mut self) -> Trimmed {
+        self.inner.trim()
+    }
+
+    fn submit(&mut self) -> io::Result<()> {
+        self.inner.submit()
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+        let timeout = if self.made_up.is_empty() { timeout } else { Some(Duration::ZERO) };
+        self.inner.wait(timeout)
+    }
+
+    fn next_completion(&mut self) -> Option<Completion> {
+        if let Some(completion) = self.made_up.pop_front() {
+            return Some(completion);
+        }
+        let completion = self.inner.next_completion()?;
+        let Completion::Accepted { token, result: Ok(socket), rearm } = completion else {
+            return Some(completion);
+        };
+        match self.faults.accept_error() {
+            Some(error) => {
+                self.inner.close(socket);
+                Some(Completion::Accepted { token, result: Err(error), rearm })
+            }
+            None => Some(Completion::Accepted { token, result: Ok(socket), rearm }),
+        }
+    }
+
+    fn now(&self) -> Instant {
+        self.inner.now()
+    }
+
+    fn overflows(&self) -> u64 {
+        self.inner.overflows()
+    }
+}
