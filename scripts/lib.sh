@@ -1,0 +1,101 @@
+# shellcheck shell=bash
+# What the other scripts share: messages, tools and packages, the user namespace, bounded waiting.
+# Sourced, never run; it changes nothing by itself.
+
+# say TEXT...: one line for the reader.
+say() {
+    printf '%s\n' "$*"
+}
+
+# die TEXT...: the error, which names the fix, and exit 1.
+die() {
+    printf '%s: error: %s\n' "${0##*/}" "$*" >&2
+    exit 1
+}
+
+# usage_error TEXT...: a wrong command line, exit 64.
+usage_error() {
+    printf '%s: error: %s (see %s --help)\n' "${0##*/}" "$*" "$0" >&2
+    exit 64
+}
+
+# print_header FILE: the comment at the head of a script, which is its help.
+print_header() {
+    sed -n '2,/^[^#]/{/^#/s/^# \{0,1\}//p}' "$1"
+}
+
+# have TOOL: whether it can be run. Debian keeps many of ours outside an ordinary user's PATH.
+have() {
+    command -v "$1" >/dev/null 2>&1
+}
+
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin
+
+# need_packages TOOL=PACKAGE...: install the packages whose tool is missing (as root on Debian),
+# else name them and stop. The services that packages bring along are not started.
+need_packages() {
+    local pair missing=()
+    for pair in "$@"; do
+        have "${pair%%=*}" || missing+=("${pair#*=}")
+    done
+    ((${#missing[@]})) || return 0
+    if ((EUID != 0)) || ! have apt-get; then
+        die "missing tools; install them with: apt-get install ${missing[*]}"
+    fi
+    say "installing ${missing[*]}"
+    install_quietly "${missing[@]}" ||
+        die "apt-get could not install ${missing[*]}; its messages are above"
+    for pair in "$@"; do
+        have "${pair%%=*}" || die "${pair%%=*} is still missing after installing ${pair#*=}"
+    done
+}
+
+# install_quietly PACKAGE...: apt-get, shown only when it fails.
+install_quietly() {
+    local log policy=/usr/sbin/policy-rc.d made_policy=0 code=0
+    log=$(mktemp)
+    # Debian's own switch against starting services on installation.
+    if [[ ! -e $policy ]]; then
+        made_policy=1
+        printf '#!/bin/sh\nexit 101\n' >"$policy"
+        chmod 755 "$policy"
+    fi
+    {
+        apt-get update &&
+            DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$@"
+    } >"$log" 2>&1 || code=$?
+    ((made_policy)) && rm -f "$policy"
+    ((code)) && cat "$log" >&2
+    rm -f "$log"
+    return "$code"
+}
+
+# become_root SCRIPT ARG...: go on as root. A user without root gets the script run again as the
+# root of a new user, network and mount namespace, where /run is private, so that `ip netns`
+# works; everything made there vanishes with the last process in it.
+become_root() {
+    ((EUID == 0)) && return 0
+    [[ -z ${EGRET_USER_NAMESPACE:-} ]] || die "not root inside the user namespace"
+    have unshare || die "unshare is missing; install the package util-linux, or run this as root"
+    unshare --user --map-root-user true 2>/dev/null ||
+        die "this kernel denies user namespaces to ordinary users; run this as root" \
+            "(or allow them: sysctl kernel.unprivileged_userns_clone=1 or" \
+            "kernel.apparmor_restrict_unprivileged_userns=0)"
+    EGRET_USER_NAMESPACE=1 exec unshare --user --map-root-user --net --mount -- \
+        bash -c 'mount -t tmpfs tmpfs /run && ip link set lo up && exec "$@"' bash "$@"
+}
+
+# wait_until SECONDS WHAT COMMAND...: run the command until it succeeds; stop with an error that
+# names WHAT when that takes longer.
+wait_until() {
+    local seconds=$1 what=$2 deadline
+    shift 2
+    deadline=$((SECONDS + seconds))
+    until "$@"; do
+        ((SECONDS < deadline)) || {
+            printf '%s: error: waited %s s for %s\n' "${0##*/}" "$seconds" "$what" >&2
+            return 1
+        }
+        sleep 0.05
+    done
+}

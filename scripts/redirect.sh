@@ -1,0 +1,361 @@
+#!/usr/bin/env bash
+# redirect.sh: nftables rules that hand the workloads' outgoing TCP connections to Egret.
+#
+#     scripts/redirect.sh up [OPTION...]     install the rules, replacing those of an earlier `up`
+#     scripts/redirect.sh down               remove them, and nothing else
+#     scripts/redirect.sh status             print them; exit 0 up, 3 down
+#
+# What is captured (at least one for `up`):
+#     --interface IF    TCP that arrives on this interface; repeatable, a final * is a wildcard
+#     --source CIDR     TCP that arrives from these addresses (IPv4 or IPv6); repeatable
+#     --local           TCP that processes of this network namespace open themselves
+#
+# What is left alone: loopback, link-local and multicast destinations, this node's own addresses,
+# and
+#     --exclude CIDR    these destinations; repeatable
+#     --mark N          packets that carry this mark: Egret's own (default 1337: `upstream.mark`)
+#     --uid UID         with --local: what this user opens, for an Egret without SO_MARK. Replaces
+#                       the mark unless --mark is given too
+#
+# How it reaches Egret:
+#     --mode redirect   nat: the destination becomes this node (default; `listen.capture: redirect`)
+#     --mode tproxy     no nat: the socket keeps the destination (`listen.capture: tproxy`)
+#     --port PORT       Egret's `listen.port` (default 15001)
+#     --dry-run         print what `up` would do, change nothing
+#
+# The rules act in the current network namespace and are made in one transaction, IPv4 and IPv6
+# together, in a table of their own, `inet egret`; no other table is touched. Mode tproxy adds the
+# firewall mark 15001 (0x3a99), the routing table 15001 and an `ip rule` of priority 15001 for each
+# address family. Connections that exist already keep the way they have.
+#
+# Needs nft, and ip for tproxy, and CAP_NET_ADMIN. Examples:
+#     scripts/redirect.sh up --interface 'cali*' --exclude 10.96.0.0/12
+#     scripts/redirect.sh up --mode tproxy --source 10.244.1.0/24 --source fd00:10:244:1::/64
+#     scripts/redirect.sh up --local --uid egret
+set -euo pipefail
+
+# shellcheck source=scripts/lib.sh
+. "$(dirname "$(readlink -f "$0")")/lib.sh"
+
+TABLE="inet egret"
+# The mark that turns a packet to the local routing table below. It must differ from every mark that
+# Egret puts on its own packets.
+TPROXY_MARK=15001
+ROUTE_TABLE=15001
+RULE_PRIORITY=15001
+
+MODE=redirect
+PORT=15001
+MARK=
+OWNER=
+LOCAL=
+DRY_RUN=
+INTERFACES=()
+SOURCES_V4=()
+SOURCES_V6=()
+# Link-local includes the clouds' metadata service, which must not be reached from the node's own
+# address on behalf of a workload.
+EXCLUDES_V4=(127.0.0.0/8 169.254.0.0/16 224.0.0.0/4)
+EXCLUDES_V6=(::1/128 fe80::/10 ff00::/8)
+
+main() {
+    local command=${1:-}
+    case $command in
+        -h | --help | help) print_header "$0" && exit 0 ;;
+        up | down | status) shift ;;
+        "") usage_error "a command is missing: up, down or status" ;;
+        *) usage_error "unknown command '$command'" ;;
+    esac
+    parse_options "$@"
+    if [[ $command == up ]]; then
+        check_options
+        if [[ $DRY_RUN ]]; then
+            print_plan
+            exit 0
+        fi
+    fi
+    require_nft
+    "redirect_$command"
+}
+
+parse_options() {
+    local option
+    while (($#)); do
+        option=$1
+        case $option in
+            -h | --help) print_header "$0" && exit 0 ;;
+            --local) LOCAL=1 && shift && continue ;;
+            --dry-run) DRY_RUN=1 && shift && continue ;;
+            --mode | --port | --mark | --uid | --interface | --source | --exclude) ;;
+            *) usage_error "unknown option '$option'" ;;
+        esac
+        (($# >= 2)) || usage_error "$option needs a value"
+        take_value "$option" "$2"
+        shift 2
+    done
+}
+
+take_value() {
+    local option=$1 value=$2
+    case $option in
+        --mode) MODE=$value ;;
+        --port) PORT=$value ;;
+        --mark) MARK=$value ;;
+        --uid) OWNER=$value ;;
+        --interface) INTERFACES+=("$value") ;;
+        --source)
+            check_cidr "$option" "$value"
+            if [[ $value == *:* ]]; then SOURCES_V6+=("$value"); else SOURCES_V4+=("$value"); fi
+            ;;
+        --exclude)
+            check_cidr "$option" "$value"
+            if [[ $value == *:* ]]; then EXCLUDES_V6+=("$value"); else EXCLUDES_V4+=("$value"); fi
+            ;;
+    esac
+}
+
+check_cidr() {
+    [[ $2 =~ ^[0-9]+\.[0-9]+\.[0-9]+\.[0-9]+(/[0-9]{1,2})?$ ||
+        $2 =~ ^[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(/[0-9]{1,3})?$ ]] ||
+        usage_error "$1 takes an address or CIDR such as 10.0.0.0/8 or fd00::/8, not '$2'"
+}
+
+check_options() {
+    local interface
+    [[ $MODE == redirect || $MODE == tproxy ]] ||
+        usage_error "--mode is redirect or tproxy, not '$MODE'"
+    if ! [[ $PORT =~ ^[1-9][0-9]{0,4}$ ]] || ((PORT > 65535)); then
+        usage_error "--port is 1 to 65535, not '$PORT'"
+    fi
+    [[ $OWNER =~ ^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$ ]] ||
+        usage_error "--uid takes a user's name or number, not '$OWNER'"
+    if [[ $OWNER && ! $LOCAL ]]; then
+        usage_error "--uid tells local processes apart: it needs --local"
+    fi
+    if [[ ! $MARK && ! $OWNER ]]; then
+        MARK=1337
+    fi
+    if [[ $MARK ]]; then
+        [[ $MARK =~ ^(0x[0-9a-fA-F]{1,8}|[1-9][0-9]{0,9})$ ]] ||
+            usage_error "--mark takes a number above 0, not '$MARK'"
+        ((MARK != TPROXY_MARK)) ||
+            usage_error "--mark $MARK is the mark that tproxy mode uses itself; take another one"
+    fi
+    ((${#INTERFACES[@]} + ${#SOURCES_V4[@]} + ${#SOURCES_V6[@]})) || [[ $LOCAL ]] ||
+        usage_error "nothing to capture: give --interface, --source or --local"
+    for interface in "${INTERFACES[@]}"; do
+        [[ $interface =~ ^[A-Za-z0-9_.@-]{1,15}\*?$ ]] ||
+            usage_error "'$interface' is no interface name"
+    done
+}
+
+redirect_up() {
+    local interface
+    [[ $MODE == redirect ]] || have ip || die "ip is missing; install the package iproute2"
+    for interface in "${INTERFACES[@]}"; do
+        [[ $interface == *\* ]] || ! have ip || ip link show dev "$interface" >/dev/null 2>&1 ||
+            die "there is no interface '$interface' here; \`ip link\` lists them"
+    done
+    # The routes come before the rules that need them and go after them, so that a packet that a
+    # rule has marked always finds its route.
+    if [[ $MODE == tproxy ]]; then
+        routes_up
+    fi
+    if ! nft_script | nft -f -; then
+        [[ $MODE != tproxy ]] || nft list table inet egret >/dev/null 2>&1 || routes_down
+        die "nft refused the rules (its message is above); nothing was changed." \
+            "--dry-run shows them. Kernel 5.10 or newer with nf_tables is needed"
+    fi
+    if [[ $MODE == redirect ]]; then
+        routes_down
+    fi
+    say "up: $(summary)"
+}
+
+redirect_down() {
+    nft -f - <<<"table $TABLE
+delete table $TABLE" || die "nft could not remove the table $TABLE (its message is above)"
+    routes_down
+    say "down"
+}
+
+redirect_status() {
+    local rules
+    if ! rules=$(nft list table inet egret 2>/dev/null); then
+        say "down"
+        exit 3
+    fi
+    if [[ $rules == *tproxy* ]] && ! routes_complete; then
+        say "down: the table is there, its routes are not; run \`redirect.sh up\` again"
+        exit 3
+    fi
+    say "up"
+    say "$rules"
+    if [[ $rules == *tproxy* ]]; then
+        ip -4 rule show priority $RULE_PRIORITY
+        ip -6 rule show priority $RULE_PRIORITY
+    fi
+}
+
+summary() {
+    local what=("${INTERFACES[@]}" "${SOURCES_V4[@]}" "${SOURCES_V6[@]}")
+    printf 'TCP from %s goes to port %s (%s)' \
+        "${what[*]}${LOCAL:+${what[*]:+ }local processes}" "$PORT" "$MODE"
+}
+
+print_plan() {
+    nft_script
+    if [[ $MODE == tproxy ]]; then
+        say "# and, for mode tproxy:"
+        say "# ip -4 route replace local 0.0.0.0/0 dev lo table $ROUTE_TABLE"
+        say "# ip -6 route replace local ::/0 dev lo table $ROUTE_TABLE"
+        say "# ip -4 rule add fwmark $TPROXY_MARK lookup $ROUTE_TABLE priority $RULE_PRIORITY"
+        say "# ip -6 rule add fwmark $TPROXY_MARK lookup $ROUTE_TABLE priority $RULE_PRIORITY"
+    fi
+}
+
+# The whole table. Creating it before deleting it makes the script right whether it is there or not.
+nft_script() {
+    say "table $TABLE"
+    say "delete table $TABLE"
+    say "table $TABLE {"
+    print_set excluded_v4 ipv4_addr "${EXCLUDES_V4[@]}"
+    print_set excluded_v6 ipv6_addr "${EXCLUDES_V6[@]}"
+    "chains_$MODE"
+    say "}"
+}
+
+# print_set NAME TYPE ELEMENT...
+print_set() {
+    local name=$1 type=$2 IFS=,
+    shift 2
+    say "    set $name {"
+    say "        type $type"
+    say "        flags interval"
+    say "        auto-merge"
+    say "        elements = { $* }"
+    say "    }"
+}
+
+chains_redirect() {
+    say "    chain prerouting {"
+    say "        type nat hook prerouting priority dstnat; policy accept;"
+    captured_jumps
+    say "    }"
+    if [[ $LOCAL ]]; then
+        say "    chain output {"
+        say "        type nat hook output priority -100; policy accept;"
+        say "        meta l4proto tcp jump capture"
+        say "    }"
+    fi
+    say "    chain capture {"
+    left_alone
+    say "        meta l4proto tcp counter redirect to :$PORT"
+    say "    }"
+}
+
+chains_tproxy() {
+    say "    chain prerouting {"
+    say "        type filter hook prerouting priority mangle; policy accept;"
+    # Packets of connections that Egret has accepted go to their sockets, whatever the rules say now.
+    # A listener that is bound to every address is no such socket.
+    say "        meta l4proto tcp socket transparent 1 socket wildcard 0" \
+        "meta mark set $TPROXY_MARK accept"
+    captured_jumps
+    # What the output chain has marked comes back by the loopback interface.
+    if [[ $LOCAL ]]; then
+        say "        iifname lo meta mark $TPROXY_MARK jump capture"
+    fi
+    say "    }"
+    if [[ $LOCAL ]]; then
+        say "    chain output {"
+        say "        type route hook output priority mangle; policy accept;"
+        say "        meta l4proto tcp jump divert"
+        say "    }"
+        say "    chain divert {"
+        left_alone
+        # Answers of Egret and of every other server here belong to connections that were opened
+        # from elsewhere.
+        say "        ct direction original meta mark set $TPROXY_MARK"
+        say "    }"
+    fi
+    say "    chain capture {"
+    left_alone
+    say "        meta nfproto ipv4 meta l4proto tcp counter" \
+        "tproxy ip to :$PORT meta mark set $TPROXY_MARK accept"
+    say "        meta nfproto ipv6 meta l4proto tcp counter" \
+        "tproxy ip6 to :$PORT meta mark set $TPROXY_MARK accept"
+    say "    }"
+}
+
+# The rules that pick what is captured on its way in.
+captured_jumps() {
+    local interface IFS=,
+    for interface in "${INTERFACES[@]}"; do
+        say "        iifname \"$interface\" meta l4proto tcp jump capture"
+    done
+    if ((${#SOURCES_V4[@]})); then
+        say "        ip saddr { ${SOURCES_V4[*]} } meta l4proto tcp jump capture"
+    fi
+    if ((${#SOURCES_V6[@]})); then
+        say "        ip6 saddr { ${SOURCES_V6[*]} } meta l4proto tcp jump capture"
+    fi
+}
+
+left_alone() {
+    if [[ $MARK ]]; then
+        say "        meta mark $MARK return"
+    fi
+    # Packets that arrive have no owner; for them this rule does not match.
+    if [[ $OWNER ]]; then
+        say "        meta skuid $OWNER return"
+    fi
+    say "        fib daddr type local return"
+    say "        ip daddr @excluded_v4 return"
+    say "        ip6 daddr @excluded_v6 return"
+}
+
+routes_up() {
+    ip -4 route replace local 0.0.0.0/0 dev lo table $ROUTE_TABLE
+    ip -6 route replace local ::/0 dev lo table $ROUTE_TABLE
+    local family
+    for family in -4 -6; do
+        has_rule $family ||
+            ip $family rule add fwmark $TPROXY_MARK lookup $ROUTE_TABLE priority $RULE_PRIORITY
+    done
+}
+
+routes_down() {
+    local family
+    have ip || return 0
+    for family in -4 -6; do
+        while has_rule $family; do
+            ip $family rule del fwmark $TPROXY_MARK lookup $ROUTE_TABLE priority $RULE_PRIORITY
+        done
+    done
+    ip -4 route del local 0.0.0.0/0 dev lo table $ROUTE_TABLE 2>/dev/null || true
+    ip -6 route del local ::/0 dev lo table $ROUTE_TABLE 2>/dev/null || true
+}
+
+routes_complete() {
+    has_rule -4 && has_rule -6 &&
+        ip -4 route show table $ROUTE_TABLE 2>/dev/null | grep -q '^local default dev lo' &&
+        ip -6 route show table $ROUTE_TABLE 2>/dev/null | grep -q '^local default dev lo'
+}
+
+has_rule() {
+    ip "$1" rule show priority $RULE_PRIORITY 2>/dev/null |
+        grep -q "fwmark 0x3a99 lookup $ROUTE_TABLE"
+}
+
+require_nft() {
+    local message
+    have nft || die "nft is missing; install the package nftables"
+    message=$(nft list tables 2>&1 >/dev/null) && return 0
+    if [[ $message == *"not permitted"* ]]; then
+        die "changing rules needs CAP_NET_ADMIN in this network namespace; run this as root"
+    fi
+    die "nft does not work here: $message"
+}
+
+main "$@"
