@@ -1,0 +1,149 @@
+//! Upstream connections that cannot be made: the downstream learns it at once, by a reset.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::lab::{FAMILIES, Lab, Part, outside, web};
+use crate::options::{Options, static_entry};
+use crate::peer::{End, echo};
+use crate::proxy::Proxy;
+use crate::scrape::{ACCEPTS, CLOSED, ENDED, OPENED};
+
+/// Connects and waits for the reset; how long that took.
+fn time_to_reset(lab: &Lab, to: SocketAddr) -> Duration {
+    let start = Instant::now();
+    assert_eq!(lab.cut_off(Part::Pod, to), (0, End::Reset));
+    start.elapsed()
+}
+
+/// Tries that often; the machine may be busy during one of them.
+const TRIES: usize = 21;
+
+fn is_reset_at_once(lab: &Lab, to: SocketAddr) {
+    let mut times: Vec<Duration> = (0..TRIES).map(|_| time_to_reset(lab, to)).collect();
+    times.sort();
+    let median = times[TRIES / 2];
+    assert!(median < Duration::from_millis(10), "{to}: {times:?}");
+}
+
+fn is_counted_as_failed(proxy: &Proxy<'_>, connections: usize, reason: &str) {
+    let connections = connections as u64;
+    proxy.wait_for_metric(CLOSED, &[("response_flags", "UF,URX")], connections);
+    proxy.wait_for_metric(ENDED, &[("reason", reason)], connections);
+    let scrape = proxy.scrape();
+    assert_eq!(scrape.sum(OPENED, &[]), 0, "nothing was opened");
+    assert_eq!(scrape.sum(CLOSED, &[]), connections, "nothing else was closed");
+}
+
+#[test]
+fn a_refused_connection_is_reset_at_once_and_counted() {
+    let lab = Lab::alone();
+    let proxy = Proxy::start(&lab, &Options::default());
+    for family in FAMILIES {
+        is_reset_at_once(&lab, outside(10, family, 9));
+    }
+    is_counted_as_failed(&proxy, 2 * TRIES, "connect_refused");
+    proxy.finish();
+}
+
+#[test]
+fn an_unreachable_host_is_reset_soon_and_counted() {
+    let lab = Lab::alone();
+    let proxy = Proxy::start(&lab, &Options::default());
+    // From the router beyond, as ICMP messages.
+    lab.nft(
+        Part::Outside,
+        "table inet faults { chain input { type filter hook input priority 0; \
+         tcp dport 81 reject with icmpx type host-unreachable; \
+         tcp dport 82 reject with icmpx type admin-prohibited; }; }",
+    );
+    // ICMP errors are limited in their rate; the lab's are not to be.
+    lab.set_sysctl(Part::Outside, "net/ipv4/icmp_ratelimit", "0");
+    lab.set_sysctl(Part::Outside, "net/ipv6/icmp/ratelimit", "0");
+    // IORING_OP_CONNECT may report success for such a connection: the message waits in the error
+    // queue of the IPv4 socket (ip_icmp_error), which to the ring is a poll event without an error.
+    // In the lab the ICMP message arrives while connect(2) still holds the socket, and then TCP
+    // only takes note of it until it sends the SYN again, after 1 s (tcp_v4_err,
+    // sock_owned_by_user).
+    for (family, port) in FAMILIES.into_iter().flat_map(|family| [(family, 81), (family, 82)]) {
+        let elapsed = time_to_reset(&lab, outside(10, family, port));
+        assert!(elapsed < Duration::from_secs(3), "{family:?} {port}: {elapsed:?}");
+    }
+    proxy.wait_for_metric(CLOSED, &[("response_flags", "UF,URX")], 4);
+    assert_eq!(proxy.metric(OPENED, &[]), 0, "nothing was opened");
+    proxy.finish();
+}
+
+#[test]
+fn a_destination_without_a_route_is_reset_at_once_and_counted() {
+    let lab = Lab::alone();
+    let proxy = Proxy::start(&lab, &Options::default());
+    // The node of the lab has no default route.
+    let nowhere = ["198.51.100.1:80", "[2001:db8::1]:80"];
+    for to in nowhere {
+        is_reset_at_once(&lab, to.parse().expect("it is an address"));
+    }
+    is_counted_as_failed(&proxy, 2 * TRIES, "connect_unreachable");
+    proxy.finish();
+}
+
+#[test]
+fn a_destination_that_does_not_answer_is_reset_at_the_timeout_and_counted() {
+    let lab = Lab::alone();
+    let connect = Duration::from_millis(800);
+    let proxy = Proxy::start(&lab, &Options { connect, ..Options::default() });
+    lab.nft(
+        Part::Outside,
+        "table inet faults { chain input { type filter hook input priority 0; \
+         tcp dport 81 drop; }; }",
+    );
+    for family in FAMILIES {
+        let elapsed = time_to_reset(&lab, outside(10, family, 81));
+        // Timers are coarse: they may be late by some, but never early.
+        let limits = connect.mul_f64(0.95)..connect + Duration::from_millis(1200);
+        assert!(limits.contains(&elapsed), "{elapsed:?}");
+    }
+    is_counted_as_failed(&proxy, 2, "connect_timeout");
+    proxy.finish();
+}
+
+#[test]
+fn a_downstream_that_leaves_while_the_connect_is_pending_leaves_nothing_behind() {
+    let lab = Lab::new();
+    let connect = Duration::from_millis(1500);
+    let proxy = Proxy::start(&lab, &Options { connect, ..Options::default() });
+    lab.nft(
+        Part::Outside,
+        "table inet faults { chain input { type filter hook input priority 0; \
+         tcp dport 81 drop; }; }",
+    );
+    for turn in 0..20 {
+        let mut peer = lab.connect(web(10, 81));
+        proxy.wait_for_metric(ACCEPTS, &[("result", "accepted")], turn + 1);
+        peer.send(100);
+        if turn % 2 == 0 {
+            peer.reset();
+        }
+    }
+    proxy.wait_for_metric(CLOSED, &[], 20);
+    assert_eq!(proxy.metric(OPENED, &[]), 0);
+    proxy.finish();
+}
+
+#[test]
+fn a_service_with_a_dead_endpoint_is_served_by_the_next() {
+    let lab = Lab::new();
+    let mut registry = static_entry("orders.example.com", "203.0.113.11", "203.0.113.12");
+    registry.push_str("  - address: \"203.0.113.13\"\n");
+    let proxy = Proxy::start(&lab, &Options { registry, ..Options::default() });
+    // Nobody listens on .12, the first endpoint.
+    let server = lab.serve(web(13, 8080), echo);
+    for _ in 0..20 {
+        lab.connect(web(11, 80)).ping();
+    }
+    let service = [("destination_service_name", "orders.example.com")];
+    proxy.wait_for_metric(CLOSED, &service, 20);
+    assert_eq!(proxy.metric(OPENED, &service), 20);
+    assert_eq!(server.finish(), 20);
+    proxy.finish();
+}

@@ -1,0 +1,27 @@
+//! End-to-end tests: the real binary, real redirects, real namespaces.
+//!
+//! Each test makes a lab of its own (`lab`: a workload's pod, its node, the world outside), starts
+//! the proxy in the node (`proxy`), and lets scripted peers (`peer`) talk through it. A test that
+//! ends well ends with the baseline check: descriptors, threads and gauges are back where they
+//! started, and the byte counters agree with what the peers counted themselves.
+//!
+//! They need root, or a user namespace: `scripts/lab.sh enter cargo test --test netns`. With
+//! `EGRET_BINARY` set they test that program instead of the one that cargo has built.
+
+mod blackhole;
+mod connect;
+mod drain;
+mod idle;
+mod lab;
+mod limits;
+mod metrics;
+mod options;
+mod pattern;
+mod peer;
+mod proxy;
+mod relay;
+mod reload;
+mod reset;
+mod rules;
+mod scrape;
+mod self_call;
