@@ -1,0 +1,299 @@
+//! One request's head: what it asks for, of whom, and how its body is framed.
+//!
+//! The syntax is `httparse`'s, in its strict form; the rules about what may stand together are
+//! here. Whoever has a [`RequestHead`] knows exactly one Host and exactly one end of the body.
+
+use std::mem::MaybeUninit;
+use std::ops::Range;
+
+use super::{HEADERS_MAX, Refusal, content_length, list};
+use crate::sniff::{Authority, Name, NameError};
+
+/// The port that an `http` target without one means.
+const HTTP_PORT: u16 = 80;
+
+/// What one request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestHead {
+    /// The method.
+    pub method: Method,
+    /// The host's name; `None`: an IP literal, an empty Host, or HTTP/1.0 without Host.
+    pub host: Option<Name>,
+    /// The port, if Host has one.
+    pub port: Option<u16>,
+    /// The version.
+    pub version: Version,
+    /// The bytes of the head, with the empty lines before it and the one that ends it.
+    pub head_len: usize,
+    /// How the body is framed.
+    pub body: Body,
+    /// The client waits for a 100 before it sends the body.
+    pub expect_continue: bool,
+    /// The protocol that it wants to go on with.
+    pub upgrade: Upgrade,
+    /// The connection can serve another request afterwards.
+    pub keep_alive: bool,
+    /// Where in the head the method stands, for the log. It is not escaped.
+    pub method_range: Range<usize>,
+    /// Where in the head the target stands, for the log. It is not escaped.
+    pub target_range: Range<usize>,
+}
+
+/// A request's method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// GET
+    Get,
+    /// HEAD: its answer has no body.
+    Head,
+    /// POST
+    Post,
+    /// PUT
+    Put,
+    /// DELETE
+    Delete,
+    /// OPTIONS
+    Options,
+    /// PATCH
+    Patch,
+    /// TRACE
+    Trace,
+    /// Any other but CONNECT, which is refused.
+    Other,
+}
+
+/// A version of HTTP/1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Version {
+    /// HTTP/1.0
+    Http10,
+    /// HTTP/1.1
+    Http11,
+}
+
+/// How a request's body is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Body {
+    /// There is none (or one of length 0).
+    None,
+    /// So many bytes, at least one.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+}
+
+/// The protocol that a client wants to change to. `Connection: upgrade` is not asked for: an
+/// upstream may be as lenient.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Upgrade {
+    /// None.
+    No,
+    /// HTTP/2 (`h2c`), in which later requests would go unseen.
+    H2c,
+    /// Another, such as `websocket`.
+    Other,
+}
+
+/// The fields that matter, each as often as it came.
+#[derive(Default)]
+struct Fields<'a> {
+    host: Option<&'a [u8]>,
+    length: Option<&'a [u8]>,
+    coding: Option<&'a [u8]>,
+    expect_continue: bool,
+    upgrade: bool,
+    upgrade_h2c: bool,
+    close: bool,
+    keep_alive: bool,
+}
+
+impl RequestHead {
+    /// Reads `head`, which [`super::head_end::HeadEnd`] has cut out.
+    pub(super) fn parse(head: &[u8]) -> Result<Self, Refusal> {
+        let mut storage = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut request = httparse::Request::new(&mut []);
+        let parsed = request.parse_with_uninit_headers(head, &mut storage).map_err(refusal)?;
+        let (Some(method), Some(target), Some(version)) =
+            (request.method, request.path, request.version)
+        else {
+            return Err(Refusal::BadRequestLine);
+        };
+        // The parser and the search for the end see the same end, or nobody knows where it is.
+        if parsed != httparse::Status::Complete(head.len()) {
+            return Err(Refusal::BareLineEnd);
+        }
+        let version = match version {
+            0 => Version::Http10,
+            _ => Version::Http11,
+        };
+        let fields = Fields::collect(request.headers)?;
+        let body = fields.body(version)?;
+        let authority = authority(method, target, version, fields.host)?;
+        let method_start = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+        let target_start = method_start + method.len() + 1;
+        Ok(Self {
+            method: Method::of(method),
+            port: authority.as_ref().and_then(|authority| authority.port),
+            host: authority.and_then(|authority| authority.host.into_name()),
+            version,
+            head_len: head.len(),
+            body,
+            expect_continue: fields.expect_continue,
+            upgrade: fields.upgrade(),
+            keep_alive: fields.keeps_alive(version),
+            method_range: method_start..method_start + method.len(),
+            target_range: target_start..target_start + target.len(),
+        })
+    }
+}
+
+impl Method {
+    fn of(method: &str) -> Self {
+        match method {
+            "GET" => Self::Get,
+            "HEAD" => Self::Head,
+            "POST" => Self::Post,
+            "PUT" => Self::Put,
+            "DELETE" => Self::Delete,
+            "OPTIONS" => Self::Options,
+            "PATCH" => Self::Patch,
+            "TRACE" => Self::Trace,
+            _ => Self::Other,
+        }
+    }
+}
+
+impl<'a> Fields<'a> {
+    fn collect(headers: &[httparse::Header<'a>]) -> Result<Self, Refusal> {
+        let mut fields = Self::default();
+        for httparse::Header { name, value } in headers {
+            // The length first: most fields are none of these.
+            match name.len() {
+                4 if name.eq_ignore_ascii_case("host") => {
+                    once(&mut fields.host, value, Refusal::SeveralHosts)?;
+                }
+                6 if name.eq_ignore_ascii_case("expect") => {
+                    fields.expect_continue |= has(value, b"100-continue");
+                }
+                7 if name.eq_ignore_ascii_case("upgrade") => {
+                    fields.upgrade = true;
+                    fields.upgrade_h2c |= has(value, b"h2c");
+                }
+                10 if name.eq_ignore_ascii_case("connection") => {
+                    fields.close |= has(value, b"close");
+                    fields.keep_alive |= has(value, b"keep-alive");
+                }
+                14 if name.eq_ignore_ascii_case("content-length") => {
+                    once(&mut fields.length, value, Refusal::SeveralLengths)?;
+                }
+                17 if name.eq_ignore_ascii_case("transfer-encoding") => {
+                    once(&mut fields.coding, value, Refusal::BadCoding)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(fields)
+    }
+
+    fn body(&self, version: Version) -> Result<Body, Refusal> {
+        match (self.coding, self.length, version) {
+            (None, None, _) => Ok(Body::None),
+            (None, Some(length), _) => match content_length(length) {
+                None => Err(Refusal::BadLength),
+                Some(0) => Ok(Body::None),
+                Some(length) => Ok(Body::Length(length)),
+            },
+            (Some(_), Some(_), _) => Err(Refusal::LengthWithCoding),
+            (Some(_), None, Version::Http10) => Err(Refusal::CodingInHttp10),
+            (Some(coding), None, Version::Http11) => {
+                match coding.eq_ignore_ascii_case(b"chunked") {
+                    true => Ok(Body::Chunked),
+                    false => Err(Refusal::BadCoding),
+                }
+            }
+        }
+    }
+
+    fn upgrade(&self) -> Upgrade {
+        match (self.upgrade, self.upgrade_h2c) {
+            (false, _) => Upgrade::No,
+            (true, true) => Upgrade::H2c,
+            (true, false) => Upgrade::Other,
+        }
+    }
+
+    fn keeps_alive(&self, version: Version) -> bool {
+        !self.close && (self.keep_alive || version == Version::Http11)
+    }
+}
+
+fn once<'a>(slot: &mut Option<&'a [u8]>, value: &'a [u8], again: Refusal) -> Result<(), Refusal> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(again),
+    }
+}
+
+fn has(value: &[u8], member: &[u8]) -> bool {
+    list(value).any(|listed| listed.eq_ignore_ascii_case(member))
+}
+
+/// Whom the request is for (RFC 9112 3.2). `None`: it does not say.
+fn authority(
+    method: &str,
+    target: &str,
+    version: Version,
+    host: Option<&[u8]>,
+) -> Result<Option<Authority>, Refusal> {
+    if method.eq_ignore_ascii_case("connect") {
+        return Err(Refusal::Connect);
+    }
+    let host = match (host, version) {
+        (None, Version::Http11) => return Err(Refusal::NoHost),
+        (None, Version::Http10) => None,
+        (Some(host), _) => named(host)?,
+    };
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok(host);
+    }
+    let in_target = absolute_form(target).ok_or(Refusal::BadTarget)?;
+    let in_target = Authority::parse(in_target).map_err(Refusal::BadHost)?;
+    match host {
+        None if version == Version::Http10 => Ok(Some(in_target)),
+        Some(host) if is_same(&host, &in_target) => Ok(Some(host)),
+        _ => Err(Refusal::HostMismatch),
+    }
+}
+
+/// The host that a Host field names; an empty one names none (RFC 9110 7.2).
+fn named(value: &[u8]) -> Result<Option<Authority>, Refusal> {
+    match Authority::parse(value) {
+        Ok(authority) => Ok(Some(authority)),
+        Err(NameError::Empty) if value.is_empty() => Ok(None),
+        Err(error) => Err(Refusal::BadHost(error)),
+    }
+}
+
+/// The authority of an absolute `http` target. Other schemes have no business on a connection that
+/// is not encrypted.
+fn absolute_form(target: &str) -> Option<&[u8]> {
+    let target = target.as_bytes();
+    let (scheme, rest) = target.split_at_checked("http://".len())?;
+    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
+    scheme.eq_ignore_ascii_case(b"http://").then(|| &rest[..end.unwrap_or(rest.len())])
+}
+
+fn is_same(one: &Authority, other: &Authority) -> bool {
+    one.host == other.host && one.port.unwrap_or(HTTP_PORT) == other.port.unwrap_or(HTTP_PORT)
+}
+
+fn refusal(error: httparse::Error) -> Refusal {
+    match error {
+        httparse::Error::HeaderName => Refusal::BadFieldName,
+        httparse::Error::HeaderValue => Refusal::BadFieldValue,
+        httparse::Error::NewLine => Refusal::BareLineEnd,
+        httparse::Error::Token | httparse::Error::Status => Refusal::BadRequestLine,
+        httparse::Error::TooManyHeaders => Refusal::TooManyHeaders,
+        httparse::Error::Version => Refusal::BadVersion,
+    }
+}

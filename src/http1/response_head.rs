@@ -1,0 +1,161 @@
+//! One answer's head: its status, and where its body ends.
+//!
+//! Lenient where servers are sloppy and the framing is still plain: bare LF, folded fields, space
+//! before a colon, fields that are none. Where it is not plain, the body runs until the connection
+//! closes, or the framing is lost ([`Lost`]).
+
+use std::mem::MaybeUninit;
+
+use super::response_stream::{Asked, Lost};
+use super::{HEADERS_MAX, Version, content_length, list};
+
+/// What one answer is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ResponseHead {
+    /// The status, 100 to 999.
+    pub status: u16,
+    /// The version.
+    pub version: Version,
+    /// The bytes of the head.
+    pub head_len: usize,
+    /// How the body is framed.
+    pub body: ResponseBody,
+    /// The connection can carry another answer afterwards.
+    pub keep_alive: bool,
+    /// What it does to the connection.
+    pub turn: Turn,
+}
+
+/// What an answer does to the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Turn {
+    /// Nothing: the request's own answer is still to come (1xx).
+    Interim,
+    /// It is the answer.
+    Final,
+    /// It is the answer to a request that wanted another protocol, and declines:
+    /// [`super::RequestStream::upgrade_declined`].
+    Declined,
+    /// The connection changes its protocol (101): [`super::RequestStream::upgraded`].
+    Switched,
+}
+
+/// How an answer's body is framed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResponseBody {
+    /// There is none (or one of length 0).
+    None,
+    /// So many bytes, at least one.
+    Length(u64),
+    /// In chunks.
+    Chunked,
+    /// Until the upstream closes.
+    UntilClose,
+}
+
+/// The fields that matter.
+#[derive(Default)]
+struct Fields {
+    length: Option<u64>,
+    coding: Coding,
+    close: bool,
+    keep_alive: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Coding {
+    #[default]
+    Absent,
+    Chunked,
+    /// Another, or several.
+    Other,
+}
+
+impl ResponseHead {
+    /// Reads `head`, which [`super::head_end::HeadEnd`] has cut out, as the answer to `asked`.
+    pub(super) fn parse(head: &[u8], asked: Asked) -> Result<Self, Lost> {
+        let mut storage = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+        let mut response = httparse::Response::new(&mut []);
+        let parsed = httparse::ParserConfig::default()
+            .allow_spaces_after_header_name_in_responses(true)
+            .allow_obsolete_multiline_headers_in_responses(true)
+            .allow_multiple_spaces_in_response_status_delimiters(true)
+            .ignore_invalid_headers_in_responses(true)
+            .parse_response_with_uninit_headers(&mut response, head, &mut storage);
+        let (Ok(httparse::Status::Complete(parsed_len)), Some(status @ 100..), Some(version)) =
+            (parsed, response.code, response.version)
+        else {
+            return Err(Lost::BadHead);
+        };
+        if parsed_len != head.len() {
+            return Err(Lost::BadHead);
+        }
+        let version = match version {
+            0 => Version::Http10,
+            _ => Version::Http11,
+        };
+        let fields = Fields::collect(response.headers)?;
+        let turn = turn(status, asked)?;
+        let body = match (turn, status) {
+            (Turn::Interim | Turn::Switched, _) | (_, 204 | 304) => ResponseBody::None,
+            _ if asked.is_head => ResponseBody::None,
+            _ => fields.body(version)?,
+        };
+        let keep_alive = body != ResponseBody::UntilClose && fields.keeps_alive(version);
+        Ok(Self { status, version, head_len: head.len(), body, keep_alive, turn })
+    }
+}
+
+fn turn(status: u16, asked: Asked) -> Result<Turn, Lost> {
+    match (status, asked.wants_upgrade) {
+        (101, true) => Ok(Turn::Switched),
+        (101, false) => Err(Lost::UnaskedSwitch),
+        (100..200, _) => Ok(Turn::Interim),
+        (_, true) => Ok(Turn::Declined),
+        (_, false) => Ok(Turn::Final),
+    }
+}
+
+impl Fields {
+    fn collect(headers: &[httparse::Header<'_>]) -> Result<Self, Lost> {
+        let mut fields = Self::default();
+        for httparse::Header { name, value } in headers {
+            if name.eq_ignore_ascii_case("content-length") {
+                // Servers repeat it; as long as all agree there is one length.
+                for listed in value.split(|byte| *byte == b',') {
+                    let length = content_length(listed.trim_ascii()).ok_or(Lost::BadLength)?;
+                    if fields.length.replace(length).is_some_and(|before| before != length) {
+                        return Err(Lost::BadLength);
+                    }
+                }
+            } else if name.eq_ignore_ascii_case("transfer-encoding") {
+                fields.coding = match fields.coding {
+                    Coding::Absent if value.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
+                    _ => Coding::Other,
+                };
+            } else if name.eq_ignore_ascii_case("connection") {
+                for option in list(value) {
+                    fields.close |= option.eq_ignore_ascii_case(b"close");
+                    fields.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
+                }
+            }
+        }
+        Ok(fields)
+    }
+
+    fn body(&self, version: Version) -> Result<ResponseBody, Lost> {
+        match (self.coding, self.length, version) {
+            (Coding::Chunked | Coding::Other, Some(_), _) => Err(Lost::LengthWithCoding),
+            (Coding::Chunked, None, Version::Http11) => Ok(ResponseBody::Chunked),
+            // Clients disagree about chunks in HTTP/1.0. That the close ends it, all can agree on.
+            (Coding::Chunked, None, Version::Http10) => Ok(ResponseBody::UntilClose),
+            (Coding::Absent | Coding::Other, None, _) => Ok(ResponseBody::UntilClose),
+            (Coding::Absent, Some(0), _) => Ok(ResponseBody::None),
+            (Coding::Absent, Some(length), _) => Ok(ResponseBody::Length(length)),
+        }
+    }
+
+    fn keeps_alive(&self, version: Version) -> bool {
+        !self.close && (self.keep_alive || version == Version::Http11)
+    }
+}

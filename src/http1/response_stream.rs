@@ -1,0 +1,322 @@
+//! What an upstream sends, answer by answer.
+//!
+//! The worker tells of each request that it passes on ([`ResponseStream::asked`]) and asks
+//! [`ResponseStream::next`] what the first of the upstream's bytes are, as with
+//! [`super::RequestStream`]. A head is told before it passes, so a status can be counted, and an
+//! answer that cannot be framed can still be replaced by a 502.
+
+use std::collections::VecDeque;
+
+use super::UNANSWERED_MAX;
+use super::chunked::{Chunked, Piece};
+use super::head_end::{HeadEnd, Lines};
+use super::request_head::{Method, RequestHead, Upgrade};
+use super::response_head::{ResponseBody, ResponseHead, Turn};
+
+/// What an answer's framing depends on: the request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// HEAD: there is no body, whatever the answer says.
+    pub is_head: bool,
+    /// It wants another protocol.
+    pub wants_upgrade: bool,
+}
+
+/// What the first bytes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseStep {
+    /// It cannot be told before more have come.
+    NeedMore,
+    /// The first `head_len` are an answer's head, whole. If it is not [`Turn::Interim`] and has no
+    /// body it is the whole answer.
+    Head(ResponseHead),
+    /// The first `bytes` belong to the present answer's body.
+    Body {
+        /// How many; at least one.
+        bytes: usize,
+        /// The answer ends with them.
+        ends: bool,
+    },
+    /// All of them pass, and all that follow: the protocol has changed, or the framing is lost.
+    Opaque {
+        /// How many.
+        bytes: usize,
+    },
+    /// The upstream speaks and nobody has asked: a server that gives up an idle connection says
+    /// 408. They are no answer to any request; the connection can carry none any more.
+    Unasked,
+    /// From here on nobody knows where an answer ends. Told once; if the worker asks on, the rest
+    /// is [`ResponseStep::Opaque`] until the upstream closes.
+    Lost(Lost),
+}
+
+/// Why an answer's framing is lost. One variant per label value of the metric that counts them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Lost {
+    /// Not a head of HTTP/1.
+    #[error("the answer does not begin with a head of HTTP/1")]
+    BadHead,
+    /// A head above the limits.
+    #[error("the answer's head is longer than 32 KiB")]
+    HeadTooLarge,
+    /// Lengths that are none, or differ.
+    #[error("the answer's Content-Length is malformed")]
+    BadLength,
+    /// Content-Length with Transfer-Encoding.
+    #[error("the answer has Content-Length and Transfer-Encoding")]
+    LengthWithCoding,
+    /// A chunk that is none.
+    #[error("a chunk of the answer is malformed")]
+    BadChunk,
+    /// 101, and nobody has asked for another protocol.
+    #[error("the answer changes the protocol, unasked")]
+    UnaskedSwitch,
+}
+
+/// How the upstream's end left the answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// Every request is answered, and the last answer is whole.
+    Clean,
+    /// The last answer is whole, the upstream's end being its end; requests behind it are not
+    /// answered.
+    EndsAnswer,
+    /// So many requests have got no answer, and nothing of one has come.
+    Unanswered(usize),
+    /// An answer was cut short.
+    Truncated,
+}
+
+/// Follows one upstream's answers.
+#[derive(Debug)]
+pub struct ResponseStream {
+    state: State,
+    unanswered: VecDeque<Asked>,
+    answer: Answer,
+    response_bytes: u64,
+}
+
+/// Whether anything of the answer to the oldest request has come, be it an interim one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Awaited,
+    Begun,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Before or within a head.
+    Head(HeadEnd),
+    /// Within a body of so many bytes more.
+    Length(u64),
+    /// Within a chunked body.
+    Chunked(Chunked),
+    /// Within a body that the close ends.
+    UntilClose,
+    /// The protocol has changed, or the framing is lost.
+    Opaque,
+}
+
+impl From<&RequestHead> for Asked {
+    fn from(head: &RequestHead) -> Self {
+        Self { is_head: head.method == Method::Head, wants_upgrade: head.upgrade != Upgrade::No }
+    }
+}
+
+impl Lost {
+    /// The value of a metric's label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::BadHead => "bad_head",
+            Self::HeadTooLarge => "head_too_large",
+            Self::BadLength => "bad_length",
+            Self::LengthWithCoding => "length_with_coding",
+            Self::BadChunk => "bad_chunk",
+            Self::UnaskedSwitch => "unasked_switch",
+        }
+    }
+}
+
+impl Default for ResponseStream {
+    fn default() -> Self {
+        Self {
+            state: new_head(),
+            unanswered: VecDeque::new(),
+            answer: Answer::Awaited,
+            response_bytes: 0,
+        }
+    }
+}
+
+impl ResponseStream {
+    /// A request passes to the upstream; call it before any byte of the request does.
+    pub fn asked(&mut self, asked: Asked) {
+        assert!(!self.is_full(), "a full queue is not asked");
+        self.unanswered.push_back(asked);
+    }
+
+    /// Whether the next request must wait for an answer.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.unanswered.len() >= UNANSWERED_MAX
+    }
+
+    /// Requests whose answers are not complete.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.unanswered.len()
+    }
+
+    /// What the first of `bytes` are. `bytes` begin where the last step that told some ended.
+    pub fn next(&mut self, bytes: &[u8]) -> ResponseStep {
+        if bytes.is_empty() {
+            return ResponseStep::NeedMore;
+        }
+        match &mut self.state {
+            State::Head(_) => self.head(bytes),
+            State::Length(left) => {
+                let piece =
+                    usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                *left -= piece as u64;
+                let ends = *left == 0;
+                self.body(piece, ends)
+            }
+            State::Chunked(chunked) => match chunked.read(bytes) {
+                Piece::Within(piece) => self.body(piece, false),
+                Piece::Last(piece) => self.body(piece, true),
+                Piece::Bad(_) => self.lose(Lost::BadChunk),
+            },
+            State::UntilClose => self.body(bytes.len(), false),
+            State::Opaque => {
+                self.response_bytes += bytes.len() as u64;
+                ResponseStep::Opaque { bytes: bytes.len() }
+            }
+        }
+    }
+
+    /// Bytes of the present body (or of its present chunk) that need no look: they may pass unseen,
+    /// if [`Self::skip_body`] is told. `u64::MAX`: until the upstream closes. 0 outside of a body.
+    #[must_use]
+    pub fn body_left(&self) -> u64 {
+        match &self.state {
+            State::Length(left) => *left,
+            State::Chunked(chunked) => chunked.data_left(),
+            State::UntilClose | State::Opaque => u64::MAX,
+            State::Head(_) => 0,
+        }
+    }
+
+    /// `bytes` of the body have passed unseen, at most [`Self::body_left`]. Whether the answer ends
+    /// with them.
+    pub fn skip_body(&mut self, bytes: u64) -> bool {
+        assert!(bytes <= self.body_left(), "no more than the body passes unseen");
+        self.response_bytes += bytes;
+        match &mut self.state {
+            State::Length(left) => {
+                *left -= bytes;
+                if *left == 0 {
+                    self.end_response();
+                    return true;
+                }
+            }
+            State::Chunked(chunked) if bytes > 0 => chunked.skip_data(bytes),
+            _ => {}
+        }
+        false
+    }
+
+    /// What it means that the upstream ends here.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        match &self.state {
+            State::Head(head_end) if head_end.has_begun() => Ending::Truncated,
+            State::Head(_) if self.unanswered.is_empty() => Ending::Clean,
+            State::Head(_) => Ending::Unanswered(self.unanswered.len()),
+            State::Length(_) | State::Chunked(_) => Ending::Truncated,
+            State::UntilClose | State::Opaque if self.unanswered.len() <= 1 => Ending::Clean,
+            State::UntilClose | State::Opaque => Ending::EndsAnswer,
+        }
+    }
+
+    /// Bytes of the present answer, or of the last one: its interim answers, head and body as they
+    /// came.
+    #[must_use]
+    pub fn response_bytes(&self) -> u64 {
+        self.response_bytes
+    }
+
+    fn head(&mut self, bytes: &[u8]) -> ResponseStep {
+        let State::Head(head_end) = &mut self.state else {
+            unreachable!("called in this state only");
+        };
+        let Some(asked) = self.unanswered.front().copied() else {
+            return ResponseStep::Unasked;
+        };
+        if !begins_like_an_answer(bytes) {
+            return self.lose(Lost::BadHead);
+        }
+        let head_len = match head_end.find(bytes) {
+            Ok(Some(head_len)) => head_len,
+            Ok(None) => return ResponseStep::NeedMore,
+            Err(super::Refusal::HeadTooLarge) => return self.lose(Lost::HeadTooLarge),
+            Err(_) => return self.lose(Lost::BadHead),
+        };
+        match ResponseHead::parse(&bytes[..head_len], asked) {
+            Ok(head) => {
+                self.begin(&head);
+                ResponseStep::Head(head)
+            }
+            Err(lost) => self.lose(lost),
+        }
+    }
+
+    fn begin(&mut self, head: &ResponseHead) {
+        if self.answer == Answer::Awaited {
+            self.response_bytes = 0;
+        }
+        self.answer = Answer::Begun;
+        self.response_bytes += head.head_len as u64;
+        match (head.turn, head.body) {
+            (Turn::Interim, _) => self.state = new_head(),
+            (Turn::Switched, _) => self.state = State::Opaque,
+            (_, ResponseBody::None) => self.end_response(),
+            (_, ResponseBody::Length(length)) => self.state = State::Length(length),
+            (_, ResponseBody::Chunked) => self.state = State::Chunked(Chunked::default()),
+            (_, ResponseBody::UntilClose) => self.state = State::UntilClose,
+        }
+    }
+
+    fn body(&mut self, bytes: usize, ends: bool) -> ResponseStep {
+        self.response_bytes += bytes as u64;
+        if ends {
+            self.end_response();
+        }
+        ResponseStep::Body { bytes, ends }
+    }
+
+    fn end_response(&mut self) {
+        self.unanswered.pop_front();
+        self.answer = Answer::Awaited;
+        self.state = new_head();
+    }
+
+    fn lose(&mut self, lost: Lost) -> ResponseStep {
+        self.state = State::Opaque;
+        ResponseStep::Lost(lost)
+    }
+}
+
+/// Whether `bytes` can be the beginning of an answer: who speaks something else may never end a
+/// line.
+fn begins_like_an_answer(bytes: &[u8]) -> bool {
+    let blank_bytes = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
+    bytes[blank_bytes..].iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected)
+}
+
+fn new_head() -> State {
+    State::Head(HeadEnd::new(Lines::Lenient))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,323 @@
+//! Answers: where each of them ends, and that no cut changes what is told.
+
+use proptest::prelude::*;
+
+use super::super::{HEAD_BYTES_MAX, Version};
+use super::*;
+
+const GET: Asked = Asked { is_head: false, wants_upgrade: false };
+const HEAD: Asked = Asked { is_head: true, wants_upgrade: false };
+const UPGRADE: Asked = Asked { is_head: false, wants_upgrade: true };
+
+/// What was told, pieces of one body joined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Head(u16, Turn, ResponseBody),
+    Body { bytes: usize, ends: bool },
+    Opaque(usize),
+    Unasked,
+    Lost(Lost),
+}
+
+fn stream(asked: &[Asked]) -> ResponseStream {
+    let mut stream = ResponseStream::default();
+    for asked in asked {
+        stream.asked(*asked);
+    }
+    stream
+}
+
+/// Shows `bytes` to `stream` as they arrive, up to each of the `cuts`.
+fn tell_from(stream: &mut ResponseStream, bytes: &[u8], cuts: &[usize]) -> Vec<Told> {
+    let mut told: Vec<Told> = Vec::new();
+    let mut taken = 0;
+    for arrived in cuts.iter().copied().chain([bytes.len()]) {
+        loop {
+            let (now, len) = match stream.next(&bytes[taken..arrived]) {
+                ResponseStep::NeedMore => break,
+                ResponseStep::Unasked => {
+                    told.push(Told::Unasked);
+                    return told;
+                }
+                ResponseStep::Lost(lost) => {
+                    told.push(Told::Lost(lost));
+                    continue;
+                }
+                ResponseStep::Head(head) => {
+                    (Told::Head(head.status, head.turn, head.body), head.head_len)
+                }
+                ResponseStep::Body { bytes, ends } => (Told::Body { bytes, ends }, bytes),
+                ResponseStep::Opaque { bytes } => (Told::Opaque(bytes), bytes),
+            };
+            assert!(len > 0 && taken + len <= arrived, "a step takes some of what is there");
+            taken += len;
+            match (told.last_mut(), now) {
+                (
+                    Some(Told::Body { bytes: before, ends: ends @ false }),
+                    Told::Body { bytes, ends: now_ends },
+                ) => (*before, *ends) = (*before + bytes, now_ends),
+                (Some(Told::Opaque(before)), Told::Opaque(bytes)) => *before += bytes,
+                (_, now) => told.push(now),
+            }
+        }
+    }
+    told
+}
+
+/// What is told of `answer`, whole and byte by byte.
+fn tell(asked: &[Asked], answer: &str) -> Vec<Told> {
+    let bytes = answer.as_bytes();
+    let whole = tell_from(&mut stream(asked), bytes, &[]);
+    let each: Vec<usize> = (1..bytes.len()).collect();
+    let slowly = tell_from(&mut stream(asked), bytes, &each);
+    assert_eq!(slowly, whole, "{answer:?}, byte by byte");
+    whole
+}
+
+const NONE: ResponseBody = ResponseBody::None;
+const UNTIL_CLOSE: ResponseBody = ResponseBody::UntilClose;
+
+#[test]
+fn each_body_ends_where_it_should() {
+    let ok = |body| Told::Head(200, Turn::Final, body);
+    let body = |bytes, ends| Told::Body { bytes, ends };
+    let table: &[(&str, &[Told])] = &[
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+            &[ok(ResponseBody::Length(2)), body(2, true)],
+        ),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", &[ok(NONE)]),
+        ("HTTP/1.1 200\r\nContent-Length: 0\r\n\r\n", &[ok(NONE)]),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n0\r\n\r\n",
+            &[ok(ResponseBody::Chunked), body(12, true)],
+        ),
+        ("HTTP/1.1 200 OK\r\n\r\nhi", &[ok(UNTIL_CLOSE), body(2, false)]),
+        ("HTTP/1.0 200 OK\r\n\r\nhi", &[ok(UNTIL_CLOSE), body(2, false)]),
+        (
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\nhi",
+            &[ok(UNTIL_CLOSE), body(2, false)],
+        ),
+        (
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2",
+            &[ok(UNTIL_CLOSE), body(1, false)],
+        ),
+        (
+            "HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n",
+            &[Told::Head(204, Turn::Final, NONE)],
+        ),
+        (
+            "HTTP/1.1 304 Not Modified\r\nContent-Length: 5\r\n\r\n",
+            &[Told::Head(304, Turn::Final, NONE)],
+        ),
+        // Sloppy, but plain.
+        ("HTTP/1.1 200 OK\nContent-Length: 2\n\nhi", &[ok(ResponseBody::Length(2)), body(2, true)]),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length : 2\r\n\r\nhi",
+            &[ok(ResponseBody::Length(2)), body(2, true)],
+        ),
+        (
+            "HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\nContent-Length: 2\r\n\r\nhi",
+            &[ok(ResponseBody::Length(2)), body(2, true)],
+        ),
+        ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n", &[ok(NONE)]),
+    ];
+    for (answer, told) in table {
+        assert_eq!(tell(&[GET], answer), *told, "{answer:?}");
+    }
+}
+
+#[test]
+fn an_answer_that_cannot_be_framed_is_lost_and_then_opaque() {
+    let ok = "HTTP/1.1 200 OK\r\n";
+    let long = format!("{ok}A: {}", "x".repeat(HEAD_BYTES_MAX));
+    let head = |fields: &str| format!("{ok}{fields}\r\n\r\nhi");
+    let table = [
+        ("ICY 200 OK\r\n\r\n".to_owned(), Lost::BadHead),
+        ("S".to_owned(), Lost::BadHead),
+        ("\0\0\u{12}\u{4}".to_owned(), Lost::BadHead),
+        ("HTTP/2 200 OK\r\n\r\n".to_owned(), Lost::BadHead),
+        ("HTTP/1.1 20 OK\r\n\r\n".to_owned(), Lost::BadHead),
+        ("HTTP/1.1 099 OK\r\n\r\n".to_owned(), Lost::BadHead),
+        (long, Lost::HeadTooLarge),
+        (head("Content-Length: x"), Lost::BadLength),
+        (head("Content-Length: 2, 3"), Lost::BadLength),
+        (head("Content-Length: 2\r\nContent-Length: 3"), Lost::BadLength),
+        (head("Content-Length: 2\r\nTransfer-Encoding: chunked"), Lost::LengthWithCoding),
+        ("HTTP/1.1 101 Switching Protocols\r\n\r\nhi".to_owned(), Lost::UnaskedSwitch),
+    ];
+    for (answer, lost) in table {
+        let told = tell_from(&mut stream(&[GET]), answer.as_bytes(), &[]);
+        assert_eq!(told, [Told::Lost(lost), Told::Opaque(answer.len())], "{lost:?}");
+    }
+    let padded = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \r\nhi\r\n0\r\n\r\n";
+    assert_eq!(
+        tell(&[GET], padded)[1..],
+        [Told::Body { bytes: 1, ends: false }, Told::Lost(Lost::BadChunk), Told::Opaque(12)]
+    );
+}
+
+#[test]
+fn interim_answers_do_not_answer() {
+    let hints = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n";
+    let answers = format!("HTTP/1.1 100 Continue\r\n\r\n{hints}{hints}HTTP/1.1 204 No\r\n\r\n");
+    let turns: Vec<_> = tell(&[GET], &answers)
+        .iter()
+        .map(|told| match told {
+            Told::Head(status, turn, _) => (*status, *turn),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let interim = |status| (status, Turn::Interim);
+    assert_eq!(turns, [interim(100), interim(103), interim(103), (204, Turn::Final)]);
+    let mut stream = stream(&[GET]);
+    tell_from(&mut stream, answers.as_bytes(), &[]);
+    assert_eq!(stream.unanswered(), 0);
+    assert_eq!(stream.response_bytes(), answers.len() as u64);
+}
+
+#[test]
+fn the_request_decides_whether_a_body_follows() {
+    let with_length = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    let answers = format!("{with_length}HTTP/1.1 100 C\r\n\r\n{with_length}{with_length}hello");
+    assert_eq!(
+        tell(&[HEAD, HEAD, GET], &answers),
+        [
+            Told::Head(200, Turn::Final, NONE),
+            Told::Head(100, Turn::Interim, NONE),
+            Told::Head(200, Turn::Final, NONE),
+            Told::Head(200, Turn::Final, ResponseBody::Length(5)),
+            Told::Body { bytes: 5, ends: true },
+        ]
+    );
+}
+
+#[test]
+fn only_101_to_a_request_that_wants_it_changes_the_protocol() {
+    let switching = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+    let told = tell(&[UPGRADE], &format!("{switching}HTTP/1.1 200 OK\r\n\r\n"));
+    assert_eq!(told, [Told::Head(101, Turn::Switched, NONE), Told::Opaque(19)]);
+    let told = tell(&[UPGRADE], "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(told, [Told::Head(200, Turn::Declined, NONE)]);
+    let told = tell(&[GET, UPGRADE], "HTTP/1.1 204 No\r\n\r\nHTTP/1.1 426 No\r\n\r\n");
+    assert_eq!(
+        told,
+        [Told::Head(204, Turn::Final, NONE), Told::Head(426, Turn::Declined, UNTIL_CLOSE)]
+    );
+}
+
+#[test]
+fn words_that_nobody_asked_for_are_unasked() {
+    let timeout = "HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n";
+    assert_eq!(tell(&[], timeout), [Told::Unasked]);
+    let told = tell(&[GET], &format!("HTTP/1.1 204 No\r\n\r\n{timeout}"));
+    assert_eq!(told.last(), Some(&Told::Unasked));
+}
+
+#[test]
+fn the_connection_outlives_an_answer_only_if_both_say_so() {
+    let keep_alive = |answer: &str| match stream(&[GET]).next(answer.as_bytes()) {
+        ResponseStep::Head(head) => (head.version, head.keep_alive),
+        other => panic!("{other:?}"),
+    };
+    let length = "Content-Length: 0\r\n\r\n";
+    let table = [
+        (format!("HTTP/1.1 200 OK\r\n{length}"), (Version::Http11, true)),
+        (format!("HTTP/1.1 200 OK\r\nConnection: Close\r\n{length}"), (Version::Http11, false)),
+        ("HTTP/1.1 200 OK\r\n\r\n".to_owned(), (Version::Http11, false)),
+        (format!("HTTP/1.0 200 OK\r\n{length}"), (Version::Http10, false)),
+        (format!("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n{length}"), (Version::Http10, true)),
+    ];
+    for (answer, expected) in table {
+        assert_eq!(keep_alive(&answer), expected, "{answer:?}");
+    }
+}
+
+#[test]
+fn the_upstreams_end_means_what_has_come_before_it() {
+    let length = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
+    let table: &[(&[Asked], &str, Ending)] = &[
+        (&[], "", Ending::Clean),
+        (&[GET], "", Ending::Unanswered(1)),
+        (&[GET, GET], "", Ending::Unanswered(2)),
+        (&[GET, GET], "HTTP/1.1 204 No\r\n\r\n", Ending::Unanswered(1)),
+        (&[GET], "HTTP/1.1 100 Continue\r\n\r\n", Ending::Unanswered(1)),
+        (&[GET], "HTTP/1.1 20", Ending::Truncated),
+        (&[GET], length, Ending::Truncated),
+        (&[GET], "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", Ending::Truncated),
+        (&[HEAD], length, Ending::Clean),
+        (&[GET], "HTTP/1.1 200 OK\r\n\r\nhi", Ending::Clean),
+        (&[GET, GET], "HTTP/1.1 200 OK\r\n\r\nhi", Ending::EndsAnswer),
+        (&[UPGRADE], "HTTP/1.1 101 Yes\r\n\r\nhi", Ending::Clean),
+    ];
+    for (asked, answer, ending) in table {
+        let mut stream = stream(asked);
+        tell_from(&mut stream, answer.as_bytes(), &[]);
+        assert_eq!(stream.ending(), *ending, "{answer:?}");
+    }
+}
+
+#[test]
+fn a_large_body_may_pass_unseen() {
+    let mut stream = stream(&[GET, GET]);
+    let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+    tell_from(&mut stream, head.as_bytes(), &[]);
+    assert_eq!(stream.body_left(), 1000);
+    assert!(!stream.skip_body(999));
+    assert!(stream.skip_body(1));
+    assert_eq!((stream.unanswered(), stream.body_left()), (1, 0));
+    assert_eq!(stream.response_bytes(), head.len() as u64 + 1000);
+    let head = "HTTP/1.1 200 OK\r\n\r\n";
+    tell_from(&mut stream, head.as_bytes(), &[]);
+    assert_eq!(stream.body_left(), u64::MAX);
+    assert!(!stream.skip_body(1 << 40));
+    assert_eq!(stream.response_bytes(), head.len() as u64 + (1 << 40));
+}
+
+#[test]
+fn a_full_queue_says_so() {
+    let mut stream = stream(&[GET; UNANSWERED_MAX - 1]);
+    assert!(!stream.is_full());
+    stream.asked(GET);
+    assert!(stream.is_full());
+    tell_from(&mut stream, b"HTTP/1.1 204 No\r\n\r\n", &[]);
+    assert!(!stream.is_full());
+}
+
+fn answers() -> impl Strategy<Value = Vec<u8>> {
+    let answer = prop_oneof![
+        "[a-z]{0,20}".prop_map(|b| format!("200 OK\r\nContent-Length: {}\r\n\r\n{b}", b.len())),
+        "[a-z]{1,9}".prop_map(|b| {
+            format!("200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{b}\r\n0\r\n\r\n", b.len())
+        }),
+        Just("100 Continue\r\n\r\n".to_owned()),
+        Just("204 No Content\n\n".to_owned()),
+        Just("200 OK\r\n\r\nuntil close".to_owned()),
+    ];
+    let junk = prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>()));
+    (prop::collection::vec(answer, 1..5), junk).prop_map(|(answers, junk)| {
+        let mut bytes: Vec<u8> =
+            answers.iter().flat_map(|answer| format!("HTTP/1.1 {answer}").into_bytes()).collect();
+        if let Some((at, byte)) = junk {
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+        }
+        bytes
+    })
+}
+
+proptest! {
+    #[test]
+    fn cuts_never_change_what_is_told(
+        bytes in answers(),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+    ) {
+        let mut cuts: Vec<usize> =
+            cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
+        cuts.sort_unstable();
+        let asked = [GET, HEAD, UPGRADE, GET];
+        let whole = tell_from(&mut stream(&asked), &bytes, &[]);
+        let cut = tell_from(&mut stream(&asked), &bytes, &cuts);
+        prop_assert_eq!(cut, whole);
+    }
+}

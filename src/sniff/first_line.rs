@@ -1,0 +1,168 @@
+//! Whether a connection's first line is a request line of HTTP/1, or the preface of HTTP/2.
+//!
+//! It errs towards HTTP: what a lenient server could take for a request line is answered `Http1`,
+//! so that [`crate::http1`] refuses it, rather than passing as opaque with its Host unread. But a
+//! line that merely quotes a request, as a log shipper sends it, is no request.
+
+use super::{OpaqueReason, Sniff};
+use crate::http1::is_token;
+
+/// What a client of HTTP/2 with prior knowledge sends first (RFC 9113 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// How a request line's last field begins.
+const PROTOCOL: &[u8; 5] = b"HTTP/";
+
+/// Empty lines that may stand before a request line; more are no client's habit.
+const BLANK_BYTES_MAX: u8 = 8;
+
+/// The longest method; the longest registered one, UPDATEREDIRECTREF, has 17.
+const METHOD_BYTES_MAX: u8 = 32;
+
+/// The methods of RFC 9110 and RFC 5789: a line that begins with one is a request however it goes
+/// on.
+const KNOWN_METHODS: [&[u8]; 9] =
+    [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT"];
+
+/// Reads the first line, byte by byte.
+#[derive(Debug, Default)]
+pub(super) struct FirstLine {
+    place: Place,
+    blank_bytes: u8,
+    method: [u8; 7],
+    method_len: u8,
+    /// Bytes that have matched [`PREFACE`] so far; behind `preface_over` it has failed to.
+    preface_matched: usize,
+    preface_over: bool,
+    /// What the line is, once it can be told. It is given when the preface is out of the question.
+    verdict: Option<Sniff>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+enum Place {
+    /// Before the first byte that is not an empty line's.
+    #[default]
+    Blank,
+    Method,
+    /// Between fields. `after` counts the fields passed, the method being the first.
+    Gap {
+        after: u8,
+        method: MethodKind,
+    },
+    /// In a field behind the method, of which `matched` bytes are `HTTP/` (`None`: it is another
+    /// word).
+    Field {
+        number: u8,
+        method: MethodKind,
+        matched: Option<u8>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum MethodKind {
+    Known,
+    Unknown,
+}
+
+const NOT_RECOGNISED: Sniff = Sniff::Opaque(OpaqueReason::NotRecognised);
+
+impl FirstLine {
+    pub(super) fn feed(&mut self, bytes: &[u8]) -> Sniff {
+        for byte in bytes {
+            self.preface(*byte);
+            if self.verdict.is_none() {
+                self.verdict = self.line(*byte);
+            }
+            if self.preface_matched == PREFACE.len() {
+                return Sniff::Http2Preface;
+            }
+            if let (true, Some(verdict)) = (self.preface_over, &self.verdict) {
+                return verdict.clone();
+            }
+        }
+        Sniff::NeedMore
+    }
+
+    fn preface(&mut self, byte: u8) {
+        if !self.preface_over {
+            match PREFACE.get(self.preface_matched) {
+                Some(expected) if *expected == byte => self.preface_matched += 1,
+                _ => self.preface_over = true,
+            }
+        }
+    }
+
+    fn line(&mut self, byte: u8) -> Option<Sniff> {
+        match self.place {
+            Place::Blank if matches!(byte, b'\r' | b'\n') => {
+                self.blank_bytes += 1;
+                (self.blank_bytes > BLANK_BYTES_MAX).then_some(NOT_RECOGNISED)
+            }
+            Place::Blank => {
+                self.place = Place::Method;
+                self.method(byte)
+            }
+            Place::Method => self.method(byte),
+            Place::Gap { .. } | Place::Field { .. } if byte == b'\n' => Some(NOT_RECOGNISED),
+            Place::Gap { .. } if is_gap(byte) => None,
+            Place::Gap { after, method } => {
+                self.field(byte, after.saturating_add(1), method, Some(0))
+            }
+            Place::Field { number, method, .. } if is_gap(byte) => {
+                self.place = Place::Gap { after: number, method };
+                None
+            }
+            Place::Field { number, method, matched } => self.field(byte, number, method, matched),
+        }
+    }
+
+    fn method(&mut self, byte: u8) -> Option<Sniff> {
+        if is_token(byte) {
+            if let Some(slot) = self.method.get_mut(usize::from(self.method_len)) {
+                *slot = byte;
+            }
+            self.method_len += 1;
+            return (self.method_len > METHOD_BYTES_MAX).then_some(NOT_RECOGNISED);
+        }
+        if self.method_len == 0 || !is_gap(byte) {
+            return Some(NOT_RECOGNISED);
+        }
+        let written = self.method.get(..usize::from(self.method_len));
+        let method = match written.is_some_and(|written| KNOWN_METHODS.contains(&written)) {
+            true => MethodKind::Known,
+            false => MethodKind::Unknown,
+        };
+        self.place = Place::Gap { after: 1, method };
+        None
+    }
+
+    fn field(
+        &mut self,
+        byte: u8,
+        number: u8,
+        method: MethodKind,
+        matched: Option<u8>,
+    ) -> Option<Sniff> {
+        let matched =
+            matched.filter(|matched| byte.eq_ignore_ascii_case(&PROTOCOL[usize::from(*matched)]));
+        let matched = matched.map(|matched| matched + 1);
+        let is_protocol = matched.is_some_and(|matched| usize::from(matched) == PROTOCOL.len());
+        match (method, number) {
+            (MethodKind::Known, _) | (MethodKind::Unknown, 3) if is_protocol => {
+                return Some(Sniff::Http1);
+            }
+            (MethodKind::Unknown, 3) if matched.is_none() => return Some(NOT_RECOGNISED),
+            (MethodKind::Unknown, _) if byte.is_ascii_control() => return Some(NOT_RECOGNISED),
+            _ => {}
+        }
+        // A whole `HTTP/` that decides nothing is a word like others.
+        let matched = matched.filter(|_| !is_protocol);
+        self.place = Place::Field { number, method, matched };
+        None
+    }
+}
+
+/// What some parsers take for a space in a request line (RFC 9112 3).
+fn is_gap(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r')
+}

@@ -1,0 +1,8 @@
+//! Any first bytes against `properties::client_hello`, which says what must hold.
+#![no_main]
+
+#[allow(dead_code)] // Each target checks one of the properties.
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::client_hello(bytes));

@@ -1,0 +1,8 @@
+//! Any host against `properties::name`, which says what must hold.
+#![no_main]
+
+#[allow(dead_code)] // Each target checks one of the properties.
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::name(bytes));

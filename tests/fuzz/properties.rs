@@ -1,0 +1,199 @@
+//! What holds for any bytes that a peer may send. A property panics where it does not.
+//!
+//! The fuzz targets and the replay of the corpus share this file.
+
+use egret::http1::{Asked, Body, RequestStep, RequestStream, ResponseStep, ResponseStream};
+use egret::sniff::{Authority, Host, Name, Sniff, Sniffer};
+
+/// Recognition: more bytes never change an answer, and cuts do not matter.
+pub(crate) fn client_hello(bytes: &[u8]) {
+    let mut whole = Sniffer::default();
+    whole.feed(bytes);
+    let mut slowly = Sniffer::default();
+    let mut answer = Sniff::NeedMore;
+    for byte in bytes {
+        let now = slowly.feed(std::slice::from_ref(byte));
+        assert!(answer == Sniff::NeedMore || *now == answer, "an answer changed");
+        if *now != answer {
+            answer = now.clone();
+        }
+    }
+    assert_eq!(*whole.answer(), answer, "a cut changed the answer");
+    if let Sniff::Tls(hello) = &answer {
+        if let Some(name) = hello.sni.name() {
+            is_normal(name);
+        }
+        assert!(hello.alpn.iter().all(|protocol| !protocol.is_empty()));
+    }
+}
+
+/// A head that is accepted has one end and one Host.
+pub(crate) fn request_head(bytes: &[u8]) {
+    let mut stream = RequestStream::default();
+    let mut slowly = RequestStream::default();
+    let step = stream.next(bytes);
+    let last = (1..=bytes.len())
+        .map(|arrived| slowly.next(&bytes[..arrived]))
+        .find(|step| *step != RequestStep::NeedMore);
+    assert_eq!(last.unwrap_or(RequestStep::NeedMore), step, "a cut changed the step");
+    let RequestStep::Head(head) = step else {
+        return;
+    };
+    let text = &bytes[..head.head_len];
+    assert!(text.ends_with(b"\r\n\r\n"), "a head ends with an empty line");
+    let lines: Vec<&[u8]> = text.split(|byte| *byte == b'\n').collect();
+    assert!(lines.iter().rev().skip(1).all(|line| line.ends_with(b"\r")), "a bare LF passed");
+    let fields = |name: &str| {
+        let begins = |line: &&&[u8]| {
+            line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name.as_bytes()))
+        };
+        lines.iter().filter(begins).count()
+    };
+    assert!(fields("host:") <= 1, "several Hosts passed");
+    let framing = fields("content-length:") + fields("transfer-encoding:");
+    assert!(framing <= 1, "two ways to frame the body passed");
+    assert!(framing == 1 || head.body == Body::None);
+    if let Some(name) = &head.host {
+        is_normal(name);
+    }
+    assert!(head.target_range.end < head.head_len);
+}
+
+/// Requests and answers: cuts do not matter, nothing is told twice, and a chunked body that is
+/// accepted ends where a parser that takes anything sees its end.
+pub(crate) fn framing(bytes: &[u8]) {
+    assert_eq!(requests(bytes, bytes.len()), requests(bytes, 1), "a cut changed the requests");
+    assert_eq!(answers(bytes, bytes.len()), answers(bytes, 1), "a cut changed the answers");
+    lenient_parsers_agree(bytes);
+}
+
+/// A name is its own normal form, and Host and SNI agree on it.
+pub(crate) fn name(bytes: &[u8]) {
+    let host = Host::parse(bytes);
+    if let Ok(Host::Name(name)) = &host {
+        is_normal(name);
+    }
+    let authority = Authority::parse(bytes);
+    if !bytes.contains(&b':') {
+        assert_eq!(authority.map(|authority| authority.host), host, "Host and SNI disagree");
+    } else if let Ok(Authority { host: Host::Name(name), .. }) = &authority {
+        is_normal(name);
+    }
+}
+
+fn is_normal(name: &Name) {
+    let text = name.as_str();
+    assert_eq!(Name::parse(text.as_bytes()).as_ref(), Ok(name), "not its own normal form");
+    assert!(text.len() <= egret::sniff::name::NAME_BYTES_MAX);
+    let is_plain = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
+    assert!(text.bytes().all(is_plain), "a name with other bytes");
+}
+
+/// What was told about `bytes` that come in pieces: each step, and where it ended.
+fn requests(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
+    let mut stream = RequestStream::default();
+    tell(bytes, piece_bytes, |bytes| match stream.next(bytes) {
+        RequestStep::NeedMore | RequestStep::AwaitUpgrade => Told::NeedMore,
+        RequestStep::Head(head) => Told::Some(format!("{head:?}"), head.head_len),
+        RequestStep::Body { bytes, ends: false } => Told::Within(bytes),
+        RequestStep::Body { bytes, ends: true } => Told::Some("end".into(), bytes),
+        RequestStep::Opaque { bytes } => Told::Rest("opaque", bytes),
+        RequestStep::Discard { bytes } => Told::Rest("discard", bytes),
+        RequestStep::Refused(refusal) => Told::Over(refusal.label()),
+    })
+}
+
+fn answers(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
+    let mut stream = ResponseStream::default();
+    for index in 0..8 {
+        stream.asked(Asked { is_head: index == 2, wants_upgrade: index == 4 });
+    }
+    tell(bytes, piece_bytes, |bytes| match stream.next(bytes) {
+        ResponseStep::NeedMore => Told::NeedMore,
+        ResponseStep::Head(head) => Told::Some(format!("{head:?}"), head.head_len),
+        ResponseStep::Body { bytes, ends: false } => Told::Within(bytes),
+        ResponseStep::Body { bytes, ends: true } => Told::Some("end".into(), bytes),
+        ResponseStep::Opaque { bytes } => Told::Rest("opaque", bytes),
+        ResponseStep::Unasked => Told::Over("unasked"),
+        ResponseStep::Lost(lost) => Told::Over(lost.label()),
+    })
+}
+
+enum Told {
+    NeedMore,
+    /// A step and its bytes.
+    Some(String, usize),
+    /// So many bytes of a body: how many such steps there are depends on the cuts.
+    Within(usize),
+    /// So many bytes that are this, like all that follow.
+    Rest(&'static str, usize),
+    /// The last step.
+    Over(&'static str),
+}
+
+fn tell(bytes: &[u8], piece_bytes: usize, mut next: impl FnMut(&[u8]) -> Told) -> Vec<String> {
+    let mut told = Vec::new();
+    let (mut taken, mut arrived) = (0, 0);
+    while arrived < bytes.len() {
+        arrived = (arrived + piece_bytes.max(1)).min(bytes.len());
+        while taken < arrived {
+            let len = match next(&bytes[taken..arrived]) {
+                Told::NeedMore => break,
+                Told::Some(what, len) => {
+                    told.push(format!("{what} to {}", taken + len));
+                    len
+                }
+                Told::Within(len) => len,
+                Told::Rest(what, len) => {
+                    if told.last().is_none_or(|last| last != what) {
+                        told.push(what.to_owned());
+                    }
+                    len
+                }
+                Told::Over(why) => {
+                    told.push(format!("{why} at {taken}"));
+                    return told;
+                }
+            };
+            assert!(len > 0 && len <= arrived - taken, "a step takes some of what is there");
+            taken += len;
+        }
+    }
+    told.push(format!("{taken} taken"));
+    told
+}
+
+/// The bytes, as a chunked body, once to the strict reader and once to a lenient one.
+fn lenient_parsers_agree(body: &[u8]) {
+    let mut stream = RequestStream::default();
+    let head = b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+    assert!(matches!(stream.next(head), RequestStep::Head(_)), "a plain head is accepted");
+    if let RequestStep::Body { bytes, ends: true } = stream.next(body) {
+        assert_eq!(lenient_end(body), Some(bytes), "two parsers see two ends");
+    }
+}
+
+/// Where a parser that takes any line end and any text behind a size sees a chunked body's end.
+fn lenient_end(body: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    let line = |at: &mut usize| {
+        let length = body.get(*at..)?.iter().position(|byte| *byte == b'\n')?;
+        let line = &body[*at..*at + length];
+        *at += length + 1;
+        Some(line.trim_ascii())
+    };
+    loop {
+        let size = line(&mut at)?;
+        let digits = size.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
+        let size = std::str::from_utf8(&size[..digits]).ok()?;
+        match usize::from_str_radix(size, 16).ok()? {
+            0 => break,
+            size => at = at.checked_add(size)?,
+        }
+        if !line(&mut at)?.is_empty() {
+            return None;
+        }
+    }
+    while !line(&mut at)?.is_empty() {}
+    Some(at)
+}
