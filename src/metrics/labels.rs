@@ -56,8 +56,8 @@ impl PartialEq for Labels {
 }
 
 impl EncodeLabelSet for Labels {
-    /// The 23 labels that Istio's proxy puts on its TCP metrics, in its order (research/mission.md,
-    /// 2.2), then `destination_ip` if the operator asked for it.
+    /// The 23 labels that Istio's proxy puts on its TCP metrics, in its order (its filter
+    /// `istio_stats`), then `destination_ip` if the operator asked for it.
     fn encode(&self, encoder: &mut LabelSetEncoder) -> fmt::Result {
         let source = &*self.source;
         let cluster = &*self.cluster;
