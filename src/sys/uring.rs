@@ -25,7 +25,7 @@ use crate::sys::waker::Waker;
 use crate::sys::writable::WritableWaits;
 
 pub use setup::SetupError;
-use setup::{check_operations, register_descriptor, set_up};
+use setup::{check_operations, register_descriptor, set_up, unregister_descriptor};
 
 /// Submissions that fit before they must be handed to the kernel.
 const SUBMISSIONS: u32 = 1024;
@@ -213,6 +213,14 @@ impl Uring {
     fn take_completions(&mut self, most: usize) {
         let room = most.saturating_sub(self.turn.len());
         self.turn.extend(self.ring.completion().take(room));
+    }
+}
+
+impl Drop for Uring {
+    fn drop(&mut self) {
+        if self.enter_flags.contains(EnterFlags::REGISTERED_RING) {
+            unregister_descriptor(self.ring.as_raw_fd(), self.entry_point);
+        }
     }
 }
 

@@ -91,6 +91,24 @@ pub(super) fn register_descriptor(descriptor: RawFd) -> Option<u32> {
     (registered == 1).then_some(update.offset)
 }
 
+/// Takes [`register_descriptor`] back. The registration holds the ring: without this, closing its
+/// descriptor would not end it before its thread ends.
+pub(super) fn unregister_descriptor(descriptor: RawFd, index: u32) {
+    const UNREGISTER_RING_FDS: libc::c_uint = 21;
+    let mut update = RingUpdate { offset: index, reserved: 0, descriptor: 0 };
+    // SAFETY: IORING_UNREGISTER_RING_FDS reads as many `struct io_uring_rsrc_update` as it is told,
+    // one here, which lives until the call returns.
+    let _ = unsafe {
+        libc::syscall(
+            libc::SYS_io_uring_register,
+            descriptor,
+            UNREGISTER_RING_FDS,
+            &raw mut update,
+            1_u32,
+        )
+    };
+}
+
 /// A ring with the best flags that the kernel takes, and their names.
 pub(super) fn set_up() -> Result<(IoUring, &'static str), SetupError> {
     let mut last = None;
