@@ -127,16 +127,7 @@ is_measured() {
 # Before root is taken, so that the target directory stays the user's.
 find_egret() {
     is_measured egret || return 0
-    if [[ -z ${EGRET_BINARY:-} ]]; then
-        have cargo || die "cargo is missing; install Rust as https://rustup.rs says"
-        say "building the release binary (the first time takes some minutes)"
-        cargo build --quiet --release --locked --bin egret --manifest-path "$ROOT/Cargo.toml" ||
-            die "the build failed; its messages are above"
-        EGRET_BINARY=${CARGO_TARGET_DIR:-$ROOT/target}/release/egret
-    fi
-    [[ -x $EGRET_BINARY ]] || die "there is no program '$EGRET_BINARY'"
-    EGRET_BINARY=$(readlink -f "$EGRET_BINARY")
-    export EGRET_BINARY
+    find_or_build_egret
 }
 
 set_up() {

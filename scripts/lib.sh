@@ -99,3 +99,19 @@ wait_until() {
         sleep 0.05
     done
 }
+
+# find_or_build_egret: EGRET_BINARY becomes the absolute path of the program to run; a release build
+# of the repository in ROOT is made unless it is set.
+find_or_build_egret() {
+    if [[ -z ${EGRET_BINARY:-} ]]; then
+        have cargo || die "cargo is missing; install Rust as https://rustup.rs says"
+        have cc || need_packages cc=gcc
+        say "building the release binary (the first time takes some minutes)"
+        cargo build --quiet --release --locked --bin egret --manifest-path "$ROOT/Cargo.toml" ||
+            die "the build failed; its messages are above"
+        EGRET_BINARY=${CARGO_TARGET_DIR:-$ROOT/target}/release/egret
+    fi
+    [[ -x $EGRET_BINARY ]] || die "there is no program '$EGRET_BINARY'"
+    EGRET_BINARY=$(readlink -f "$EGRET_BINARY")
+    export EGRET_BINARY
+}

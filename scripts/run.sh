@@ -43,7 +43,7 @@ FAILURES=0
 main() {
     parse_options "$@"
     need_packages unshare=util-linux ip=iproute2 nft=nftables curl=curl openssl=openssl nginx=nginx
-    build
+    find_or_build_egret
     become_root "$0" "${ARGUMENTS[@]}"
     trap clean_up EXIT
     trap 'exit 130' INT
@@ -80,20 +80,6 @@ parse_options() {
 }
 
 # Before root is taken, so that the target directory stays the user's.
-build() {
-    if [[ -z ${EGRET_BINARY:-} ]]; then
-        have cargo || die "cargo is missing; install Rust as https://rustup.rs says"
-        have cc || need_packages cc=gcc
-        say "building the release binary (the first time takes some minutes)"
-        cargo build --quiet --release --locked --bin egret --manifest-path "$ROOT/Cargo.toml" ||
-            die "the build failed; its messages are above"
-        EGRET_BINARY=${CARGO_TARGET_DIR:-$ROOT/target}/release/egret
-    fi
-    [[ -x $EGRET_BINARY ]] || die "there is no program '$EGRET_BINARY'"
-    EGRET_BINARY=$(readlink -f "$EGRET_BINARY")
-    export EGRET_BINARY
-}
-
 set_up() {
     heading "The lab"
     [[ ! -e /run/netns/$NAME-node ]] ||
