@@ -63,6 +63,11 @@ fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
     Some(SocketAddrV6::new(v6.ip(), v6.port(), 0, v6.scope_id()).into())
 }
 
+fn local_address(fd: &OwnedFd) -> Result<SocketAddr, Errno> {
+    let address: SockaddrStorage = getsockname(fd.as_raw_fd())?;
+    to_std(&address).ok_or(Errno::EAFNOSUPPORT)
+}
+
 impl Socket {
     /// A socket that can be connected to an address of the same family as `address`, with
     /// TCP_NODELAY: bytes that are relayed have been delayed enough.
@@ -119,8 +124,7 @@ impl Socket {
     /// # Errors
     /// None that a TCP socket can meet, short of memory.
     pub fn local_address(&self) -> Result<SocketAddr, Errno> {
-        let address: SockaddrStorage = getsockname(self.fd.as_raw_fd())?;
-        to_std(&address).ok_or(Errno::EAFNOSUPPORT)
+        local_address(&self.fd)
     }
 
     /// Where `peer`, the other end, meant to go before netfilter redirected it (SO_ORIGINAL_DST for
@@ -263,8 +267,7 @@ impl Listener {
     /// # Errors
     /// None that a TCP socket can meet, short of memory.
     pub fn local_address(&self) -> Result<SocketAddr, Errno> {
-        let address: SockaddrStorage = getsockname(self.fd.as_raw_fd())?;
-        to_std(&address).ok_or(Errno::EAFNOSUPPORT)
+        local_address(&self.fd)
     }
 
     /// Takes one queued connection without waiting.

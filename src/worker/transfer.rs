@@ -249,7 +249,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         if connection.direction(side.peer()).half.is_over() {
             // Closing sends the second FIN.
-            return self.settle(key);
+            return self.end(key, CloseReason::Finished);
         }
         let target = &connection.ends[side.peer() as usize].socket;
         if target.as_ref().is_some_and(|socket| socket.shutdown_write().is_err()) {
@@ -283,18 +283,6 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             }
             _ => self.reap(key),
         }
-    }
-
-    /// Ends the connection if both halves are over.
-    fn settle(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        if !connection.directions.iter().all(|direction| direction.half.is_over()) {
-            return;
-        }
-        let lost =
-            Side::BOTH.into_iter().find(|&side| connection.ends[side as usize].lost == Lost::Yes);
-        let reason = lost.map_or(CloseReason::Finished, Connection::loss_of);
-        self.end(key, reason);
     }
 
     /// Receives again for the halves that found no buffer, as far as there are buffers now.
