@@ -14,30 +14,30 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     /// Submits the next operation of the half that reads from `side`.
     pub(super) fn advance(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let room = connection.guide.room(side);
         let direction = &mut connection.directions[side as usize];
         debug_assert_eq!(direction.operation, None, "a half has one operation in flight");
-        let (source, target) =
-            (&connection.ends[side as usize], &connection.ends[side.peer() as usize]);
-        let (Some(source), Some(target)) = (&source.socket, &target.socket) else { return };
+        let source = &connection.ends[side as usize].socket;
+        let target = &connection.ends[side.peer() as usize].socket;
         let token = Target::Connection(key, side).encode();
-        direction.operation = match (direction.half.next(), &direction.held) {
-            (Step::Receive, _) => {
-                self.ring.receive(source, direction.expect, token);
+        direction.operation = match (direction.half.next(), &direction.held, source, target) {
+            (Step::Receive, _, Some(source), _) => {
+                self.ring.receive(source, room, direction.expect, token);
                 Some(Operation::Receive)
             }
-            (Step::Send { from }, Held::Buffer(buffer)) => {
-                self.ring.send(target, buffer, from, token);
+            (Step::Send { from, until }, Held::Buffer(buffer), _, Some(target)) => {
+                self.ring.send(target, buffer, from..until, token);
                 Some(Operation::Send)
             }
-            (Step::Fill, _) => {
+            (Step::Fill, _, Some(source), _) => {
                 self.ring.poll(source, Operation::Readable, token);
                 Some(Operation::Readable)
             }
-            (Step::Flush, _) => {
+            (Step::Flush, _, _, Some(target)) => {
                 self.ring.poll(target, Operation::Writable, token);
                 Some(Operation::Writable)
             }
-            (Step::Send { .. } | Step::Rest, _) => None,
+            _ => None,
         };
     }
 
