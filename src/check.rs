@@ -49,8 +49,8 @@ pub fn check(config_file: &Path) -> Outcome {
                 "{file}: ok: {}, {}, {} ({}), {}, policy {}",
                 count(warnings(&loaded.problems), "warning"),
                 count(loaded.files.len(), "file"),
-                plural(loaded.entries, "service entry", "service entries"),
-                count(snapshot.services().len(), "matching port"),
+                plural(loaded.parts.entries.len(), "service entry", "service entries"),
+                count(snapshot.services().len(), "service"),
                 count(snapshot.workloads.len(), "workload"),
                 loaded.config.outbound_traffic_policy.mode.as_str(),
             );
@@ -128,6 +128,7 @@ fn how(matched: Match, destination: SocketAddr) -> String {
     match matched {
         Match::Address => format!("address {} and port {port}", destination.ip().to_canonical()),
         Match::Prefix(prefix) => format!("prefix {} and port {port}", prefix::display(&prefix)),
+        Match::Resolved | Match::Host | Match::Wildcard => String::new(),
         Match::Port => format!("port {port} alone: the entry has no addresses"),
     }
 }
