@@ -154,7 +154,7 @@ pub enum Unreachable {
     Udp,
     /// STATIC, and no endpoint that can be connected to.
     NoEndpoint,
-    /// DYNAMIC_DNS, and nothing in its bytes is a name.
+    /// DYNAMIC_DNS, and its protocol does not say where the name stands.
     NoName,
 }
 
@@ -193,7 +193,7 @@ impl ServiceEntry {
         };
         let by_address = match self.resolution {
             Resolution::Static if self.endpoints.is_empty() => return Err(Unreachable::NoEndpoint),
-            Resolution::DynamicDns if by_name.is_none() => return Err(Unreachable::NoName),
+            Resolution::DynamicDns if is_opaque => return Err(Unreachable::NoName),
             Resolution::DynamicDns => ByAddress::Nothing,
             _ if !self.addresses.is_empty() => ByAddress::Listed,
             _ if !is_opaque => ByAddress::Nothing,

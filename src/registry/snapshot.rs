@@ -159,8 +159,8 @@ impl Snapshot {
         if !self.config.names.decide_on(port) || self.index.by_address(address, port).is_some() {
             return false;
         }
-        let is_blocked = || self.index.by_port(port).is_none() && self.mode() == Mode::RegistryOnly;
-        self.index.has_hosts(port) || is_blocked()
+        let is_blocked = self.mode() == Mode::RegistryOnly && self.index.by_port(port).is_none();
+        is_blocked || self.index.has_hosts(port)
     }
 
     /// The verdict on a connection to `destination`, or on one of its requests, that shows the name

@@ -17,11 +17,11 @@ pub(super) struct Warnings {
 impl Warnings {
     /// `loser` claims what `winner` has.
     pub(super) fn conflict(&mut self, loser: &Service, winner: &Service, taken: &Taken) {
-        let Origin { file, line } = &winner.origin;
         // Two hosts of one entry may resolve to one address.
-        if loser.origin == winner.origin {
+        if (&loser.entry, &loser.origin) == (&winner.entry, &winner.origin) {
             return;
         }
+        let Origin { file, line } = &winner.origin;
         let message = format!(
             "{} loses {} port {} to {} ({}:{line})",
             loser.entry,
