@@ -9,12 +9,11 @@ use std::time::{Duration, Instant};
 use super::reload::{Candidate, Source, Watching};
 use crate::config::Config;
 use crate::problem::{Problem, Severity};
-use crate::registry::Snapshot;
-use crate::workload::Workloads;
+use crate::registry::{Answers, Snapshot};
 
 /// A snapshot of `config` with an empty registry.
 pub(super) fn snapshot(generation: u64, config: Arc<Config>) -> Snapshot {
-    Snapshot::build(generation, config, Vec::new(), Workloads::default()).0
+    Snapshot::build(generation, config, &[], Arc::default(), &Answers::default()).0
 }
 
 /// A configuration that listens on free ports of loopback.

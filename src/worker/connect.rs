@@ -27,6 +27,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 destination.set_port(port);
                 self.connect_to(key, destination, None);
             }
+            ServiceTarget::Endpoints(endpoints) if endpoints.is_empty() => {
+                self.end(key, CloseReason::ConnectFailed);
+            }
             ServiceTarget::Endpoints(endpoints) => {
                 let first = service.next_endpoint() % endpoints.len();
                 let attempts =
