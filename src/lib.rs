@@ -79,6 +79,8 @@ pub mod sniff;
 
 pub mod http1;
 
+pub mod http2;
+
 // From verdict to close.
 pub mod relay;
 

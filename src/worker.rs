@@ -11,13 +11,23 @@
 //! plane's questions.
 
 mod accept;
+mod account;
+mod answers;
 mod close;
 mod connect;
 mod connection;
+mod http1;
+mod http2;
+mod last_words;
+mod line;
+mod recognise;
+mod requests;
+mod route;
 mod stop;
 mod sweep;
 mod token;
 mod transfer;
+mod watch;
 
 use std::collections::VecDeque;
 use std::io;
@@ -106,7 +116,6 @@ pub struct Worker<R, S> {
     mark: Option<u32>,
     admission: Arc<Admission>,
     metrics: WorkerMetrics,
-    #[expect(dead_code, reason = "nothing is told before the handlers know names")]
     access_log: AccessLog,
     drain: Drain,
     inbox: Receiver<Request>,
@@ -133,7 +142,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             generation: 0,
             starved: VecDeque::new(),
             pipes: PipePool::new(parts.pipes_max),
-            timeouts: Limits::from(&snapshot.config.timeouts),
+            timeouts: Limits::from(&*snapshot.config),
             mark: snapshot.config.upstream.mark,
             reader,
             snapshot,
@@ -247,7 +256,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let current = self.reader.load();
         if !Arc::ptr_eq(current, &self.snapshot) {
             self.snapshot = Rc::new(Arc::clone(current));
-            self.timeouts = Limits::from(&self.snapshot.config.timeouts);
+            self.timeouts = Limits::from(&*self.snapshot.config);
             self.mark = self.snapshot.config.upstream.mark;
         }
     }

@@ -288,10 +288,10 @@ fn splice_never_blocks_and_a_pipe_with_bytes_is_not_lent_again() {
     let mut pool = PipePool::new(1);
     let mut pipe = pool.take().unwrap();
     assert!(pool.take().is_none(), "the pool lends one pipe");
-    assert_eq!(pipe.fill(&source).unwrap(), Spliced::NotReady);
+    assert_eq!(pipe.fill(&source, u64::MAX).unwrap(), Spliced::NotReady);
     writer.write_all(&[5; 1000]).unwrap();
     let filled = loop {
-        match pipe.fill(&source).unwrap() {
+        match pipe.fill(&source, u64::MAX).unwrap() {
             Spliced::NotReady => {}
             Spliced::Bytes(bytes) => break bytes,
             Spliced::End => panic!("no end was sent"),
@@ -304,7 +304,7 @@ fn splice_never_blocks_and_a_pipe_with_bytes_is_not_lent_again() {
     drop(writer);
     let rest = 1000 - filled;
     if rest == 0 {
-        assert_eq!(pipe.fill(&source).unwrap(), Spliced::End);
+        assert_eq!(pipe.fill(&source, u64::MAX).unwrap(), Spliced::End);
     }
     pool.give_back(pipe);
     assert_eq!((pool.lent(), pool.open()), (0, 1));
@@ -312,7 +312,7 @@ fn splice_never_blocks_and_a_pipe_with_bytes_is_not_lent_again() {
     let mut pipe = pool.take().unwrap();
     let (other, mut sender) = pair();
     sender.write_all(b"secret").unwrap();
-    while pipe.fill(&other).unwrap() == Spliced::NotReady {}
+    while pipe.fill(&other, u64::MAX).unwrap() == Spliced::NotReady {}
     pool.give_back(pipe);
     assert_eq!(pool.open(), 0, "a pipe that holds bytes is destroyed");
 }

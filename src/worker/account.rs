@@ -8,9 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::access_log::{Decider, NameOrigin, Outcome, Protocol, Record};
 use crate::config::Mode;
-use crate::metrics::{
-    CloseReason, HttpSeriesKey, Recognised, ResponseFlags, SeriesIndex, SeriesKey,
-};
+use crate::metrics::{CloseReason, Recognised, ResponseFlags, SeriesIndex, SeriesKey};
 use crate::registry::snapshot::{Claim, Cluster, Decision, Match, NameSource, Standing};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
@@ -94,6 +92,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             cluster: snapshot.cluster(verdict),
             service: name,
             destination_ip: snapshot.config.metrics.destination_ip.then(|| destination.ip()),
+            response_code: None,
             flags,
         })
     }
@@ -122,7 +121,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     /// The requests that get no whole answer any more.
-    fn account_unanswered(&mut self, key: Key, reason: CloseReason) {
+    pub(super) fn account_unanswered(&mut self, key: Key, reason: CloseReason) {
         loop {
             let Some(connection) = self.connections.get_mut(key.slot) else { return };
             let Guide::Http1(http) = &mut connection.guide else { return };
@@ -156,18 +155,19 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let series = match route.series.get() {
             Some((status, same, series)) if (status, same) == (exchange.status, flags) => series,
             _ => {
-                let series = self.metrics.http.find(HttpSeriesKey {
+                let series = self.metrics.requests.find(SeriesKey {
                     source: &route.source,
                     cluster: &route.cluster,
                     service: route.name.as_ref().map(Name::as_str),
-                    response_code: exchange.status,
+                    destination_ip: None,
+                    response_code: Some(exchange.status),
                     flags,
                 });
                 route.series.set(Some((exchange.status, flags, series)));
                 series
             }
         };
-        let cells = self.metrics.http.cells(series);
+        let cells = self.metrics.requests.cells(series);
         cells.record(took, exchange.request_bytes, exchange.response_bytes);
         if exchange.line.is_some() {
             self.log_exchange(key, exchange, flags, took);
@@ -238,6 +238,40 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         self.log(record);
     }
 
+    /// A connection that got no slot is logged all the same.
+    #[cold]
+    pub(super) fn log_refused(
+        &self,
+        snapshot: &Snapshot,
+        verdict: Verdict<'_>,
+        (source, destination): (SocketAddr, SocketAddr),
+        reason: CloseReason,
+    ) {
+        if !self.access_log.is_on() {
+            return;
+        }
+        self.log(Record {
+            start: SystemTime::now(),
+            duration: Duration::ZERO,
+            source,
+            workload: Arc::clone(&snapshot.workload(source.ip()).value),
+            original_destination: destination,
+            upstream: None,
+            upstream_local: None,
+            name: best_name(verdict, None),
+            name_source: origin(verdict, None),
+            verdict: Outcome::Refused,
+            cluster: Arc::clone(&snapshot.cluster(verdict).value),
+            decided_by: Decider::Limit,
+            protocol: Protocol::Tcp,
+            flags: reason.response_flags(),
+            bytes_received: 0,
+            bytes_sent: 0,
+            close_reason: Some(reason),
+            request: None,
+        });
+    }
+
     /// What every line of a connection says.
     fn record_of(&self, connection: &Connection, took: Duration) -> Record {
         let upstream = connection.ends[Side::Upstream as usize].socket.as_ref();
@@ -264,7 +298,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     fn log(&self, record: Record) {
-        if !self.access_log.log(Box::new(record)) {
+        if self.access_log.log(Box::new(record)).is_err() {
             self.metrics.counters.access_log_dropped.add(1);
         }
     }

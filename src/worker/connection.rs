@@ -29,7 +29,7 @@ use crate::sys::pipe::Pipe;
 use crate::sys::ring::{Expect, Operation};
 use crate::sys::socket::Socket;
 use crate::worker::account::Story;
-use crate::worker::http1::Http1;
+use crate::worker::http1::{Http1, Mode, Waits};
 use crate::worker::http2::Http2;
 use crate::worker::recognise::Recognition;
 use crate::worker::watch::Watch;
@@ -163,6 +163,27 @@ impl Guide {
         }
     }
 
+    /// `bytes` from `side` have passed unseen.
+    pub(super) fn skip(&mut self, side: Side, bytes: u64) {
+        if let Self::Http1(http) = self {
+            http.skip(side, bytes);
+        }
+    }
+
+    /// The bytes from `side` that are held back and pass before those that come.
+    pub(super) fn take_carried(&mut self, side: Side) -> Vec<u8> {
+        match self {
+            Self::Http1(http) if http.mode == Mode::Gated => http.take_carried(side),
+            Self::Http2(http) if side == Side::Downstream => std::mem::take(&mut http.held),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Bytes of the downstream wait for something other than more of them.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self, Self::Http1(http) if http.waits != Waits::No)
+    }
+
     /// Bytes of the downstream are held back.
     pub(super) fn is_holding(&self) -> bool {
         match self {
@@ -210,7 +231,7 @@ pub(super) struct Direction {
 }
 
 impl Direction {
-    fn new(expect: Expect) -> Self {
+    pub(super) fn new(expect: Expect) -> Self {
         let half = Half::default();
         Self { half, held: Held::Nothing, operation: None, expect, bytes: 0, written: 0 }
     }
@@ -330,7 +351,7 @@ impl Connection {
     /// The upstream half is between two answers: it holds nothing of the last one.
     pub(super) fn is_upstream_at_rest(&self) -> bool {
         let direction = &self.directions[Side::Upstream as usize];
-        matches!(direction.half.state(), State::Receiving | State::Filling)
+        matches!(direction.half.state(), State::Receiving | State::Filling | State::Finished)
     }
 
     /// The side whose loss `reason` names; the other one is told by a reset.

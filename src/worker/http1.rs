@@ -49,6 +49,13 @@ pub(super) enum Waits {
     Over,
 }
 
+impl Waits {
+    /// For every answer before them, no more.
+    pub(super) fn is_for_rest(self) -> bool {
+        matches!(self, Self::Told | Self::Refused(_))
+    }
+}
+
 /// What the first of the downstream's bytes are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Next {

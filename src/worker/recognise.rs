@@ -139,7 +139,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     /// Recognition is over: the connection goes where `decision` says.
-    fn follow(
+    pub(super) fn follow(
         &mut self,
         key: Key,
         snapshot: &Snapshot,

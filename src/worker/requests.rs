@@ -28,7 +28,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         match (&connection.guide, side) {
             (Guide::Nobody | Guide::Forward(_) | Guide::Recognition(_), _) => {}
-            (Guide::Watch(_), _) => self.watch(key, side),
+            (Guide::Watch(_), _) => self.look_at(key, side),
             (Guide::Http2(_), Side::Downstream) => return self.gate_frames(key),
             (Guide::Http2(_), Side::Upstream) => return self.gate_stream_answers(key),
             (Guide::Http1(http), _) => match (http.mode, side) {
@@ -217,7 +217,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         match (http.waits, &http.route) {
             (Waits::No | Waits::Upgrade, _) => {}
             (Waits::Over, _) => self.resume(key),
-            (Waits::Refused(refusal), _) if idle => self.refuse(key, refusal),
+            (Waits::Refused(refusal), _) if idle => self.refuse_request(key, refusal),
             (Waits::Told, Some(route)) => {
                 if upstream.is_some_and(|upstream| route.leads_to(upstream, destination)) {
                     if !http.is_full() {
@@ -234,7 +234,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     /// The request is beyond serving: 400, or 431, and the end.
-    fn refuse(&mut self, key: Key, refusal: Refusal) {
+    fn refuse_request(&mut self, key: Key, refusal: Refusal) {
         self.metrics.counters.refused_requests(refusal).add(1);
         if refusal == Refusal::HostMismatch {
             self.metrics.counters.name_conflicts.add(1);

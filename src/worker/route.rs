@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::access_log::Decider;
 use crate::config::Mode;
 use crate::identity::Identity;
-use crate::metrics::{HttpSeriesIndex, ResponseFlags};
+use crate::metrics::{ResponseFlags, SeriesIndex};
 use crate::registry::snapshot::{
     Claim, Cluster, Decision, NameSource, Service, Standing, Target as ServiceTarget,
 };
@@ -28,7 +28,7 @@ pub(super) struct Route {
     pub(super) standing: Standing,
     mode: Mode,
     /// The series that was found last, with what it was found by.
-    pub(super) series: Cell<Option<(u16, ResponseFlags, HttpSeriesIndex)>>,
+    pub(super) series: Cell<Option<(u16, ResponseFlags, SeriesIndex)>>,
 }
 
 /// The verdict, for as long as a route is kept.

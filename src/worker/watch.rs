@@ -58,7 +58,7 @@ impl Watch {
 
 impl<R: Ring, S: Sockets> Worker<R, S> {
     /// Looks at the bytes that have come from `side` and will pass.
-    pub(super) fn watch(&mut self, key: Key, side: Side) {
+    pub(super) fn look_at(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         if side == Side::Upstream {
             if connection.directions[Side::Downstream as usize].bytes == 0 {
