@@ -180,6 +180,13 @@ impl ServiceEntry {
         format!("{}/{}", self.namespace, self.name)
     }
 
+    /// How many combinations of a port with a host or an address this entry claims: what it costs
+    /// in a snapshot.
+    #[must_use]
+    pub fn claims(&self) -> usize {
+        self.ports.len() * (self.hosts.len() + self.addresses.len())
+    }
+
     /// What `port` of this entry can be found by.
     ///
     /// # Errors

@@ -239,8 +239,8 @@ fn services_of<'a>(
     })
 }
 
-/// What the entry's host with this `rank` is found by. The addresses that an entry lists say nothing
-/// about which of its hosts is meant: they are the first one's.
+/// What the entry's host with this `rank` is found by. The addresses that an entry lists say
+/// nothing about which of its hosts is meant: they are the first one's.
 fn reach_of_host(of_port: Reach, rank: usize) -> Option<Reach> {
     let by_address = match of_port.by_address {
         ByAddress::Listed | ByAddress::Any if rank > 0 => ByAddress::Nothing,

@@ -1,5 +1,5 @@
-//! What is wrong with service entries that are each right by themselves: two of them claim the same,
-//! or the configuration leaves one without effect.
+//! What is wrong with service entries that are each right by themselves: two of them claim the
+//! same, or the configuration leaves one without effect.
 
 use super::index::Taken;
 use super::service::{Service, Target};
