@@ -210,6 +210,11 @@ impl ServiceEntry {
         Ok(Reach { by_address, by_name })
     }
 
+    /// Its ports that can be found, and by what.
+    pub fn reachable_ports(&self) -> impl Iterator<Item = (&Port, Reach)> {
+        self.ports.iter().filter_map(|port| Some((port, self.reach(port).ok()?)))
+    }
+
     /// The names whose addresses this entry needs: those of its endpoints, and its hosts where they
     /// are what connections go to or are found by.
     pub fn names_to_resolve(&self) -> impl Iterator<Item = &Name> {

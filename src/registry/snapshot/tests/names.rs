@@ -170,7 +170,7 @@ fn where_names_are_not_awaited_they_decide_nothing() {
     assert_eq!(claimed(&snapshot, "192.0.2.1:587", NameSource::Sni, "mail.example.com"), None);
     assert_eq!(
         warnings[0].message,
-        "ns/mail.example.com port 587: names.opaquePorts lists the port, so it matches nothing"
+        "ns/mail.example.com port 587 matches nothing: names.opaquePorts lists the port"
     );
     assert_eq!(warnings.len(), 1);
 
@@ -193,7 +193,9 @@ fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
     relay.endpoints = vec![Endpoint { address: ip, ports: vec![] }];
     let mut dynamic = named(&["*.d.example.com"], Protocol::Tls);
     dynamic.resolution = Resolution::DynamicDns;
-    let entries = [web, listed, relay, dynamic, resolving(named(&["e.com"], Protocol::Tls))];
+    let mut any = named(&["f.com", "g.com"], Protocol::Auto);
+    any.ports[0].number = 443;
+    let entries = [web, listed, relay, dynamic, resolving(named(&["e.com"], Protocol::Tls)), any];
     let expected = [
         ("192.0.2.1:443", "a.example.com", Standing::Unverified),
         ("192.0.2.1:443", "b.example.com", Standing::Unverified),
@@ -202,18 +204,20 @@ fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
         ("192.0.2.1:443", "x.d.example.com", Standing::Unverified),
         ("192.0.2.1:443", "e.com", Standing::Verified),
         ("192.0.2.1:443", "example.net", Standing::NotNeeded),
+        // Its second host on a port that takes every address.
+        ("192.0.2.1:443", "g.com", Standing::NotNeeded),
     ];
     let allowing = with(Config::default(), &entries, &Answers::default());
     let mut config = Config::default();
     config.names.unverified = Unverified::Block;
     let (blocking, warnings) =
         Snapshot::build(1, Arc::new(config), &entries, Arc::default(), &Answers::default());
-    let sni = NameSource::Sni;
     for (destination, host, expected) in expected {
-        assert_eq!(standing(&allowing, destination, sni, host), expected, "{host}");
-        assert_eq!(standing(&blocking, destination, sni, host), expected, "{host}");
+        let by = if host == "g.com" { NameSource::Host } else { NameSource::Sni };
+        assert_eq!(standing(&allowing, destination, by, host), expected, "{host}");
+        assert_eq!(standing(&blocking, destination, by, host), expected, "{host}");
         let name = name(host);
-        let claim = Some(Claim { name: &name, by: sni });
+        let claim = Some(Claim { name: &name, by });
         let verdict = |snapshot: &Snapshot| {
             let decision = snapshot.decide(destination.parse().unwrap(), claim);
             matches!(decision.verdict, Verdict::BlackHole)
@@ -221,9 +225,9 @@ fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
         assert!(!verdict(&allowing), "{host}");
         assert_eq!(verdict(&blocking), expected == Standing::Unverified, "{host}");
     }
-    let warned: Vec<bool> =
-        warnings.iter().map(|w| w.message.contains("names.unverified is block")).collect();
-    assert_eq!(warned, [true; 3], "{warnings:?}");
+    let warned: Vec<&str> =
+        warnings.iter().filter_map(|w| w.message.split(" has neither").next()).collect();
+    assert_eq!(warned, ["ns/*.d.example.com", "ns/a.example.com"], "{warnings:?}");
 }
 
 #[test]
