@@ -25,7 +25,7 @@ pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// About 100 000 service entries as people write them; more can be spread over several files.
 pub const REGISTRY_BYTES_MAX: u64 = 32 << 20;
 /// Hosts and addresses, each times the ports of its entry, in all files: what a snapshot holds. Far
-/// above what 100 000 entries claim; bounds the memory (about half a GiB) that some large entries,
+/// above what 100 000 entries claim; bounds the memory (about 350 MiB) that some large entries,
 /// 256 hosts times 256 ports each, could take.
 pub const CLAIMS_MAX: usize = 1_000_000;
 
