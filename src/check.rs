@@ -60,9 +60,9 @@ pub fn check(config_file: &Path) -> Outcome {
     }
 }
 
-/// Which entry or policy decides on a connection from `source` to `destination`, whether Egret waits
-/// for its name, how it matches, the verdict, and where Egret would connect. `host` is the name that
-/// the connection would carry.
+/// Which entry or policy decides on a connection from `source` to `destination`, whether Egret
+/// waits for its name, how it matches, the verdict, and where Egret would connect. `host` is the
+/// name that the connection would carry.
 #[must_use]
 pub fn explain(
     config_file: &Path,

@@ -125,8 +125,8 @@ fn a_name_is_explained_as_the_ports_protocol_reads_it() {
 
 #[test]
 fn names_that_do_not_count_are_said_not_to() {
-    let spec = "hosts: [a.example.com], addresses: [192.0.2.1], \
-                ports: [{number: 443, name: t, protocol: TLS}, {number: 25, name: s, protocol: TLS}]";
+    let spec = "hosts: [a.example.com], addresses: [192.0.2.1], ports: [\
+                {number: 443, name: t, protocol: TLS}, {number: 25, name: s, protocol: TLS}]";
     let web = entry("web", spec);
     let text = with_name("", &web, "192.0.2.1:443", "b.example.com");
     let said = "name         b.example.com: a label only, because the address decides\n\

@@ -119,6 +119,24 @@ fn a_huge_file_is_refused_without_being_read() {
 }
 
 #[test]
+fn entries_that_claim_too_much_are_refused_where_it_becomes_too_much() {
+    let lab = Lab::new();
+    let hosts: Vec<String> = (0..256).map(|n| format!("h{n}.example.com")).collect();
+    let ports: Vec<String> =
+        (1..=256).map(|n| format!("{{number: {n}, name: p{n}, protocol: TLS}}")).collect();
+    let entry = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a}}\n\
+         spec: {{hosts: [{}], ports: [{}]}}\n---\n",
+        hosts.join(", "),
+        ports.join(", ")
+    );
+    lab.write("registry.d/b.yaml", entry.repeat(16));
+    let problem = lab.error("registry.d/b.yaml");
+    assert!(problem.message.starts_with("more than 1000000 hosts and addresses"), "{problem}");
+    assert_eq!(problem.line, Some(15 * 5 + 1));
+}
+
+#[test]
 fn a_file_that_grows_past_its_metadata_is_still_bounded() {
     // /proc files say that they are empty and are not.
     let text = read(Path::new("/proc/self/status"), 16);

@@ -251,8 +251,9 @@ fn hosts_are_in_the_normal_form_of_names() {
     let problems = spec(&["hosts: [bücher.example]", "ports: []"]).unwrap_err();
     assert_eq!(
         problems[0],
-        "r.yaml:5: error: `spec.hosts`: host `bücher.example` is not a DNS name: the host name is not ASCII; \
-         write international labels as xn--; write it as api.example.com or *.example.com"
+        "r.yaml:5: error: `spec.hosts`: host `bücher.example` is not a DNS name: the host name is \
+         not ASCII; write international labels as xn--; write it as api.example.com or \
+         *.example.com"
     );
 }
 
