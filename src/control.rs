@@ -1,7 +1,7 @@
 //! The control plane: one thread that may be slow, because nothing on the data path waits for it.
 //!
-//! It runs the admin, metrics and health servers and takes the signals; a helper thread of its own
-//! reads changed files ([`reload`]). It reaches the workers through what they publish (counters,
+//! It runs the admin, metrics and health servers and takes the signals; helper threads of its own
+//! read changed files ([`reload`]) and write the [`access_log`]. It reaches the workers through what they publish (counters,
 //! the registry snapshot, the drain switch) and through their mailboxes, never through a lock.
 //!
 //! [`Control::bind`] comes first, so that a taken port is told before anything starts;
@@ -17,6 +17,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 
+use crate::access_log::{self, AccessLog};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::mailbox::{Mailbox, Request};
@@ -118,6 +119,8 @@ pub struct Inputs {
     pub workers: Vec<Mailbox>,
     /// The hub that the workers' metrics came from.
     pub metrics: MetricsHub,
+    /// What the workers tell the access log.
+    pub access_log: access_log::Queue,
     /// Where the next generations come from.
     pub source: reload::Source,
     /// How the admin server shows what it does not understand itself.
@@ -145,7 +148,8 @@ pub struct Views {
 /// Whether the control plane takes the process' signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signals {
-    /// SIGTERM and SIGINT drain, the second one ends at once; SIGHUP reloads.
+    /// SIGTERM and SIGINT drain, the second one ends at once; SIGHUP reloads, and has the access log's
+    /// file opened again.
     Handle,
     /// Signals are somebody else's (tests that run many proxies in one process).
     Ignore,
@@ -165,6 +169,8 @@ pub struct Handle {
     shared: Arc<Shared>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// Ends last: until then the servers and the reload thread may have wishes.
+    _access_log: access_log::Writer,
 }
 
 impl Control {
@@ -198,10 +204,13 @@ impl Control {
             set: inputs.set_log_level,
             level: Mutex::new(inputs.registry.current().config.log.level.clone()),
         });
+        let counters = inputs.metrics.control();
+        let access_log = access_log::Writer::start(inputs.access_log, Arc::clone(counters))?;
         let target = reload::Target {
             registry: inputs.registry.clone(),
-            counters: Arc::clone(inputs.metrics.control()),
+            counters: Arc::clone(counters),
             log: Arc::clone(&log),
+            access_log: access_log.log().clone(),
         };
         let shared = Arc::new(Shared {
             reload: reload::Handle::start(inputs.source, target)?,
@@ -211,6 +220,7 @@ impl Control {
             metrics: inputs.metrics,
             views: inputs.views,
             log,
+            access_log: access_log.log().clone(),
             debug: inputs.debug,
         });
         self.spawn_servers(&runtime, &shared)?;
@@ -226,7 +236,7 @@ impl Control {
             let _ = runtime.block_on(stopped);
             drop(runtime);
         })?;
-        Ok(Handle { shared, stop: Some(stop), thread: Some(thread) })
+        Ok(Handle { shared, stop: Some(stop), thread: Some(thread), _access_log: access_log })
     }
 
     fn spawn_servers(self, runtime: &Runtime, shared: &Arc<Shared>) -> io::Result<()> {
@@ -257,7 +267,7 @@ impl Handle {
         self.shared.begin_drain_within(deadline);
     }
 
-    /// Ends the servers and the reload thread; open requests are cut.
+    /// Ends the servers, the reload thread and the access log; open requests are cut.
     pub fn stop(self) {
         drop(self);
     }
@@ -284,6 +294,7 @@ struct Shared {
     reload: reload::Handle,
     views: Views,
     log: Arc<LogControl>,
+    access_log: AccessLog,
     debug: DebugEndpoints,
 }
 
@@ -342,6 +353,7 @@ async fn handle_end_signals(signals: [Signal; 2], shared: Arc<Shared>) {
 async fn handle_reload_signal(mut hangup: Signal, shared: Arc<Shared>) {
     while hangup.recv().await.is_some() {
         tracing::info!("signal; reloading");
+        shared.access_log.reopen();
         // The reload thread logs and counts what comes of it.
         let _ = shared.reload.ask().await;
     }

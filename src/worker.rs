@@ -28,6 +28,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
+use crate::access_log::AccessLog;
 use crate::admission::Admission;
 use crate::drain::Drain;
 use crate::mailbox::Request;
@@ -73,6 +74,8 @@ pub struct Parts {
     pub admission: Arc<Admission>,
     /// This worker's counters.
     pub metrics: WorkerMetrics,
+    /// Where what happened to its connections is told.
+    pub access_log: AccessLog,
     /// The process's life.
     pub drain: Drain,
     /// Requests of the control plane.
@@ -103,6 +106,8 @@ pub struct Worker<R, S> {
     mark: Option<u32>,
     admission: Arc<Admission>,
     metrics: WorkerMetrics,
+    #[expect(dead_code, reason = "nothing is told before the handlers know names")]
+    access_log: AccessLog,
     drain: Drain,
     inbox: Receiver<Request>,
     waker: Waker,
@@ -134,6 +139,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             snapshot,
             admission: parts.admission,
             metrics: parts.metrics,
+            access_log: parts.access_log,
             drain: parts.drain,
             inbox: parts.inbox,
             waker: parts.waker,

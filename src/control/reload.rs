@@ -17,6 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::oneshot;
 
 use super::{LogControl, lock};
+use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::metrics::{ControlCounters, ReloadResult};
 use crate::problem::{Problem, Severity};
@@ -64,6 +65,7 @@ pub(super) struct Target {
     pub(super) registry: Registry,
     pub(super) counters: Arc<ControlCounters>,
     pub(super) log: Arc<LogControl>,
+    pub(super) access_log: AccessLog,
 }
 
 #[derive(Debug)]
@@ -279,6 +281,9 @@ impl Reloader {
                 Ok(()) => tracing::info!(level = new.log.level, "log level changed"),
                 Err(error) => tracing::warn!(level = new.log.level, error, "log level refused"),
             }
+        }
+        if old.access_log != new.access_log {
+            self.target.access_log.configure(&new.access_log);
         }
     }
 

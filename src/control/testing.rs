@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::reload::{Candidate, Source, Watching};
-use crate::config::Config;
+use crate::config::{AccessLogFormat, Config};
 use crate::problem::{Problem, Severity};
 use crate::registry::{Answers, Snapshot};
 
@@ -27,7 +27,8 @@ pub(super) fn config() -> Config {
 }
 
 /// Reads `directory/*.yaml`. Each file is a log level, a space, any text and ` end`; a file without
-/// the end is refused. The texts become `Config::registry`, the last level the log level.
+/// the end is refused. The texts become `Config::registry`, the last level the log level; the text
+/// `told` switches the access log on.
 pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
     let pattern = directory.join("*.yaml");
     let files: Vec<PathBuf> =
@@ -50,6 +51,9 @@ pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
         };
         config.log.level = level.into();
         config.registry.push(content.into());
+        if content == "told" {
+            config.access_log.format = AccessLogFormat::Text;
+        }
         all += &text;
     }
     let config = Arc::new(config);

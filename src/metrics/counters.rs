@@ -79,7 +79,8 @@ impl ReloadResult {
     }
 }
 
-/// What the control plane counts. One thread writes each cell: the reload thread all of them.
+/// What the control plane counts. One thread writes each cell: the access log's writer its own two,
+/// the reload thread the others.
 #[derive(Debug, Default)]
 pub struct ControlCounters {
     /// The generation that is published (gauge).
@@ -87,6 +88,10 @@ pub struct ControlCounters {
     /// When the files were last read without an error, in seconds since 1970 (gauge).
     pub config_last_success_s: Cell,
     reloads: [Cell; ReloadResult::ALL.len()],
+    /// Lines of the access log that are written.
+    pub access_log_lines: Cell,
+    /// Lines of the access log that could not be written.
+    pub access_log_lost: Cell,
 }
 
 impl ControlCounters {

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use tempfile::TempDir;
 
 use super::*;
+use crate::access_log;
 use crate::control::testing::{load, source, wait_until};
 
 /// A running reload thread over a directory of files.
@@ -26,7 +27,9 @@ fn target(registry: &Registry) -> (Target, Arc<ControlCounters>) {
     let set: super::super::SetLogLevel =
         Box::new(|level| if level == "loud" { Err("no such level".into()) } else { Ok(()) });
     let log = Arc::new(LogControl { set, level: Mutex::new("info".into()) });
-    (Target { registry: registry.clone(), counters: Arc::clone(&counters), log }, counters)
+    let (access_log, _) = access_log::open(&registry.current().config.access_log);
+    let registry = registry.clone();
+    (Target { registry, counters: Arc::clone(&counters), log, access_log }, counters)
 }
 
 impl Bench {
