@@ -235,7 +235,8 @@ fn json_has_istios_keys_and_egrets() {
          \"upstream_transport_failure_reason\":null,\"source_workload\":\"web\",\
          \"source_namespace\":\"shop\",\"original_destination\":\"[2001:db8::7]:8080\",\
          \"name\":\"orders.example.com\",\"name_source\":\"host\",\
-         \"recognised_protocol\":\"http1\",\"verdict\":\"service\",\"decided_by\":\"shop/orders (registry.d/orders.yaml:1)\",\
+         \"recognised_protocol\":\"http1\",\
+         \"verdict\":\"service\",\"decided_by\":\"shop/orders (registry.d/orders.yaml:1)\",\
          \"close_reason\":null}\n"
     );
     let blocked: serde_json::Value = serde_json::from_str(&in_json(&blocked())).unwrap();
@@ -386,6 +387,9 @@ fn the_length_of_a_line_is_bounded() {
     assert!(line.len() < 16 * 1024, "{}", line.len());
     assert!(line.contains("\\x00... HTTP/1.1\""));
     assert!(in_json(&record).len() < 20 * 1024);
+    // The excerpts of a request, and a name (RFC 1035).
+    let texts = 32 + 1024 + 300 + 256 + 256 + 128 + 253;
+    assert!(size_of::<Record>() + texts < 3 * 1024, "as QUEUE_RECORDS_MAX says");
     let kept = record.request.unwrap().target;
     assert_eq!((kept.bytes().len(), kept.ellipsis()), (1024, "..."));
     assert_eq!(Excerpt::<4>::from("four").ellipsis(), "");
