@@ -1,8 +1,9 @@
 //! The control plane: one thread that may be slow, because nothing on the data path waits for it.
 //!
 //! It runs the admin, metrics and health servers and takes the signals; helper threads of its own
-//! read changed files ([`reload`]) and write the [`access_log`]. It reaches the workers through what they publish (counters,
-//! the registry snapshot, the drain switch) and through their mailboxes, never through a lock.
+//! read changed files ([`reload`]) and write the [`access_log`]. It reaches the workers through
+//! what they publish (counters, the registry snapshot, the drain switch) and through their
+//! mailboxes, never through a lock.
 //!
 //! [`Control::bind`] comes first, so that a taken port is told before anything starts;
 //! [`Control::start`] when the workers exist. It neither starts nor ends workers: `app` does.
@@ -148,8 +149,8 @@ pub struct Views {
 /// Whether the control plane takes the process' signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signals {
-    /// SIGTERM and SIGINT drain, the second one ends at once; SIGHUP reloads, and has the access log's
-    /// file opened again.
+    /// SIGTERM and SIGINT drain, the second one ends at once; SIGHUP reloads, and has the
+    /// access log's file opened again.
     Handle,
     /// Signals are somebody else's (tests that run many proxies in one process).
     Ignore,

@@ -1,8 +1,8 @@
 //! A record as a JSON object on one line: Istio's keys, then Egret's.
 //!
-//! Istio's are those of `EnvoyJSONLogFormatIstio` (`pilot/pkg/model/telemetry_logging.go`), with the
-//! types that Envoy gives them: counts are numbers, what is absent is null, `response_flags` is
-//! never absent, and `upstream_service_time` is text, because with Envoy it is a header's value.
+//! Istio's are those of `EnvoyJSONLogFormatIstio` (`pilot/pkg/model/telemetry_logging.go`), with
+//! the types that Envoy gives them: counts are numbers, what is absent is null, `response_flags`
+//! is never absent, and `upstream_service_time` is text, because with Envoy it is a header's value.
 
 use std::io;
 

@@ -41,7 +41,7 @@ fn service() -> Arc<Service> {
     Arc::clone(snapshot.services().next().unwrap())
 }
 
-/// A connection that passed and has finished, as Istio's Envoy logged one (istio/istio issue 58696).
+/// A connection that passed and has finished, as in Istio's issue 58696.
 fn passed() -> Record {
     Record {
         start: SystemTime::UNIX_EPOCH + Duration::from_millis(1_732_443_862_081),
@@ -84,6 +84,15 @@ fn blocked() -> Record {
         bytes_sent: 0,
         close_reason: Some(CloseReason::BlackHole),
         ..passed()
+    }
+}
+
+fn blocked_tls() -> Record {
+    Record {
+        name: Some("api.example.com".into()),
+        name_source: NameOrigin::Sni,
+        protocol: Protocol::Tls,
+        ..blocked()
     }
 }
 
@@ -155,8 +164,8 @@ fn in_json(record: &Record) -> String {
 fn connections_are_written_as_by_istios_envoy() {
     assert_eq!(
         in_text(&passed()),
-        "[2024-11-24T10:24:22.081Z] \"- - -\" 0 - - - \"-\" 2038 6710 241 - \"-\" \"-\" \"-\" \"-\" \
-         \"202.89.233.100:443\" PassthroughCluster 10.244.0.14:46078 202.89.233.100:443 \
+        "[2024-11-24T10:24:22.081Z] \"- - -\" 0 - - - \"-\" 2038 6710 241 - \"-\" \"-\" \"-\" \
+         \"-\" \"202.89.233.100:443\" PassthroughCluster 10.244.0.14:46078 202.89.233.100:443 \
          10.244.0.14:46076 - -\n"
     );
     assert_eq!(
@@ -176,8 +185,8 @@ fn requests_are_written_as_by_istios_envoy() {
     );
     assert_eq!(
         in_text(&served_request()),
-        "[2024-11-24T10:24:22.081Z] \"POST /v1/orders?x=1 HTTP/1.1\" 201 - via_upstream - \"-\" 2038 \
-         6710 241 3 \"10.0.0.1, 10.0.0.2\" \"-\" \"-\" \"orders.example.com:8080\" \
+        "[2024-11-24T10:24:22.081Z] \"POST /v1/orders?x=1 HTTP/1.1\" 201 - via_upstream - \"-\" \
+         2038 6710 241 3 \"10.0.0.1, 10.0.0.2\" \"-\" \"-\" \"orders.example.com:8080\" \
          \"202.89.233.100:443\" outbound|8080||orders.example.com 10.244.0.14:46078 \
          [2001:db8::7]:8080 10.244.0.14:46076 - default\n"
     );
@@ -185,13 +194,7 @@ fn requests_are_written_as_by_istios_envoy() {
 
 #[test]
 fn the_sni_of_blocked_tls_and_the_causes_of_an_end_have_a_place() {
-    let tls = Record {
-        name: Some("api.example.com".into()),
-        name_source: NameOrigin::Sni,
-        protocol: Protocol::Tls,
-        ..blocked()
-    };
-    assert!(in_text(&tls).ends_with(" 10.244.0.27:49692 api.example.com -\n"));
+    assert!(in_text(&blocked_tls()).ends_with(" 10.244.0.27:49692 api.example.com -\n"));
     let ended = |reason: CloseReason| {
         let flags = reason.response_flags();
         in_text(&Record { close_reason: Some(reason), flags, ..passed() })
@@ -199,6 +202,19 @@ fn the_sni_of_blocked_tls_and_the_causes_of_an_end_have_a_place() {
     assert!(ended(CloseReason::ConnectRefused).contains(" 0 UF,URX - - \"connect_refused\" 2038 "));
     assert!(ended(CloseReason::Idle).contains(" 0 - - idle \"-\" 2038 "));
     assert!(ended(CloseReason::UpstreamReset).contains(" 0 UC - - \"-\" 2038 "));
+}
+
+#[test]
+fn the_examples_in_the_readme_are_what_is_written() {
+    let readme = include_str!("../../README.md");
+    let section = readme.split("## Access log").nth(1).unwrap();
+    let example = |language: &str| {
+        let start = section.split(&format!("```{language}\n")).nth(1).unwrap();
+        start.split("\n```").next().unwrap()
+    };
+    let record = blocked_tls();
+    assert_eq!(example("text"), in_text(&record).trim_end());
+    assert_eq!(example("json").replace("\n ", ""), in_json(&record).trim_end());
 }
 
 #[test]
@@ -218,7 +234,8 @@ fn json_has_istios_keys_and_egrets() {
          \"downstream_remote_address\":\"10.244.0.14:46076\",\"requested_server_name\":null,\
          \"upstream_transport_failure_reason\":null,\"source_workload\":\"web\",\
          \"source_namespace\":\"shop\",\"original_destination\":\"[2001:db8::7]:8080\",\
-         \"name\":\"orders.example.com\",\"name_source\":\"host\",\"recognised_protocol\":\"http1\",\
+         \"name\":\"orders.example.com\",\"name_source\":\"host\",\
+         \"recognised_protocol\":\"http1\",\
          \"verdict\":\"service\",\"decided_by\":\"shop/orders (registry.d/orders.yaml:1)\",\
          \"close_reason\":null}\n"
     );
@@ -370,6 +387,9 @@ fn the_length_of_a_line_is_bounded() {
     assert!(line.len() < 16 * 1024, "{}", line.len());
     assert!(line.contains("\\x00... HTTP/1.1\""));
     assert!(in_json(&record).len() < 20 * 1024);
+    // The excerpts of a request, and a name (RFC 1035).
+    let texts = 32 + 1024 + 300 + 256 + 256 + 128 + 253;
+    assert!(size_of::<Record>() + texts < 3 * 1024, "as QUEUE_RECORDS_MAX says");
     let kept = record.request.unwrap().target;
     assert_eq!((kept.bytes().len(), kept.ellipsis()), (1024, "..."));
     assert_eq!(Excerpt::<4>::from("four").ellipsis(), "");
@@ -514,49 +534,48 @@ fn format_and_file_change_while_it_runs() {
     assert_eq!(bench.lost(), 0);
 }
 
+/// Logs until nothing goes on: the pipe has no room, the writer waits, the queue is full. Returns
+/// how many records were taken.
+fn fill(bench: &Bench) -> u64 {
+    let mut taken = 0;
+    wait_until("the pipe is full", || {
+        while bench.log.log(Box::new(passed())).is_ok() {
+            taken += 1;
+        }
+        let before = (bench.written(), taken);
+        std::thread::sleep(writer::REST * 10);
+        taken += u64::from(bench.log.log(Box::new(passed())).is_ok());
+        bench.written() > 0 && (bench.written(), taken) == before
+    });
+    taken
+}
+
 #[test]
 fn a_pipe_that_nobody_reads_holds_up_neither_worker_nor_change_nor_end() {
     let directory = tempfile::tempdir().unwrap();
     let (path, mut reader) = pipe(directory.path());
-    let (log, queue) = with_capacity(&settings(AccessLogFormat::Text, path.clone()), 64);
+    let to_pipe = settings(AccessLogFormat::Text, path);
+    let (log, queue) = with_capacity(&to_pipe, 64);
     let mut bench = Bench::with(directory, log, queue);
-    let mut queued = 0_u64;
-    wait_until("the queue is full", || {
-        while bench.log.log(Box::new(passed())).is_ok() {
-            queued += 1;
-        }
-        // The pipe takes 16 pages with 20 lines each; then come batch and queue.
-        queued > 300
-    });
-    wait_until("the pipe is full", || bench.log.log(Box::new(passed())).is_err());
+    let mut taken = fill(&bench);
     bench.configure(AccessLogFormat::Text, "access.log");
-    wait_until("a line in the file", || {
-        let _ = bench.log.log(Box::new(blocked()));
-        !bench.lines("access.log").is_empty()
-    });
-    assert!(bench.lost() > 0, "what stood before the pipe is lost, and counted");
+    wait_until("a line in the file", || !bench.lines("access.log").is_empty());
 
     // What did get into the pipe are whole lines.
     let mut text = Vec::new();
     let _ = reader.read_to_end(&mut text);
     let text = String::from_utf8(text).unwrap();
-    assert!(text.lines().count() > 100 && text.ends_with('\n'));
+    assert!(text.lines().count() > 100);
     assert!(text.split_inclusive('\n').all(|line| line == in_text(&passed())));
 
     // The same at the end: blocked again, it ends in bounded time.
-    bench.log.configure(&settings(AccessLogFormat::Text, path));
-    let full = bench.written();
-    wait_until("lines in the pipe", || {
-        let _ = bench.log.log(Box::new(passed()));
-        bench.written() > full + 50
-    });
-    wait_until("it is full", || {
-        std::thread::sleep(writer::REST * 2);
-        bench.log.log(Box::new(passed())).is_err()
-    });
+    bench.log.configure(&to_pipe);
+    taken += fill(&bench);
     let began = Instant::now();
     bench.writer = None;
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert!(bench.lost() > 0);
+    assert_eq!(bench.written() + bench.lost(), taken, "each is either written or counted as lost");
 }
 
 #[test]
@@ -579,4 +598,41 @@ fn a_full_disk_is_counted_and_the_next_file_is_written() {
         let _ = bench.log.log(Box::new(passed()));
         !bench.lines("no/such/directory.log").is_empty()
     });
+}
+
+/// Set in the process that plays the proxy whose standard output is closed.
+const CHILD: &str = "EGRET_TEST_STDOUT_IS_CLOSED";
+const SURVIVED: i32 = 7;
+
+#[test]
+fn a_closed_stdout_ends_neither_the_writer_nor_the_process() {
+    use std::io::{BufRead, BufReader};
+    use std::process::{Command, Stdio};
+    if std::env::var_os(CHILD).is_some() {
+        write_until_lines_are_lost();
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture"])
+        .arg("access_log::tests::a_closed_stdout_ends_neither_the_writer_nor_the_process")
+        .env(CHILD, "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() + "\n" == in_text(&passed())));
+    drop(lines);
+    assert_eq!(child.wait().unwrap().code(), Some(SURVIVED));
+}
+
+fn write_until_lines_are_lost() -> ! {
+    let (log, queue) = open(&config::AccessLog { format: AccessLogFormat::Text, path: None });
+    let counters: Arc<ControlCounters> = Arc::default();
+    let writer = Writer::start(queue, Arc::clone(&counters)).unwrap();
+    wait_until("lines are lost", || {
+        let _ = log.log(Box::new(passed()));
+        counters.access_log_lost.get() > 0
+    });
+    drop(writer);
+    std::process::exit(SURVIVED);
 }

@@ -107,9 +107,10 @@ enum Place {
     Word,
 }
 
-/// Adds `bytes`, as nginx escapes them: a quote, a backslash, whatever else could end a line or steer
-/// a terminal (control characters, Unicode's line ends), and what is no UTF-8 become `\xNN`, byte by
-/// byte; so does a blank in a word. So a parser that looks for the next quote or blank is right.
+/// Adds `bytes`, as nginx escapes them: a quote, a backslash, whatever else could end a line or
+/// steer a terminal (control characters, Unicode's line ends), and what is no UTF-8 become `\xNN`,
+/// byte by byte; so does a blank in a word. So a parser that looks for the next quote or blank is
+/// right.
 fn push_escaped(bytes: &[u8], place: Place, out: &mut String) {
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
