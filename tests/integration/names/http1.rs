@@ -83,10 +83,8 @@ fn each_request_goes_to_its_own_upstream_and_answers_come_in_order() {
         ok(format!("b{}", path_of(head)).as_bytes())
     }
     let (a, b) = (Web::start(from_a), Web::start(from_b));
-    let entries = [
-        entry("a.example.com", "HTTP", a.address),
-        entry("*.b.example.com", "HTTP", b.address),
-    ];
+    let entries =
+        [entry("a.example.com", "HTTP", a.address), entry("*.b.example.com", "HTTP", b.address)];
     let proxy = registry_only(&entries, "");
     let hosts = ["a.example.com", "A.example.com.", "x.b.example.com:8080", "a.example.com"];
     let requests: String = hosts
@@ -133,8 +131,11 @@ fn large_bodies_are_spliced_between_heads() {
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {SIZE}\r\n\r\n");
         read_exactly(&mut client, head.as_bytes());
         Pattern::new(7).expect(&mut client, SIZE);
-        write!(client, "PUT / HTTP/1.1\r\nHost: allowed.example.com\r\ncontent-length: {SIZE}\r\n\r\n")
-            .unwrap();
+        write!(
+            client,
+            "PUT / HTTP/1.1\r\nHost: allowed.example.com\r\ncontent-length: {SIZE}\r\n\r\n"
+        )
+        .unwrap();
         Pattern::new(8).send(&mut client, SIZE, 1 << 20);
         read_exactly(&mut client, &ok(b"same"));
     }
@@ -150,13 +151,17 @@ fn large_bodies_are_spliced_between_heads() {
 fn every_framing_passes_byte_for_byte() {
     fn framed(head: &str, body: &[u8]) -> Vec<u8> {
         let text = match path_of(head) {
-            "/chunked" => "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
-                           5;x=y\r\nhello\r\n0\r\nx-trailer: 1\r\n\r\n",
+            "/chunked" => {
+                "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n\
+                           5;x=y\r\nhello\r\n0\r\nx-trailer: 1\r\n\r\n"
+            }
             "/none" => "HTTP/1.1 204 No Content\r\n\r\n",
             "/same" => "HTTP/1.1 304 Not Modified\r\ncontent-length: 100\r\n\r\n",
             "/head" => "HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n",
-            "/interim" => "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n\
-                           HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            "/interim" => {
+                "HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n\
+                           HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+            }
             _ => return ok(body),
         };
         text.as_bytes().to_vec()
@@ -175,8 +180,7 @@ fn every_framing_passes_byte_for_byte() {
     ];
     let mut sent = String::new();
     for (line, fields, body) in requests {
-        let request =
-            format!("{line} HTTP/1.1\r\nHost: allowed.example.com\r\n{fields}\r\n{body}");
+        let request = format!("{line} HTTP/1.1\r\nHost: allowed.example.com\r\n{fields}\r\n{body}");
         client.write_all(request.as_bytes()).unwrap();
         sent += &request;
         let answer = framed(&request, body.as_bytes());
@@ -211,8 +215,11 @@ fn expect_and_upgrade_and_until_close() {
     client.write_all(b"body").unwrap();
     read_exactly(&mut client, &ok(b"body"));
     // After a 101 nothing is a request any more, whatever it looks like.
-    write!(client, "GET /switch HTTP/1.1\r\n{host}connection: upgrade\r\nupgrade: echo\r\n\r\n{BLOCKED}")
-        .unwrap();
+    write!(
+        client,
+        "GET /switch HTTP/1.1\r\n{host}connection: upgrade\r\nupgrade: echo\r\n\r\n{BLOCKED}"
+    )
+    .unwrap();
     read_exactly(&mut client, &answers("GET /switch", b""));
     read_exactly(&mut client, BLOCKED.as_bytes());
     client.write_all(b"more").unwrap();
@@ -241,8 +248,14 @@ fn malformed_requests_get_400_after_the_earlier_answers() {
             "length_with_coding",
         ),
         ("GET / HTTP/1.1\r\nHost: allowed.example.com\r\nx: a\r\n b\r\n\r\n", "folded_field"),
-        ("CONNECT allowed.example.com:443 HTTP/1.1\r\nHost: allowed.example.com:443\r\n\r\n", "connect"),
-        ("GET http://blocked.example.com/ HTTP/1.1\r\nHost: allowed.example.com\r\n\r\n", "host_mismatch"),
+        (
+            "CONNECT allowed.example.com:443 HTTP/1.1\r\nHost: allowed.example.com:443\r\n\r\n",
+            "connect",
+        ),
+        (
+            "GET http://blocked.example.com/ HTTP/1.1\r\nHost: allowed.example.com\r\n\r\n",
+            "host_mismatch",
+        ),
     ];
     for (request, reason) in bad {
         let mut client = proxy.connect(destination());

@@ -85,8 +85,10 @@ fn tls_is_accounted_by_its_sni_with_every_byte() {
     let mut sniffer = egret::sniff::Sniffer::default();
     let egret::sniff::Sniff::Tls(seen) = sniffer.feed(&hello) else { panic!() };
     let egret::sniff::Sni::Name(name) = &seen.sni else { panic!() };
-    let labels =
-        [("destination_service", name.as_str()), ("destination_service_name", "PassthroughCluster")];
+    let labels = [
+        ("destination_service", name.as_str()),
+        ("destination_service_name", "PassthroughCluster"),
+    ];
     for (metric, value) in [
         ("istio_tcp_connections_opened_total", 2.0),
         ("istio_tcp_connections_closed_total", 2.0),
