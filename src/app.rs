@@ -43,6 +43,10 @@ use threads::Threads;
 /// How often the host's own addresses are looked up again.
 const ADDRESSES_PERIOD: Duration = Duration::from_secs(2);
 
+/// How long the start waits for the addresses of the registry's names, so that the first connections
+/// find them. Enough for a resolver near by; without one, the rest of the registry must not wait.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// What surrounds the data plane.
 pub struct Options {
     /// Read again when it, or a file that it names, changes.
@@ -148,6 +152,7 @@ impl App {
                 debug: options.debug_endpoints,
             })
             .context("starting the control thread")?;
+        control.await_first_answers(FIRST_ANSWERS);
         shared.serve(budget.connections_max(&config)?, &addresses, &budget);
         threads.go();
         Ok(Self { addresses, shared, threads, control })
@@ -240,16 +245,16 @@ fn reload_source(first: &Loaded, config_file: PathBuf) -> reload::Source {
             return Err(loaded.problems);
         }
         Ok(reload::Candidate {
-            config: Arc::clone(&loaded.config),
-            problems: std::mem::take(&mut loaded.problems),
-            files: std::mem::take(&mut loaded.files),
-            directories: std::mem::take(&mut loaded.directories),
+            parts: loaded.parts,
+            problems: loaded.problems,
+            files: loaded.files,
+            directories: loaded.directories,
             fingerprint: loaded.fingerprint,
-            build: Box::new(move |generation| loaded.snapshot(generation)),
         })
     };
     reload::Source {
         load: Box::new(load),
+        parts: first.parts.clone(),
         files: first.files.clone(),
         directories: first.directories.clone(),
         fingerprint: first.fingerprint,

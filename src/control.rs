@@ -1,7 +1,7 @@
 //! The control plane: one thread that may be slow, because nothing on the data path waits for it.
 //!
-//! It runs the admin, metrics and health servers and takes the signals; a helper thread of its own
-//! reads changed files ([`reload`]). It reaches the workers through what they publish (counters,
+//! It runs the admin, metrics and health servers, takes the signals and resolves the registry's names
+//! ([`dns`]); a helper thread of its own reads changed files ([`reload`]). It reaches the workers through what they publish (counters,
 //! the registry snapshot, the drain switch) and through their mailboxes, never through a lock.
 //!
 //! [`Control::bind`] comes first, so that a taken port is told before anything starts;
@@ -9,13 +9,14 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
 use crate::drain::Drain;
@@ -24,6 +25,7 @@ use crate::metrics::MetricsHub;
 use crate::registry::{Registry, Snapshot};
 
 mod admin;
+mod dns;
 mod exporter;
 mod health;
 pub mod reload;
@@ -163,6 +165,7 @@ pub enum DebugEndpoints {
 /// The running control plane. Dropping it ends it.
 pub struct Handle {
     shared: Arc<Shared>,
+    first_answers: Receiver<()>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -198,13 +201,27 @@ impl Control {
             set: inputs.set_log_level,
             level: Mutex::new(inputs.registry.current().config.log.level.clone()),
         });
+        let (wanted, names_wanted) = watch::channel(dns::Wanted::default());
         let target = reload::Target {
             registry: inputs.registry.clone(),
             counters: Arc::clone(inputs.metrics.control()),
             log: Arc::clone(&log),
+            wanted,
+        };
+        let reload = reload::Handle::start(inputs.source, target)?;
+        let (first_answers, first_answers_come) = sync_channel(1);
+        let names = {
+            let _runtime = runtime.enter();
+            dns::spawn(dns::Inputs {
+                wanted: names_wanted,
+                offer: reload.offer(),
+                counters: Arc::clone(inputs.metrics.control()),
+                first_answers,
+            })
         };
         let shared = Arc::new(Shared {
-            reload: reload::Handle::start(inputs.source, target)?,
+            reload,
+            names,
             registry: inputs.registry,
             drain: inputs.drain,
             workers: inputs.workers,
@@ -226,7 +243,7 @@ impl Control {
             let _ = runtime.block_on(stopped);
             drop(runtime);
         })?;
-        Ok(Handle { shared, stop: Some(stop), thread: Some(thread) })
+        Ok(Handle { shared, first_answers: first_answers_come, stop: Some(stop), thread: Some(thread) })
     }
 
     fn spawn_servers(self, runtime: &Runtime, shared: &Arc<Shared>) -> io::Result<()> {
@@ -257,6 +274,15 @@ impl Handle {
         self.shared.begin_drain_within(deadline);
     }
 
+    /// Waits until the registry's names were asked for and their addresses are published, but not
+    /// longer than `at_most`: a DNS server that does not answer must not keep the proxy from
+    /// serving all other destinations.
+    pub fn await_first_answers(&self, at_most: Duration) {
+        if self.first_answers.recv_timeout(at_most).is_err() {
+            tracing::warn!(waited = ?at_most, "some names have no answer yet; serving without");
+        }
+    }
+
     /// Ends the servers and the reload thread; open requests are cut.
     pub fn stop(self) {
         drop(self);
@@ -282,6 +308,7 @@ struct Shared {
     workers: Vec<Mailbox>,
     metrics: MetricsHub,
     reload: reload::Handle,
+    names: dns::Names,
     views: Views,
     log: Arc<LogControl>,
     debug: DebugEndpoints,

@@ -25,7 +25,7 @@ mod labels;
 pub mod series;
 pub mod timing;
 
-pub use counters::{ControlCounters, ReloadResult, WorkerCounters};
+pub use counters::{ControlCounters, DnsResult, ReloadResult, WorkerCounters};
 pub use encode::Format;
 pub use hub::{MetricsHub, WorkerMetrics};
 pub use series::{SeriesCells, SeriesIndex, SeriesKey, SeriesTable};

@@ -5,6 +5,9 @@
 //! become the next generation in one pointer swap; bad ones change nothing, are logged once and
 //! counted. Connections that are open keep the verdict they have.
 //!
+//! The same thread publishes a generation when the addresses of a name have changed ([`super::dns`]
+//! tells it), from the files that are in use: only one thread publishes, so none is lost.
+//!
 //! Knows nothing of YAML or of globs: [`Loader`] does. What to watch comes from it as well.
 
 use std::hash::{BuildHasher, Hash, Hasher};
@@ -16,18 +19,21 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
+use super::dns::{Offer, Wanted};
 use super::{LogControl, lock};
 use crate::config::Config;
 use crate::metrics::{ControlCounters, ReloadResult};
 use crate::problem::{Problem, Severity};
-use crate::registry::Registry;
+use crate::registry::{Answers, Registry};
 
+mod basis;
 mod signature;
 mod source;
 #[cfg(test)]
 mod tests;
 mod watch;
 
+use basis::Basis;
 use signature::Signature;
 pub use source::{Candidate, Loader, Outcome, Source};
 use watch::Watcher;
@@ -64,12 +70,16 @@ pub(super) struct Target {
     pub(super) registry: Registry,
     pub(super) counters: Arc<ControlCounters>,
     pub(super) log: Arc<LogControl>,
+    /// Told which names the files in use need the addresses of.
+    pub(super) wanted: tokio::sync::watch::Sender<Wanted>,
 }
 
 #[derive(Debug)]
 enum Message {
     FilesChanged,
     Asked(oneshot::Sender<Outcome>),
+    /// What the names resolve to now; the sender is dropped when that is published.
+    Resolved(Answers, oneshot::Sender<()>),
     Stop,
 }
 
@@ -103,6 +113,17 @@ impl Handle {
         let _ = self.inbox.send(Message::Asked(reply));
         outcome
     }
+
+    /// The way for the resolver's answers.
+    pub(super) fn offer(&self) -> Offer {
+        let inbox = self.inbox.clone();
+        Box::new(move |answers| {
+            let (done, published) = oneshot::channel();
+            // A thread that has ended drops the sender, as if they were published.
+            let _ = inbox.send(Message::Resolved(answers, done));
+            published
+        })
+    }
 }
 
 impl Drop for Handle {
@@ -124,6 +145,7 @@ struct Reloader {
     poll: Duration,
     files: Vec<PathBuf>,
     directories: Vec<PathBuf>,
+    basis: Basis,
     /// Of the generation in use.
     fingerprint: u64,
     /// Of the refusal that was logged last; `None` once the files are good again.
@@ -150,6 +172,8 @@ impl Reloader {
         let signature = Signature::take(&source.files, &source.directories);
         target.counters.config_generation.set(target.registry.current().generation);
         target.counters.config_last_success_s.set(unix_time_s());
+        let basis = Basis::new(source.parts, source.problems);
+        target.wanted.send_replace(basis.wanted());
         Self {
             load: source.load,
             restart_needed: source.restart_needed,
@@ -159,6 +183,7 @@ impl Reloader {
             poll: source.poll,
             files: source.files,
             directories: source.directories,
+            basis,
             fingerprint: source.fingerprint,
             refusal: None,
             // The files may have changed between the load of the first generation and now.
@@ -180,13 +205,32 @@ impl Reloader {
                     let _ = reply.send(self.reload(Cause::Change));
                 }
                 Ok(Message::FilesChanged) => {
-                    let Some(replies) = settle(messages) else { return };
+                    let Some(replies) = self.settle(messages) else { return };
                     let outcome = self.reload(Cause::Change);
                     for reply in replies {
                         let _ = reply.send(outcome.clone());
                     }
                 }
+                Ok(Message::Resolved(answers, _done)) => self.take_answers(&answers),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Waits until no file event has come for a while. Returns those who asked meanwhile; `None` to
+    /// stop.
+    fn settle(&mut self, messages: &Receiver<Message>) -> Option<Vec<oneshot::Sender<Outcome>>> {
+        let mut replies = Vec::new();
+        let give_up = Instant::now() + QUIET_MAX;
+        loop {
+            let wait = QUIET.min(give_up.saturating_duration_since(Instant::now()));
+            match messages.recv_timeout(wait) {
+                Err(RecvTimeoutError::Timeout) => return Some(replies),
+                Ok(Message::FilesChanged) if Instant::now() >= give_up => return Some(replies),
+                Ok(Message::FilesChanged) => {}
+                Ok(Message::Asked(reply)) => replies.push(reply),
+                Ok(Message::Resolved(answers, _done)) => self.take_answers(&answers),
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
     }
@@ -238,7 +282,7 @@ impl Reloader {
 
     fn accept(&mut self, candidate: Candidate, cause: Cause) -> Outcome {
         let current = self.target.registry.current();
-        let counters = &self.target.counters;
+        let counters = Arc::clone(&self.target.counters);
         counters.config_last_success_s.set(unix_time_s());
         let was_refused = self.refusal.take().is_some();
         let mut status = lock(&self.status);
@@ -252,21 +296,45 @@ impl Reloader {
             }
             return Outcome::Unchanged { generation: current.generation };
         }
-        status.problems.clone_from(&candidate.problems);
         drop(status);
 
-        let generation = current.generation + 1;
-        let new = Arc::clone(&candidate.config);
+        let new = Arc::clone(&candidate.parts.config);
         self.fingerprint = candidate.fingerprint;
-        self.target.registry.publish((candidate.build)(generation));
-        counters.config_generation.set(generation);
+        self.basis.replace(candidate.parts, candidate.problems);
+        let generation = self.publish();
+        self.target.wanted.send_if_modified(|wanted| {
+            let new = self.basis.wanted();
+            *wanted != new && {
+                *wanted = new;
+                true
+            }
+        });
         counters.reloads(ReloadResult::Success).add(1);
-        tracing::info!(generation, warnings = candidate.problems.len(), "configuration reloaded");
-        for problem in &candidate.problems {
+        let status = lock(&self.status);
+        tracing::info!(generation, warnings = status.problems.len(), "configuration reloaded");
+        for problem in &status.problems {
             tracing::warn!(%problem, "configuration problem");
         }
+        drop(status);
         self.apply_live(&current.config, &new);
         Outcome::Success { generation }
+    }
+
+    /// Publishes the files in use with the addresses that are known for their names.
+    fn publish(&self) -> u64 {
+        let generation = self.target.registry.current().generation + 1;
+        let (snapshot, problems) = self.basis.build(generation);
+        self.target.registry.publish(snapshot);
+        self.target.counters.config_generation.set(generation);
+        lock(&self.status).problems = problems;
+        generation
+    }
+
+    fn take_answers(&mut self, answers: &Answers) {
+        if self.basis.adopt(answers) {
+            let generation = self.publish();
+            tracing::debug!(generation, "published with changed addresses");
+        }
     }
 
     /// Takes over what can change at run time, and names what cannot.
@@ -325,22 +393,6 @@ impl Reloader {
             }
         }
         self.follow(&files, &directories);
-    }
-}
-
-/// Waits until no event has come for a while. Returns those who asked meanwhile; `None` to stop.
-fn settle(messages: &Receiver<Message>) -> Option<Vec<oneshot::Sender<Outcome>>> {
-    let mut replies = Vec::new();
-    let give_up = Instant::now() + QUIET_MAX;
-    loop {
-        let wait = QUIET.min(give_up.saturating_duration_since(Instant::now()));
-        match messages.recv_timeout(wait) {
-            Err(RecvTimeoutError::Timeout) => return Some(replies),
-            Ok(Message::FilesChanged) if Instant::now() >= give_up => return Some(replies),
-            Ok(Message::FilesChanged) => {}
-            Ok(Message::Asked(reply)) => replies.push(reply),
-            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
-        }
     }
 }
 

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::reload::{Candidate, Source, Watching};
 use crate::config::Config;
+use crate::load::Parts;
 use crate::problem::{Problem, Severity};
 use crate::registry::{Answers, Snapshot};
 
-/// A snapshot of `config` with an empty registry.
-pub(super) fn snapshot(generation: u64, config: Arc<Config>) -> Snapshot {
-    Snapshot::build(generation, config, &[], Arc::default(), &Answers::default()).0
+/// `config` with an empty registry.
+pub(super) fn parts(config: Arc<Config>) -> Parts {
+    Parts { config, entries: Arc::new([]), workloads: Arc::default() }
 }
 
 /// A configuration that listens on free ports of loopback.
@@ -58,12 +59,11 @@ pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
         foldhash::quality::FixedState::default().hash_one(&all)
     };
     Ok(Candidate {
-        config: Arc::clone(&config),
+        parts: parts(config),
         problems: Vec::new(),
         files,
         directories: vec![directory.to_owned()],
         fingerprint,
-        build: Box::new(move |generation| snapshot(generation, config)),
     })
 }
 
@@ -73,6 +73,7 @@ pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (S
     let path = directory.to_owned();
     let source = Source {
         load: Box::new(move || load(&path)),
+        parts: first.parts.clone(),
         files: first.files,
         directories: first.directories,
         fingerprint: first.fingerprint,
@@ -83,7 +84,7 @@ pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (S
         poll,
         watching,
     };
-    (source, (first.build)(1))
+    (source, first.parts.build(1, &Answers::default()).0)
 }
 
 /// Waits for `condition`, for ten seconds at most.

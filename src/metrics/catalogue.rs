@@ -69,6 +69,10 @@ pub enum Metric {
     ConfigReloads,
     /// `egret_config_last_success_timestamp_seconds`
     ConfigLastSuccess,
+    /// `egret_dns_resolutions_total`
+    DnsResolutions,
+    /// `egret_dns_names`
+    DnsNames,
     /// `egret_phase`
     Phase,
     /// `egret_open_descriptors`
@@ -238,6 +242,18 @@ pub const CATALOGUE: &[Row] = &[
         Kind::Gauge,
         "egret_config_last_success_timestamp_seconds",
         "When configuration and registry were last read without an error.",
+    ),
+    row(
+        Metric::DnsResolutions,
+        Kind::Counter,
+        "egret_dns_resolutions_total",
+        "Names asked for by result: success, failure (the known addresses are kept) or empty.",
+    ),
+    row(
+        Metric::DnsNames,
+        Kind::Gauge,
+        "egret_dns_names",
+        "Names of the registry whose addresses are kept.",
     ),
     row(
         Metric::Phase,

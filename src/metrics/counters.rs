@@ -79,7 +79,34 @@ impl ReloadResult {
     }
 }
 
-/// What the control plane counts. One thread writes each cell: the reload thread all of them.
+/// What came of asking DNS for the addresses of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DnsResult {
+    /// Addresses.
+    Success,
+    /// No answer, or an error; the addresses that were known are kept.
+    Failure,
+    /// The name does not exist, or has no address.
+    Empty,
+}
+
+impl DnsResult {
+    /// Every result.
+    pub const ALL: [Self; 3] = [Self::Success, Self::Failure, Self::Empty];
+
+    /// The value of the `result` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Empty => "empty",
+        }
+    }
+}
+
+/// What the control plane counts. One thread writes each cell: the control thread those about DNS,
+/// the reload thread the others.
 #[derive(Debug, Default)]
 pub struct ControlCounters {
     /// The generation that is published (gauge).
@@ -87,6 +114,9 @@ pub struct ControlCounters {
     /// When the files were last read without an error, in seconds since 1970 (gauge).
     pub config_last_success_s: Cell,
     reloads: [Cell; ReloadResult::ALL.len()],
+    /// Names whose addresses are kept (gauge).
+    pub dns_names: Cell,
+    dns_resolutions: [Cell; DnsResult::ALL.len()],
 }
 
 impl ControlCounters {
@@ -95,6 +125,13 @@ impl ControlCounters {
     pub fn reloads(&self, result: ReloadResult) -> &Cell {
         // One cell per variant, in the order of declaration.
         &self.reloads[result as usize]
+    }
+
+    /// The counter of names that were asked for with `result`.
+    #[must_use]
+    pub fn dns_resolutions(&self, result: DnsResult) -> &Cell {
+        // One cell per variant, in the order of declaration.
+        &self.dns_resolutions[result as usize]
     }
 }
 

@@ -18,7 +18,7 @@ use prometheus_client::registry::Registry;
 use super::catalogue::{CATALOGUE, Kind, Metric, Row};
 use super::hub::{SeriesSum, Totals};
 use super::timing::{Buckets, seconds};
-use super::{Cell, CloseReason, ReloadResult, ResponseFlags, WorkerCounters};
+use super::{Cell, CloseReason, DnsResult, ReloadResult, ResponseFlags, WorkerCounters};
 use crate::drain::Phase;
 
 /// How a scrape is written.
@@ -146,6 +146,11 @@ impl Scrape {
             Metric::ConfigLastSuccess => {
                 family.number(Number::Whole(totals.control.config_last_success_s.get()))
             }
+            Metric::DnsResolutions => DnsResult::ALL.into_iter().try_for_each(|result| {
+                let count = totals.control.dns_resolutions(result).get();
+                family.labelled("result", result.label(), Number::Whole(count))
+            }),
+            Metric::DnsNames => family.number(Number::Whole(totals.control.dns_names.get())),
             Metric::Phase => PHASES.into_iter().try_for_each(|(phase, label)| {
                 let here = u64::from(phase == totals.phase);
                 family.labelled("phase", label, Number::Whole(here))
