@@ -26,7 +26,7 @@ use crate::sniff::Name;
 const QUESTION_MAX: Duration = Duration::from_secs(10);
 /// How long a configured server may take. Half of what resolv.conf's default is: it was chosen to
 /// be near.
-const SERVER_MAX: Duration = Duration::from_millis(2_500);
+pub(super) const SERVER_MAX: Duration = Duration::from_millis(2_500);
 
 /// What the host itself knows about names. A change of either is followed, as glibc does.
 const SYSTEM_FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];

@@ -26,7 +26,9 @@ fn target(registry: &Registry) -> (Target, Arc<ControlCounters>) {
     let set: super::super::SetLogLevel =
         Box::new(|level| if level == "loud" { Err("no such level".into()) } else { Ok(()) });
     let log = Arc::new(LogControl { set, level: Mutex::new("info".into()) });
-    (Target { registry: registry.clone(), counters: Arc::clone(&counters), log }, counters)
+    let wanted = tokio::sync::watch::Sender::default();
+    let registry = registry.clone();
+    (Target { registry, counters: Arc::clone(&counters), log, wanted }, counters)
 }
 
 impl Bench {
