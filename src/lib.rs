@@ -23,9 +23,10 @@
 //!
 //! **Decided.** The worker asks the current snapshot of the [`registry`] for the verdict: a
 //! service entry, passthrough or blackhole. `registry/service_entry.rs` holds Istio's language,
-//! `registry/snapshot.rs` the lookup, by exact address, by longest [`prefix`], by port. The
-//! snapshot also says who the source is, its [`workload`]. Both answers carry an [`identity`], by
-//! which the worker finds the connection's series in [`metrics`] without hashing a string.
+//! `registry/snapshot.rs` the lookup, by exact address, by longest [`prefix`], by name, by port; it
+//! says as well whether a name could change the verdict, and what vouches for one. The snapshot
+//! also says who the source is, its [`workload`]. Both answers carry an [`identity`], by which the
+//! worker finds the connection's series in [`metrics`] without hashing a string.
 //!
 //! **Connected.** `worker/connect.rs` opens the upstream connection, one attempt after the other.
 //! A blackholed connection never comes here: it is told its end and lingers until it has closed.

@@ -24,6 +24,10 @@ use crate::workload::Workloads;
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// About 100 000 service entries as people write them; more can be spread over several files.
 pub const REGISTRY_BYTES_MAX: u64 = 32 << 20;
+/// Hosts and addresses, each times the ports of its entry, in all files: what a snapshot holds. Far
+/// above what 100 000 entries claim; bounds the memory (about 350 MiB) that some large entries,
+/// 256 hosts times 256 ports each, could take.
+pub const CLAIMS_MAX: usize = 1_000_000;
 
 /// Everything that one generation is made of, read from files.
 #[derive(Debug)]
@@ -43,8 +47,8 @@ pub struct Loaded {
     snapshot: Snapshot,
 }
 
-/// What a snapshot is built from, apart from what names resolve to: shared, so that the next one can
-/// be built from it when an answer changes.
+/// What a snapshot is built from, apart from what names resolve to: shared, so that the next one
+/// can be built from it when an answer changes.
 #[derive(Debug, Clone)]
 pub struct Parts {
     /// The effective configuration.
@@ -167,6 +171,7 @@ impl Sources {
         let workloads = self
             .workloads
             .and_then(|(path, text)| kept(Workloads::parse(&text, &path), &mut problems));
+        problems.extend(too_many(entries.iter().flatten()));
         let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
         let Some(config) = self.config.filter(|_| !refused) else { return Err(problems) };
         let parts = Parts {
@@ -186,6 +191,21 @@ impl Sources {
             snapshot,
         })
     }
+}
+
+/// The error at the entry with which the registry becomes too large.
+fn too_many<'a>(entries: impl Iterator<Item = &'a ServiceEntry>) -> Option<Problem> {
+    let mut claims = 0;
+    for entry in entries {
+        claims += entry.claims();
+        if claims > CLAIMS_MAX {
+            let message =
+                format!("more than {CLAIMS_MAX} hosts and addresses, each times its ports");
+            let fault = Fault::at(entry.origin.line, message).fix("remove entries, or their ports");
+            return Some(fault.problem(Severity::Error, &entry.origin.file));
+        }
+    }
+    None
 }
 
 struct Reader {

@@ -58,7 +58,7 @@ Examples:
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Say which entry or policy decides on a connection, and how.
+    /// Say which entry or policy decides on a connection, how, and whether it waits for a name.
     #[command(after_help = "\
 Examples:
   egret explain 203.0.113.7:443
@@ -70,7 +70,7 @@ Examples:
         /// Source address, which names the workload
         #[arg(long, value_name = "IP")]
         source: Option<IpAddr>,
-        /// Name that the workload uses
+        /// Name that the workload uses, as Host (HTTP) or SNI (TLS)
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
         /// Original destination

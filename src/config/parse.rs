@@ -138,7 +138,7 @@ fn names(names: &mut Names, mut fields: Fields<'_, '_>) {
         ports.dedup();
         Ok(ports)
     });
-    let unverified = [("allow", Unverified::Allow), ("block", Unverified::Block)];
+    let unverified = [Unverified::Allow, Unverified::Block].map(|word| (word.as_str(), word));
     fields.read("unverified", &mut names.unverified, |node| values::choice(node, &unverified));
     fields.read("dnsServers", &mut names.dns_servers, |node| values::list(node, dns_server));
     fields.refuse_others();

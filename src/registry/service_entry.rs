@@ -154,7 +154,7 @@ pub enum Unreachable {
     Udp,
     /// STATIC, and no endpoint that can be connected to.
     NoEndpoint,
-    /// DYNAMIC_DNS, and nothing in its bytes is a name.
+    /// DYNAMIC_DNS, and its protocol does not say where the name stands.
     NoName,
 }
 
@@ -180,6 +180,13 @@ impl ServiceEntry {
         format!("{}/{}", self.namespace, self.name)
     }
 
+    /// How many combinations of a port with a host or an address this entry claims: what it costs
+    /// in a snapshot.
+    #[must_use]
+    pub fn claims(&self) -> usize {
+        self.ports.len() * (self.hosts.len() + self.addresses.len())
+    }
+
     /// What `port` of this entry can be found by.
     ///
     /// # Errors
@@ -193,7 +200,7 @@ impl ServiceEntry {
         };
         let by_address = match self.resolution {
             Resolution::Static if self.endpoints.is_empty() => return Err(Unreachable::NoEndpoint),
-            Resolution::DynamicDns if by_name.is_none() => return Err(Unreachable::NoName),
+            Resolution::DynamicDns if is_opaque => return Err(Unreachable::NoName),
             Resolution::DynamicDns => ByAddress::Nothing,
             _ if !self.addresses.is_empty() => ByAddress::Listed,
             _ if !is_opaque => ByAddress::Nothing,
@@ -201,6 +208,11 @@ impl ServiceEntry {
             Resolution::None | Resolution::Static => ByAddress::Any,
         };
         Ok(Reach { by_address, by_name })
+    }
+
+    /// Its ports that can be found, and by what.
+    pub fn reachable_ports(&self) -> impl Iterator<Item = (&Port, Reach)> {
+        self.ports.iter().filter_map(|port| Some((port, self.reach(port).ok()?)))
     }
 
     /// The names whose addresses this entry needs: those of its endpoints, and its hosts where they

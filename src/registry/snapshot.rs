@@ -26,7 +26,7 @@ pub use self::service::{Cluster, Service, Target};
 pub use super::service_entry::NameSource;
 pub use crate::identity::Identity;
 
-use super::service_entry::{ByAddress, Reach, ServiceEntry};
+use super::service_entry::{ByAddress, Reach, Resolution, ServiceEntry};
 use crate::config::{Config, Mode, Unverified};
 use crate::problem::Problem;
 use crate::sniff::Name;
@@ -80,7 +80,7 @@ pub enum Verdict<'a> {
 /// What vouches for the name that decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
-    /// No name decided.
+    /// No name decided, or the entry takes any address on the port.
     NotNeeded,
     /// The connection goes to the entry's own endpoints, wherever the workload meant it to go.
     Verified,
@@ -131,12 +131,16 @@ impl Snapshot {
         let mut services: Vec<Arc<Service>> = Vec::new();
         let mut index = Index::default();
         let mut warnings = Warnings::default();
-        for service in in_order.into_iter().flat_map(|entry| services_of(entry, answers)) {
-            warnings.effect_of(&config.names, &service);
-            for taken in index.add(services.len(), &service, answers) {
-                warnings.conflict(&service, &services[taken.by], &taken);
+        for entry in in_order {
+            for (port, reach) in entry.reachable_ports() {
+                warnings.effect_of(&config.names, entry, port, reach);
             }
-            services.push(Arc::new(service));
+            for service in services_of(entry, answers) {
+                for taken in index.add(services.len(), &service, answers) {
+                    warnings.conflict(&service, &services[taken.by], &taken);
+                }
+                services.push(Arc::new(service));
+            }
         }
         let (passthrough, black_hole) =
             (reserved(PASSTHROUGH_CLUSTER), reserved(BLACK_HOLE_CLUSTER));
@@ -159,8 +163,8 @@ impl Snapshot {
         if !self.config.names.decide_on(port) || self.index.by_address(address, port).is_some() {
             return false;
         }
-        let is_blocked = || self.index.by_port(port).is_none() && self.mode() == Mode::RegistryOnly;
-        self.index.has_hosts(port) || is_blocked()
+        let is_blocked = self.mode() == Mode::RegistryOnly && self.index.by_port(port).is_none();
+        is_blocked || self.index.has_hosts(port)
     }
 
     /// The verdict on a connection to `destination`, or on one of its requests, that shows the name
@@ -229,18 +233,29 @@ fn services_of<'a>(
     answers: &'a Answers,
 ) -> impl Iterator<Item = Service> + 'a {
     let clusters: Vec<_> = entry.hosts.iter().map(|host| service::cluster(entry, host)).collect();
-    let ports = entry.ports.iter().filter_map(|port| Some((port, entry.reach(port).ok()?)));
-    ports.flat_map(move |(port, reach)| {
+    entry.reachable_ports().flat_map(move |(port, reach)| {
         let hosts = entry.hosts.iter().zip(clusters.clone()).enumerate();
         hosts.filter_map(move |(rank, (host, cluster))| {
-            let reach = reach_of_host(reach, rank)?;
-            Some(Service::new(entry, port, host, reach, &cluster, answers))
+            let own_reach = reach_of_host(reach, rank)?;
+            let standing = standing_by_name(entry, reach);
+            let of = service::Of { entry, port, host, cluster, reach: own_reach, standing };
+            Some(Service::new(of, answers))
         })
     })
 }
 
-/// What the entry's host with this `rank` is found by. The addresses that an entry lists say nothing
-/// about which of its hosts is meant: they are the first one's.
+/// What vouches for a name by which a port of `entry` with this reach is found.
+fn standing_by_name(entry: &ServiceEntry, of_port: Reach) -> Standing {
+    match entry.resolution {
+        Resolution::Static | Resolution::Dns => Standing::Verified,
+        // Every address is the entry's own: whatever the name, the port alone would do.
+        Resolution::None if of_port.by_address == ByAddress::Any => Standing::NotNeeded,
+        Resolution::None | Resolution::DynamicDns => Standing::Unverified,
+    }
+}
+
+/// What the entry's host with this `rank` is found by. The addresses that an entry lists say
+/// nothing about which of its hosts is meant: they are the first one's.
 fn reach_of_host(of_port: Reach, rank: usize) -> Option<Reach> {
     let by_address = match of_port.by_address {
         ByAddress::Listed | ByAddress::Any if rank > 0 => ByAddress::Nothing,

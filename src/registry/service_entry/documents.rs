@@ -287,7 +287,8 @@ fn read_endpoint(entry: &mut ServiceEntry, node: &Node<'_>, report: &mut Report)
     }
 }
 
-/// The address that `text` spells; `None` where it is not acted on. The error is what to do about it.
+/// The address that `text` spells; `None` where it is not acted on. The error is what to do about
+/// it.
 fn endpoint_address(
     text: &str,
     resolution: Resolution,

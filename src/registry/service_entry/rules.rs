@@ -106,8 +106,8 @@ pub(super) fn warn_of_reach(
                 fields.report().warning(Fault::at(*line, message));
             }
             Err(Unreachable::NoName) => {
-                let message = format!("port {number} carries no name for DYNAMIC_DNS to resolve");
-                let fix = "declare its `protocol` as HTTP or TLS, or use another resolution";
+                let message = format!("resolution DYNAMIC_DNS needs HTTP or TLS on port {number}");
+                let fix = "declare its `protocol`, or use another resolution";
                 fields.report().error(Fault::at(*line, message).fix(fix));
             }
             Err(Unreachable::NoEndpoint) => no_endpoint = true,

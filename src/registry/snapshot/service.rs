@@ -68,18 +68,25 @@ pub struct Service {
     pub resolved_names: Box<[Name]>,
     /// Where the document stands.
     pub origin: Origin,
+    /// Of a connection that finds it by its name.
+    standing: Standing,
     cursor: AtomicUsize,
 }
 
+/// What a service is made of.
+pub(super) struct Of<'a> {
+    pub(super) entry: &'a ServiceEntry,
+    pub(super) port: &'a Port,
+    pub(super) host: &'a HostPattern,
+    pub(super) cluster: Identity<Cluster>,
+    pub(super) reach: Reach,
+    /// What vouches for a name by which it is found.
+    pub(super) standing: Standing,
+}
+
 impl Service {
-    pub(super) fn new(
-        entry: &ServiceEntry,
-        port: &Port,
-        host: &HostPattern,
-        reach: Reach,
-        cluster: &Identity<Cluster>,
-        answers: &Answers,
-    ) -> Self {
+    pub(super) fn new(of: Of<'_>, answers: &Answers) -> Self {
+        let Of { entry, port, host, cluster, reach, standing } = of;
         let (target, resolved_names) = target(entry, port, host, answers);
         let addresses = match reach.by_address {
             ByAddress::Listed => Arc::clone(&entry.addresses),
@@ -87,7 +94,7 @@ impl Service {
         };
         Self {
             entry: entry.full_name().into(),
-            cluster: cluster.clone(),
+            cluster,
             host: host.clone(),
             port: port.number,
             reach,
@@ -96,20 +103,18 @@ impl Service {
             addresses,
             resolved_names,
             origin: entry.origin.clone(),
+            standing,
             cursor: AtomicUsize::new(0),
         }
     }
 
     /// What vouches for the name of a connection that found this service so.
     pub(super) fn standing(&self, matched: Match) -> Standing {
-        match (matched, &self.target) {
-            (Match::Address | Match::Resolved | Match::Prefix(_) | Match::Port, _) => {
+        match matched {
+            Match::Address | Match::Resolved | Match::Prefix(_) | Match::Port => {
                 Standing::NotNeeded
             }
-            (Match::Host | Match::Wildcard, Target::Endpoints(_)) => Standing::Verified,
-            (Match::Host | Match::Wildcard, Target::OriginalDestination { .. }) => {
-                Standing::Unverified
-            }
+            Match::Host | Match::Wildcard => self.standing,
         }
     }
 

@@ -1,11 +1,11 @@
-//! What is wrong with service entries that are each right by themselves: two of them claim the same,
-//! or the configuration leaves one without effect.
+//! What is wrong with service entries that are each right by themselves: two of them claim the
+//! same, or the configuration leaves one without effect.
 
 use super::index::Taken;
-use super::service::{Service, Target};
+use super::service::Service;
 use crate::config::{Names, Unverified};
 use crate::problem::{Fault, PROBLEMS_MAX, Problem, Severity};
-use crate::registry::service_entry::{ByAddress, Origin};
+use crate::registry::service_entry::{ByAddress, Origin, Port, Reach, Resolution, ServiceEntry};
 
 /// The warnings of one snapshot, bounded: an operator reads a few.
 #[derive(Debug, Default)]
@@ -17,11 +17,11 @@ pub(super) struct Warnings {
 impl Warnings {
     /// `loser` claims what `winner` has.
     pub(super) fn conflict(&mut self, loser: &Service, winner: &Service, taken: &Taken) {
-        let Origin { file, line } = &winner.origin;
         // Two hosts of one entry may resolve to one address.
-        if loser.origin == winner.origin {
+        if (&loser.entry, &loser.origin) == (&winner.entry, &winner.origin) {
             return;
         }
+        let Origin { file, line } = &winner.origin;
         let message = format!(
             "{} loses {} port {} to {} ({}:{line})",
             loser.entry,
@@ -31,47 +31,48 @@ impl Warnings {
             file.display()
         );
         let fix = "the older entry wins, then the first by name; remove it from one of them";
-        self.add(loser, message, fix);
+        self.add(&loser.origin, message, fix);
     }
 
-    /// What `names` takes away from `service`, if it is found by its name.
-    pub(super) fn effect_of(&mut self, names: &Names, service: &Service) {
-        if service.reach.by_name.is_none() {
+    /// What `names` leaves of a port that is found by its name only.
+    pub(super) fn effect_of(
+        &mut self,
+        names: &Names,
+        entry: &ServiceEntry,
+        port: &Port,
+        reach: Reach,
+    ) {
+        if reach.by_address != ByAddress::Nothing {
             return;
         }
-        let Service { entry, host, port, .. } = service;
-        let by_address = match service.reach.by_address {
-            ByAddress::Nothing => "it matches nothing",
-            ByAddress::Listed | ByAddress::Resolved | ByAddress::Any => {
-                "it matches by address only"
-            }
-        };
-        if !names.enabled {
-            let message = format!("{entry} port {port}: names.enabled is false, so {by_address}");
-            return self.add(service, message, "set names.enabled, or list `addresses`");
-        }
-        if !names.decide_on(*port) {
+        let (name, number) = (entry.full_name(), port.number);
+        let is_claim = matches!(entry.resolution, Resolution::None | Resolution::DynamicDns);
+        let (message, fix) = if !names.enabled {
+            let message = format!("{name} port {number} matches nothing: names.enabled is false");
+            (message, "set names.enabled, or list the service's `addresses`")
+        } else if !names.decide_on(number) {
             let message =
-                format!("{entry} port {port}: names.opaquePorts lists the port, so {by_address}");
-            return self.add(service, message, "take the port out of names.opaquePorts");
-        }
-        let is_claim = matches!(service.target, Target::OriginalDestination { .. });
-        if is_claim && names.unverified == Unverified::Block {
+                format!("{name} port {number} matches nothing: names.opaquePorts lists the port");
+            (message, "take the port out of the list, or list the service's `addresses`")
+        } else if is_claim && names.unverified == Unverified::Block {
             let message = format!(
-                "{entry} has no endpoints: names.unverified is block, so connections that are \
-                 found by the name `{host}` on port {port} are blocked"
+                "{name} has neither endpoints nor addresses: connections that match it on port \
+                 {number} are blocked, because names.unverified is block"
             );
-            self.add(service, message, "use resolution DNS, or set names.unverified to allow");
-        }
+            (message, "use resolution DNS, or list the service's `addresses`")
+        } else {
+            return;
+        };
+        self.add(&entry.origin, message, fix);
     }
 
-    fn add(&mut self, service: &Service, message: String, fix: &str) {
+    fn add(&mut self, origin: &Origin, message: String, fix: &str) {
         if self.problems.len() >= PROBLEMS_MAX {
             self.left_out += 1;
             return;
         }
-        let fault = Fault::at(service.origin.line, message).fix(fix);
-        self.problems.push(fault.problem(Severity::Warning, &service.origin.file));
+        let fault = Fault::at(origin.line, message).fix(fix);
+        self.problems.push(fault.problem(Severity::Warning, &origin.file));
     }
 
     /// All of them, with a count of those that were left out.
