@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! main ── App::start ─┬─ worker 0..n    one per processor, pinned   data plane
-//!                     └─ egret-control  tokio, one thread           admin, metrics, health, reload
+//!                     └─ egret-control  tokio, one thread           admin, metrics, health, DNS, reload
 //! ```
 //!
 //! Nothing accepts before everything is bound: a port that is taken or a kernel without io_uring is
@@ -55,6 +55,8 @@ pub struct Options {
     pub signals: control::Signals,
     /// Whether the admin server offers `/debug/`.
     pub debug_endpoints: control::DebugEndpoints,
+    /// Whether a name of the registry may resolve to this host's loopback.
+    pub loopback_answers: control::LoopbackAnswers,
     /// Changes the log level while running.
     pub set_log_level: control::SetLogLevel,
 }
@@ -150,6 +152,7 @@ impl App {
                 set_log_level: options.set_log_level,
                 signals: options.signals,
                 debug: options.debug_endpoints,
+                loopback_answers: options.loopback_answers,
             })
             .context("starting the control thread")?;
         control.await_first_answers(FIRST_ANSWERS);

@@ -130,6 +130,8 @@ pub struct Inputs {
     pub signals: Signals,
     /// Whether the admin server offers what only tests want.
     pub debug: DebugEndpoints,
+    /// Whether a name of the registry may resolve to this host's loopback.
+    pub loopback_answers: LoopbackAnswers,
 }
 
 /// Changes the log level; the error says what levels there are.
@@ -160,6 +162,15 @@ pub enum DebugEndpoints {
     Off,
     /// It does, for tests of what a dead worker means.
     On,
+}
+
+/// Whether a name of the registry may resolve to a loopback address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoopbackAnswers {
+    /// It may not: Egret would lead workloads to servers that are meant for this host alone.
+    Refused,
+    /// It may, for tests in one network namespace.
+    Accepted,
 }
 
 /// The running control plane. Dropping it ends it.
@@ -216,6 +227,7 @@ impl Control {
                 wanted: names_wanted,
                 offer: reload.offer(),
                 counters: Arc::clone(inputs.metrics.control()),
+                loopback: inputs.loopback_answers,
                 first_answers,
             })
         };
@@ -243,7 +255,12 @@ impl Control {
             let _ = runtime.block_on(stopped);
             drop(runtime);
         })?;
-        Ok(Handle { shared, first_answers: first_answers_come, stop: Some(stop), thread: Some(thread) })
+        Ok(Handle {
+            shared,
+            first_answers: first_answers_come,
+            stop: Some(stop),
+            thread: Some(thread),
+        })
     }
 
     fn spawn_servers(self, runtime: &Runtime, shared: &Arc<Shared>) -> io::Result<()> {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::lock;
+use super::{LoopbackAnswers, lock};
 use crate::metrics::{ControlCounters, DnsResult};
 use crate::registry::Answers;
 use crate::sniff::Name;
@@ -65,6 +65,8 @@ pub(super) struct Inputs {
     pub(super) offer: Offer,
     /// Written by the task alone.
     pub(super) counters: Arc<ControlCounters>,
+    /// Whether loopback addresses are among the answers that are used.
+    pub(super) loopback: LoopbackAnswers,
     /// Told once, when every first name has been asked for and the answers are published.
     pub(super) first_answers: SyncSender<()>,
 }
@@ -88,7 +90,7 @@ pub(super) fn spawn(inputs: Inputs) -> Names {
 }
 
 fn spawn_with(inputs: Inputs, timing: Timing) -> Names {
-    let book = Arc::new(Mutex::new(Book::new(timing)));
+    let book = Arc::new(Mutex::new(Book::new(timing, inputs.loopback)));
     tokio::spawn(Resolver::new(inputs, Arc::clone(&book)).run());
     Names { book }
 }
@@ -129,7 +131,7 @@ enum Event {
 
 impl Resolver {
     fn new(inputs: Inputs, book: Arc<Mutex<Book>>) -> Self {
-        let Inputs { wanted, offer, counters, first_answers } = inputs;
+        let Inputs { wanted, offer, counters, first_answers, .. } = inputs;
         let rest_until = Instant::now();
         let publication = Publication { offer, changed: None, under_way: None, rest_until };
         Self {

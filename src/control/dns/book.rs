@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::control::LoopbackAnswers;
 use crate::metrics::DnsResult;
 use crate::registry::Answers;
 use crate::sniff::Name;
@@ -87,6 +88,7 @@ pub(super) struct Settled {
 #[derive(Debug)]
 pub(super) struct Book {
     timing: Timing,
+    loopback: LoopbackAnswers,
     records: BTreeMap<Name, Record>,
     /// When each name is asked for; one that is being asked for is not in it.
     due: BTreeSet<(Instant, Name)>,
@@ -125,8 +127,8 @@ pub(in crate::control) struct View {
 }
 
 impl Book {
-    pub(super) fn new(timing: Timing) -> Self {
-        Self { timing, records: BTreeMap::new(), due: BTreeSet::new() }
+    pub(super) fn new(timing: Timing, loopback: LoopbackAnswers) -> Self {
+        Self { timing, loopback, records: BTreeMap::new(), due: BTreeSet::new() }
     }
 
     /// Replaces the list of names. Those that stay keep what is known of them; the new ones are
@@ -177,6 +179,7 @@ impl Book {
             // It was dropped and wanted again while the question was under way.
             self.due.remove(&(next, name.clone()));
         }
+        let replies = replies.usable(self.loopback);
         let before = record.addresses.clone();
         let (result, wait) = record.take_in(replies, now, &self.timing);
         let is_changed = record.addresses != before;
@@ -228,7 +231,12 @@ impl Book {
 
 impl Record {
     /// Takes in the replies; returns what they came to, and how long to wait with the next question.
-    fn take_in(&mut self, replies: Replies, now: Instant, timing: &Timing) -> (DnsResult, Duration) {
+    fn take_in(
+        &mut self,
+        replies: Replies,
+        now: Instant,
+        timing: &Timing,
+    ) -> (DnsResult, Duration) {
         self.was_asked = true;
         let (mut found, mut ttl, mut kept) = (Vec::new(), None, Vec::new());
         let (mut absence, mut failure) = (None, None);
@@ -245,12 +253,11 @@ impl Record {
                 }
             }
         }
-        let found = usable(found);
         if !found.is_empty() {
             let ttl = ttl.unwrap_or_default().clamp(timing.ttl_min, timing.ttl_max);
             self.answered = Some((now, now + ttl));
             self.absent_since = None;
-            self.addresses = usable(found.into_iter().chain(kept));
+            self.addresses = sorted(found.into_iter().chain(kept));
             self.error = failure.map(|why| (why, now));
             self.failures = if self.error.is_some() { self.failures.saturating_add(1) } else { 0 };
             let wait = if self.failures > 0 { ttl.min(self.back_off(timing)) } else { ttl };
@@ -261,8 +268,7 @@ impl Record {
             self.error = Some((why, now));
             DnsResult::Failure
         } else {
-            // Without an absence the addresses were none that can be connected to.
-            self.error = Some((absence.unwrap_or("no usable address").into(), now));
+            self.error = Some((absence.unwrap_or_default().into(), now));
             let since = *self.absent_since.get_or_insert(now);
             if now.saturating_duration_since(since) >= timing.absence_hold {
                 self.addresses.clear();
@@ -292,16 +298,39 @@ impl Record {
     }
 }
 
-/// The addresses that a connection can be made to, sorted, each once. Linux takes a connect to the
-/// unspecified address for one to itself: an answer of `0.0.0.0`, as filtering resolvers give it,
-/// would lead to this host's own servers.
-fn usable(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
-    let is_usable = |ip: &IpAddr| {
-        let is_broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
-        !(ip.is_unspecified() || ip.is_multicast() || is_broadcast)
-    };
-    let canonical = addresses.into_iter().map(|ip| ip.to_canonical());
-    let sorted: BTreeSet<IpAddr> = canonical.filter(is_usable).collect();
+impl Replies {
+    /// Without the addresses that Egret must not connect to.
+    fn usable(self, loopback: LoopbackAnswers) -> Self {
+        let [v4, v6] = [self.v4, self.v6].map(|reply| match reply {
+            Reply::Addresses(mut addresses, ttl) => {
+                addresses.retain(|ip| is_usable(*ip, loopback));
+                match addresses.is_empty() {
+                    true => Reply::Absent("no address that a workload may be led to"),
+                    false => Reply::Addresses(addresses, ttl),
+                }
+            }
+            other => other,
+        });
+        Self { v4, v6 }
+    }
+}
+
+/// Whether connections on behalf of workloads may go to what a name's owner says. Not where only
+/// this node's own processes can go: to its loopback servers (Linux takes the unspecified address
+/// for loopback, too, and filtering resolvers answer with it) and to link-local ones, the clouds'
+/// metadata service among them. The redirect rules leave both alone for the same reason.
+fn is_usable(ip: IpAddr, loopback: LoopbackAnswers) -> bool {
+    match ip.to_canonical() {
+        ip if ip.is_loopback() => loopback == LoopbackAnswers::Accepted,
+        ip if ip.is_unspecified() || ip.is_multicast() => false,
+        IpAddr::V4(v4) => !(v4.is_link_local() || v4.is_broadcast()),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    }
+}
+
+/// In order, each once, and not too many.
+fn sorted(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
+    let sorted: BTreeSet<IpAddr> = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
     sorted.into_iter().take(ADDRESSES_MAX).collect()
 }
 

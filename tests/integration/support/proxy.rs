@@ -32,6 +32,7 @@ pub(crate) struct Setup {
     pub(crate) destination_ip: bool,
     pub(crate) buffers: Option<u16>,
     pub(crate) registry: String,
+    pub(crate) dns_servers: Vec<SocketAddr>,
 }
 
 impl Default for Setup {
@@ -47,6 +48,7 @@ impl Default for Setup {
             destination_ip: false,
             buffers: None,
             registry: String::new(),
+            dns_servers: Vec::new(),
         }
     }
 }
@@ -63,10 +65,12 @@ impl Setup {
             Action::Reset => "reset",
         };
         let registry = if self.registry.is_empty() { "[]" } else { "[registry.yaml]" };
+        let servers: Vec<_> = self.dns_servers.iter().map(|s| format!("'{s}'")).collect();
+        let servers = servers.join(", ");
         let millis = |time: Duration| time.as_millis();
         format!(
             "outboundTrafficPolicy: {{ mode: {mode} }}\nblackHole: {{ action: {action} }}\n\
-             registry: {registry}\nupstream: {{ mark: null }}\n\
+             registry: {registry}\nnames: {{ dnsServers: [{servers}] }}\nupstream: {{ mark: null }}\n\
              timeouts: {{ connect: {}ms, idle: {}ms, halfClose: {}ms }}\n\
              metrics: {{ destinationIp: {} }}\n",
             millis(self.connect),
@@ -136,6 +140,7 @@ impl Proxy {
             config_file,
             signals: control::Signals::Ignore,
             debug_endpoints: control::DebugEndpoints::Off,
+            loopback_answers: control::LoopbackAnswers::Accepted,
             set_log_level: Box::new(|_| Ok(())),
         };
         let (destinations, faults) = (Destinations::default(), Faults::default());

@@ -30,7 +30,8 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let (mut book, now) = (Book::new(Timing::default()), Instant::now());
+        let (mut book, now) =
+            (Book::new(Timing::default(), LoopbackAnswers::Refused), Instant::now());
         let name = name("a.example");
         book.want(&BTreeSet::from([name.clone()]), now);
         Self { book, name, now }
@@ -59,7 +60,8 @@ fn the_shorter_ttl_of_both_families_holds_within_its_bounds() {
     let mut bench = Bench::new();
     for (v4, v6, wait) in [(300, 20, 20), (20, 300, 20), (0, 300, 1), (1, 1, 1), (9000, 9000, 3600)]
     {
-        let (result, _, next) = bench.settle(found(&["192.0.2.1"], v4), found(&["2001:db8::1"], v6));
+        let (result, _, next) =
+            bench.settle(found(&["192.0.2.1"], v4), found(&["2001:db8::1"], v6));
         assert_eq!((result, next), (DnsResult::Success, wait));
     }
     assert_eq!(bench.settle(found(&["192.0.2.1"], 60), absent()).2, 60);
@@ -127,19 +129,25 @@ fn an_absence_that_passes_takes_nothing_away() {
 }
 
 #[test]
-fn addresses_that_lead_back_to_this_host_or_to_many_are_none() {
+fn addresses_that_only_this_node_may_go_to_are_none() {
     let mut bench = Bench::new();
-    let bad = found(&["0.0.0.0", "224.0.0.1", "255.255.255.255"], 60);
-    let settled = bench.settle(bad, found(&["::", "ff02::1", "::ffff:0.0.0.0"], 60));
+    let v4 = ["0.0.0.0", "127.0.0.1", "169.254.169.254", "224.0.0.1", "255.255.255.255"];
+    let v6 = ["::", "::1", "fe80::1", "ff02::1", "::ffff:127.0.0.1", "::ffff:169.254.169.254"];
+    let settled = bench.settle(found(&v4, 60), found(&v6, 60));
     assert_eq!(settled, (DnsResult::Empty, false, 5));
-    bench.settle(found(&["0.0.0.0", "192.0.2.1"], 60), found(&["::ffff:192.0.2.1"], 60));
+    bench.settle(found(&["127.0.0.1", "192.0.2.1"], 60), found(&["::ffff:192.0.2.1"], 60));
     assert_eq!(bench.addresses(), ["192.0.2.1"]);
+
+    bench.book.loopback = LoopbackAnswers::Accepted;
+    bench.settle(found(&v4, 60), found(&v6, 60));
+    assert_eq!(bench.addresses(), ["127.0.0.1", "::1"]);
 }
 
 #[test]
 fn more_addresses_than_the_limit_are_cut_to_the_same_ones_each_time() {
     let mut bench = Bench::new();
-    let mut all: Vec<IpAddr> = (0..2_000_u32).map(|n| IpAddr::V4((0x0a00_0000 + n).into())).collect();
+    let mut all: Vec<IpAddr> =
+        (0..2_000_u32).map(|n| IpAddr::V4((0x0a00_0000 + n).into())).collect();
     bench.settle(Reply::Addresses(all.clone(), SECOND), absent());
     assert_eq!(bench.addresses().len(), ADDRESSES_MAX);
     all.reverse();
