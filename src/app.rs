@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! main ── App::start ─┬─ worker 0..n    one per processor, pinned   data plane
-//!                     └─ egret-control  tokio, one thread           admin, metrics, health, DNS, reload
+//!                     └─ egret-control  tokio, one thread           admin, metrics, names, reload
 //! ```
 //!
 //! Nothing accepts before everything is bound: a port that is taken or a kernel without io_uring is
@@ -43,8 +43,8 @@ use threads::Threads;
 /// How often the host's own addresses are looked up again.
 const ADDRESSES_PERIOD: Duration = Duration::from_secs(2);
 
-/// How long the start waits for the addresses of the registry's names, so that the first connections
-/// find them. Enough for a resolver near by; without one, the rest of the registry must not wait.
+/// How long the start waits for the addresses of the registry's names, so that the first
+/// connections find them. Enough for a resolver near by; without one, the rest must not wait.
 const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// What surrounds the data plane.

@@ -1,7 +1,7 @@
 //! The control plane: one thread that may be slow, because nothing on the data path waits for it.
 //!
-//! It runs the admin, metrics and health servers, takes the signals and resolves the registry's names
-//! ([`dns`]); a helper thread of its own reads changed files ([`reload`]). It reaches the workers through what they publish (counters,
+//! It runs the admin, metrics and health servers, takes the signals and resolves the registry's
+//! names ([`dns`]); a helper thread of its own reads changed files ([`reload`]). It reaches the workers through what they publish (counters,
 //! the registry snapshot, the drain switch) and through their mailboxes, never through a lock.
 //!
 //! [`Control::bind`] comes first, so that a taken port is told before anything starts;
@@ -23,11 +23,14 @@ use crate::drain::Drain;
 use crate::mailbox::{Mailbox, Request};
 use crate::metrics::MetricsHub;
 use crate::registry::{Registry, Snapshot};
+pub use listen::BindError;
+use listen::listen;
 
 mod admin;
 mod dns;
 mod exporter;
 mod health;
+mod listen;
 pub mod reload;
 mod serve;
 #[cfg(test)]
@@ -60,54 +63,6 @@ pub struct Addresses {
     pub metrics: SocketAddr,
     /// The health server.
     pub health: SocketAddr,
-}
-
-/// A server could not listen. The message names the address and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// EADDRINUSE.
-    #[error(
-        "port taken: the {server} server cannot listen on {address}; another process does (find it \
-         with `ss -ltnp`), or set {server}.address to a free port"
-    )]
-    Taken {
-        /// `admin`, `metrics` or `health`, as in the configuration.
-        server: &'static str,
-        /// The address that is taken.
-        address: SocketAddr,
-    },
-    /// EACCES.
-    #[error(
-        "no permission: the {server} server cannot listen on {address}; set {server}.address to a \
-         port above 1023, or grant CAP_NET_BIND_SERVICE"
-    )]
-    Denied {
-        /// `admin`, `metrics` or `health`, as in the configuration.
-        server: &'static str,
-        /// The address that is denied.
-        address: SocketAddr,
-    },
-    /// EADDRNOTAVAIL.
-    #[error(
-        "no such address: the {server} server cannot listen on {address}; set {server}.address to \
-         an address of this host"
-    )]
-    NotLocal {
-        /// `admin`, `metrics` or `health`, as in the configuration.
-        server: &'static str,
-        /// The address that the host does not have.
-        address: SocketAddr,
-    },
-    /// Anything else.
-    #[error("the {server} server cannot listen on {address}: {source}; see {server}.address")]
-    Other {
-        /// `admin`, `metrics` or `health`, as in the configuration.
-        server: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
 }
 
 /// What the control plane works with.
@@ -389,24 +344,6 @@ async fn handle_reload_signal(mut hangup: Signal, shared: Arc<Shared>) {
         // The reload thread logs and counts what comes of it.
         let _ = shared.reload.ask().await;
     }
-}
-
-fn listen(
-    server: &'static str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), BindError> {
-    let bind = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let bound = listener.local_addr()?;
-        Ok((listener, bound))
-    };
-    bind().map_err(|source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::Taken { server, address },
-        io::ErrorKind::PermissionDenied => BindError::Denied { server, address },
-        io::ErrorKind::AddrNotAvailable => BindError::NotLocal { server, address },
-        _ => BindError::Other { server, address, source },
-    })
 }
 
 /// Locks what a panicked thread may have left: each value here is replaced as a whole.

@@ -32,7 +32,7 @@ const WORKER_ANSWER: Duration = Duration::from_secs(1);
 const INDEX: &str = "\
 GET  /                      this list
 GET  /config                the effective configuration
-GET  /registry              generation, policy, services, resolved names, what is wrong with the files
+GET  /registry              generation, policy, services, names, what is wrong with the files
 GET  /connections?limit=N   live connections, 1000 unless limit says otherwise
 GET  /stats                 connect durations and loop turns since the start, as quantiles
 GET  /log                   the log level

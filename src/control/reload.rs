@@ -12,14 +12,13 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
-use super::dns::{Offer, Wanted};
+use super::dns::Wanted;
 use super::{LogControl, lock};
 use crate::config::Config;
 use crate::metrics::{ControlCounters, ReloadResult};
@@ -27,6 +26,7 @@ use crate::problem::{Problem, Severity};
 use crate::registry::{Answers, Registry};
 
 mod basis;
+mod handle;
 mod signature;
 mod source;
 #[cfg(test)]
@@ -34,6 +34,8 @@ mod tests;
 mod watch;
 
 use basis::Basis;
+pub(super) use handle::Handle;
+use handle::Message;
 use signature::Signature;
 pub use source::{Candidate, Loader, Outcome, Source};
 use watch::Watcher;
@@ -57,14 +59,6 @@ pub(super) struct Status {
     pub(super) refused: Vec<Problem>,
 }
 
-/// The way to the reload thread. When it is dropped the thread ends.
-#[derive(Debug)]
-pub(super) struct Handle {
-    inbox: Sender<Message>,
-    pub(super) status: Arc<Mutex<Status>>,
-    thread: Option<JoinHandle<()>>,
-}
-
 /// What a reload acts on.
 pub(super) struct Target {
     pub(super) registry: Registry,
@@ -74,15 +68,6 @@ pub(super) struct Target {
     pub(super) wanted: tokio::sync::watch::Sender<Wanted>,
 }
 
-#[derive(Debug)]
-enum Message {
-    FilesChanged,
-    Asked(oneshot::Sender<Outcome>),
-    /// What the names resolve to now; the sender is dropped when that is published.
-    Resolved(Answers, oneshot::Sender<()>),
-    Stop,
-}
-
 /// Why the files are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Cause {
@@ -90,49 +75,6 @@ enum Cause {
     Change,
     /// They may have changed right after they were read last. Says and counts nothing new.
     Recheck,
-}
-
-impl Handle {
-    /// Starts the thread.
-    pub(super) fn start(source: Source, target: Target) -> std::io::Result<Self> {
-        let (inbox, messages) = channel();
-        let status = Status { problems: source.problems.clone(), refused: Vec::new() };
-        let status = Arc::new(Mutex::new(status));
-        let mut reloader = Reloader::new(source, target, Arc::clone(&status), inbox.clone());
-        let thread = std::thread::Builder::new()
-            .name("egret-reload".into())
-            .spawn(move || reloader.run(&messages))?;
-        Ok(Self { inbox, status, thread: Some(thread) })
-    }
-
-    /// Asks for a reload now. The answer comes when it is done; it does not come when the thread
-    /// has ended.
-    pub(super) fn ask(&self) -> oneshot::Receiver<Outcome> {
-        let (reply, outcome) = oneshot::channel();
-        // A thread that has ended drops the reply, which the caller sees.
-        let _ = self.inbox.send(Message::Asked(reply));
-        outcome
-    }
-
-    /// The way for the resolver's answers.
-    pub(super) fn offer(&self) -> Offer {
-        let inbox = self.inbox.clone();
-        Box::new(move |answers| {
-            let (done, published) = oneshot::channel();
-            // A thread that has ended drops the sender, as if they were published.
-            let _ = inbox.send(Message::Resolved(answers, done));
-            published
-        })
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let _ = self.inbox.send(Message::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 /// The thread's state.

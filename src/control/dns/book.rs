@@ -230,7 +230,7 @@ impl Book {
 }
 
 impl Record {
-    /// Takes in the replies; returns what they came to, and how long to wait with the next question.
+    /// Takes in the replies; returns what they came to, and the time until the next question.
     fn take_in(
         &mut self,
         replies: Replies,

@@ -70,7 +70,8 @@ impl Setup {
         let millis = |time: Duration| time.as_millis();
         format!(
             "outboundTrafficPolicy: {{ mode: {mode} }}\nblackHole: {{ action: {action} }}\n\
-             registry: {registry}\nnames: {{ dnsServers: [{servers}] }}\nupstream: {{ mark: null }}\n\
+             registry: {registry}\nnames: {{ dnsServers: [{servers}] }}\n\
+             upstream: {{ mark: null }}\n\
              timeouts: {{ connect: {}ms, idle: {}ms, halfClose: {}ms }}\n\
              metrics: {{ destinationIp: {} }}\n",
             millis(self.connect),
