@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::reload::{Candidate, Source, Watching};
 use crate::config::{AccessLogFormat, Config};
+use crate::load::Parts;
 use crate::problem::{Problem, Severity};
 use crate::registry::{Answers, Snapshot};
 
-/// A snapshot of `config` with an empty registry.
-pub(super) fn snapshot(generation: u64, config: Arc<Config>) -> Snapshot {
-    Snapshot::build(generation, config, &[], Arc::default(), &Answers::default()).0
+/// `config` with an empty registry.
+pub(super) fn parts(config: Arc<Config>) -> Parts {
+    Parts { config, entries: Arc::new([]), workloads: Arc::default() }
 }
 
 /// A configuration that listens on free ports of loopback.
@@ -62,12 +63,11 @@ pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
         foldhash::quality::FixedState::default().hash_one(&all)
     };
     Ok(Candidate {
-        config: Arc::clone(&config),
+        parts: parts(config),
         problems: Vec::new(),
         files,
         directories: vec![directory.to_owned()],
         fingerprint,
-        build: Box::new(move |generation| snapshot(generation, config)),
     })
 }
 
@@ -77,6 +77,7 @@ pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (S
     let path = directory.to_owned();
     let source = Source {
         load: Box::new(move || load(&path)),
+        parts: first.parts.clone(),
         files: first.files,
         directories: first.directories,
         fingerprint: first.fingerprint,
@@ -87,7 +88,7 @@ pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (S
         poll,
         watching,
     };
-    (source, (first.build)(1))
+    (source, first.parts.build(1, &Answers::default()).0)
 }
 
 /// Waits for `condition`, for ten seconds at most.
@@ -119,7 +120,7 @@ pub(super) fn http(address: SocketAddr, method: &str, path: &str, headers: &str)
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };
-    write!(stream, "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.0\r\n{host}Connection: close\r\n{headers}\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").expect("an answer");

@@ -178,7 +178,34 @@ impl ReloadResult {
     }
 }
 
-/// What the control plane counts. One thread writes each cell: the access log's writer its own two,
+/// What came of asking DNS for the addresses of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DnsResult {
+    /// Addresses.
+    Success,
+    /// No answer, or an error; the addresses that were known are kept.
+    Failure,
+    /// The name does not exist, or has no address.
+    Empty,
+}
+
+impl DnsResult {
+    /// Every result.
+    pub const ALL: [Self; 3] = [Self::Success, Self::Failure, Self::Empty];
+
+    /// The value of the `result` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Empty => "empty",
+        }
+    }
+}
+
+/// What the control plane counts. One thread writes each cell: the control thread those about DNS,
+/// the access log's writer its own two,
 /// the reload thread the others.
 #[derive(Debug, Default)]
 pub struct ControlCounters {
@@ -191,6 +218,9 @@ pub struct ControlCounters {
     pub access_log_lines: Cell,
     /// Lines of the access log that could not be written.
     pub access_log_lost: Cell,
+    /// Names whose addresses are kept (gauge).
+    pub dns_names: Cell,
+    dns_resolutions: [Cell; DnsResult::ALL.len()],
 }
 
 impl ControlCounters {
@@ -199,6 +229,13 @@ impl ControlCounters {
     pub fn reloads(&self, result: ReloadResult) -> &Cell {
         // One cell per variant, in the order of declaration.
         &self.reloads[result as usize]
+    }
+
+    /// The counter of names that were asked for with `result`.
+    #[must_use]
+    pub fn dns_resolutions(&self, result: DnsResult) -> &Cell {
+        // One cell per variant, in the order of declaration.
+        &self.dns_resolutions[result as usize]
     }
 }
 

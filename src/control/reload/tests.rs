@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 
 use tempfile::TempDir;
 
@@ -28,8 +29,9 @@ fn target(registry: &Registry) -> (Target, Arc<ControlCounters>) {
         Box::new(|level| if level == "loud" { Err("no such level".into()) } else { Ok(()) });
     let log = Arc::new(LogControl { set, level: Mutex::new("info".into()) });
     let (access_log, _) = access_log::open(&registry.current().config.access_log);
+    let wanted = tokio::sync::watch::Sender::default();
     let registry = registry.clone();
-    (Target { registry, counters: Arc::clone(&counters), log, access_log }, counters)
+    (Target { registry, counters: Arc::clone(&counters), log, access_log, wanted }, counters)
 }
 
 impl Bench {
