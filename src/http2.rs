@@ -71,7 +71,7 @@ pub enum FrameError {
     /// A field's name is empty, not a token, or has upper-case letters.
     #[error("a header field's name is malformed")]
     BadFieldName,
-    /// A NUL, CR or LF in a field's value.
+    /// A NUL, CR or LF in a field's value, other than in gRPC's binary metadata.
     #[error("a header field's value has a control byte")]
     BadFieldValue,
     /// A field that belongs to a connection of HTTP/1, where it frames messages.

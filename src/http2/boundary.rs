@@ -127,4 +127,27 @@ mod tests {
         assert_eq!(missing(36), 0);
         assert_eq!(missing(45), 2);
     }
+
+    #[test]
+    fn real_answers_end_at_a_boundary() {
+        let answers = include_bytes!("../../tests/fuzz/corpus/http2/nginx_answers");
+        let mut boundary = FrameBoundary::default();
+        let mut boundaries = 0;
+        for byte in answers {
+            boundaries += usize::from(boundary.to_boundary() == 0);
+            boundary.passed(&[*byte]);
+        }
+        assert_eq!(boundary.to_boundary(), 0);
+        assert_eq!(boundaries, frames_of(answers));
+    }
+
+    /// The frames in `bytes`, all of them whole.
+    fn frames_of(mut bytes: &[u8]) -> usize {
+        let mut frames = 0;
+        while let Some(header) = FrameHeader::parse(bytes) {
+            bytes = &bytes[header.frame_bytes()..];
+            frames += 1;
+        }
+        frames
+    }
 }

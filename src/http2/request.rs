@@ -91,7 +91,8 @@ impl Fields {
     }
 
     fn check(&mut self, name: &[u8], value: &[u8]) -> Result<(), FrameError> {
-        if value.iter().any(|byte| matches!(byte, 0 | b'\r' | b'\n')) {
+        let is_bad = |byte: &u8| matches!(byte, 0 | b'\r' | b'\n');
+        if value.iter().any(is_bad) && !is_grpc_binary(name, value) {
             return Err(FrameError::BadFieldValue);
         }
         if let Some(pseudo) = name.strip_prefix(b":") {
@@ -126,6 +127,13 @@ impl Fields {
             _ => Err(FrameError::BadPseudoField),
         }
     }
+}
+
+/// gRPC metadata as raw octets, which gRPC's peers agree on in their SETTINGS (its proposal G1,
+/// "true binary metadata"): the name ends in `-bin`, and the value begins with a NUL. A server that
+/// has not agreed refuses the NUL.
+fn is_grpc_binary(name: &[u8], value: &[u8]) -> bool {
+    name.ends_with(b"-bin") && value.first() == Some(&0)
 }
 
 fn once<T>(place: &mut Option<T>, value: T) -> Result<(), FrameError> {

@@ -229,6 +229,8 @@ fn each_malformed_request_has_its_reason() {
         (&more("x:", ""), FrameError::BadFieldName),
         (&more("x", "\r\nhost: b.example"), FrameError::BadFieldValue),
         (&more("x", "\0"), FrameError::BadFieldValue),
+        (&more("x-bin", "a\0"), FrameError::BadFieldValue),
+        (&more("x-bin", "\r\0"), FrameError::BadFieldValue),
         (&more("transfer-encoding", "chunked"), FrameError::ConnectionField),
         (&more("connection", "close"), FrameError::ConnectionField),
         (&[m, s, p, a, ("host", "a"), ("host", "a")], FrameError::SeveralHosts),
@@ -240,6 +242,7 @@ fn each_malformed_request_has_its_reason() {
     }
     assert_eq!(*claimed(&headers(1, &block(&path("*")))).path, *b"*");
     claimed(&headers(1, &block(&more("te", "trailers"))));
+    claimed(&headers(1, &block(&more("x-bin", "\0\r\n\0"))));
 }
 
 #[test]
@@ -369,6 +372,42 @@ fn a_long_frame_passes_as_it_comes() {
     let request = get(1, "a.example");
     assert!(matches!(frames.next(&request), FrameStep::Request { stream: 1, .. }));
     assert_eq!(frames.last_stream(), 1);
+}
+
+/// What real clients sent behind the preface, recorded between them and nginx (grpc: grpcio itself).
+#[test]
+fn the_requests_of_real_clients_are_told() {
+    macro_rules! recorded {
+        ($name:literal) => {
+            include_bytes!(concat!("../../../tests/fuzz/corpus/http2/", $name)).as_slice()
+        };
+    }
+    let (a, b, c, d) = ("a.example -", "b.example -", "c.example -", "d.example 50051");
+    let local = "- 28444";
+    for (client, bytes, asked) in [
+        ("curl 7.88", recorded!("curl"), vec![a]),
+        ("nghttp 1.52, trailers", recorded!("nghttp_trailers"), vec![b; 4]),
+        ("nghttp 1.52, CONTINUATION", recorded!("nghttp_continuation"), vec![local]),
+        ("nghttp 1.52, table of 64 KiB", recorded!("nghttp_table_64k"), vec![local; 2]),
+        ("h2load 1.52", recorded!("h2load"), vec![c; 12]),
+        ("h2load 1.52, no table", recorded!("h2load_no_table"), vec![c; 6]),
+        ("grpcio 1.85", recorded!("grpc"), vec![d; 5]),
+    ] {
+        let mut frames = RequestFrames::default();
+        let each_byte: Vec<usize> = (1..bytes.len()).collect();
+        let told = tell_from(&mut frames, bytes, &each_byte);
+        let asks = told.iter().filter_map(|told| match told {
+            Told::Pass(_) => None,
+            Told::Refused(error) => panic!("{client}: {error}"),
+            Told::Request { claimed: Claimed { name, port, conflict, .. }, .. } => {
+                assert!(!conflict, "{client}");
+                let name = name.as_ref().map_or("-", Name::as_str);
+                Some(format!("{name} {}", port.map_or("-".into(), |port| port.to_string())))
+            }
+        });
+        assert_eq!(asks.collect::<Vec<_>>(), asked, "{client}");
+        assert!(frames.is_between_frames(), "{client}");
+    }
 }
 
 /// A frame that may stand between requests.
