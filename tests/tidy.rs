@@ -39,7 +39,7 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// Values in, values out: no sockets, no clocks, no threads, no files.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "identity",
     "prefix",
     "yaml",
@@ -50,6 +50,7 @@ const PURE: [&str; 10] = [
     "relay",
     "sniff",
     "http1",
+    "http2",
 ];
 const IMPURE: [&str; 8] = [
     "std::fs",

@@ -93,6 +93,8 @@ pub enum Metric {
     UpstreamSwitches,
     /// `egret_http2_blocked_streams_total`
     BlockedStreams,
+    /// `egret_http2_refused_connections_total`
+    RefusedFrames,
     /// `egret_access_log_lines_total`
     AccessLogLines,
     /// `egret_access_log_dropped_total`

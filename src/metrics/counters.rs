@@ -5,6 +5,7 @@
 
 use super::{Cell, CloseReason};
 use crate::http1::{Lost, Refusal};
+use crate::http2::FrameError;
 use crate::sniff::{NameError, OpaqueReason};
 
 /// One worker's counters. Aligned to two cache lines, because the processor fetches lines in pairs:
@@ -57,6 +58,7 @@ pub struct WorkerCounters {
     junk_names: [Cell; NameError::ALL.len()],
     refused_requests: [Cell; Refusal::ALL.len()],
     unframed_answers: [Cell; Lost::ALL.len()],
+    refused_frames: [Cell; FrameError::ALL.len()],
     /// Upstream connections that gave way to another one.
     pub upstream_switches: Cell,
     /// HTTP/2 requests that were blocked behind an allowed one.
@@ -89,6 +91,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn refused_requests(&self, reason: Refusal) -> &Cell {
         &self.refused_requests[place(&Refusal::ALL, |one| one.label() == reason.label())]
+    }
+
+    /// The counter of HTTP/2 connections that were refused for `reason`.
+    #[must_use]
+    pub fn refused_frames(&self, reason: FrameError) -> &Cell {
+        &self.refused_frames[place(&FrameError::ALL, |one| one.label() == reason.label())]
     }
 
     /// The counter of answers whose framing was lost for `reason`.

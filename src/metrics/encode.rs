@@ -24,6 +24,7 @@ use super::{
 };
 use crate::drain::Phase;
 use crate::http1::{Lost, Refusal};
+use crate::http2::FrameError;
 use crate::sniff::NameError;
 
 /// How a scrape is written.
@@ -154,6 +155,7 @@ impl Scrape {
             | Metric::UnframedAnswers
             | Metric::UpstreamSwitches
             | Metric::BlockedStreams
+            | Metric::RefusedFrames
             | Metric::AccessLogDropped => self.names(row.metric, family),
             Metric::AccessLogLines => {
                 family.number(Number::Whole(totals.control.access_log_lines.get()))
@@ -210,6 +212,10 @@ impl Scrape {
             Metric::UnframedAnswers => {
                 let (values, label) = (Lost::ALL, Lost::label);
                 self.by_label(family, "reason", &values, label, |w, l| w.unframed_answers(l))
+            }
+            Metric::RefusedFrames => {
+                let (values, label) = (FrameError::ALL, FrameError::label);
+                self.by_label(family, "reason", &values, label, |w, e| w.refused_frames(e))
             }
             Metric::UpstreamSwitches => self.sum(family, |w| &w.upstream_switches),
             Metric::BlockedStreams => self.sum(family, |w| &w.blocked_streams),

@@ -218,6 +218,12 @@ pub const CATALOGUE: &[Row] = &[
         "HTTP/2 requests that were blocked behind an allowed one.",
     ),
     row(
+        Metric::RefusedFrames,
+        Kind::Counter,
+        "egret_http2_refused_connections_total",
+        "HTTP/2 connections on which nothing more could pass, by reason.",
+    ),
+    row(
         Metric::AccessLogLines,
         Kind::Counter,
         "egret_access_log_lines_total",
