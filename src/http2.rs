@@ -1,4 +1,4 @@
-//! HTTP/2 with prior knowledge: which authority each request asks for, before its bytes have passed.
+//! HTTP/2 with prior knowledge: which authority each request asks for, before its bytes pass.
 //!
 //! Two machines follow one connection, once [`crate::sniff`] has said HTTP/2 and the [`PREFACE`]
 //! has been dropped from the front. [`RequestFrames`] reads what the downstream sends, frame by

@@ -1,5 +1,5 @@
-//! The two tables that an index names (RFC 7541 2.3): one that never changes, and behind it the fields
-//! of earlier blocks, the newest first.
+//! The two tables that an index names (RFC 7541 2.3): one that never changes, and behind it the
+//! fields of earlier blocks, the newest first.
 
 use std::collections::VecDeque;
 

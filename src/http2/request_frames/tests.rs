@@ -375,7 +375,7 @@ fn a_long_frame_passes_as_it_comes() {
     assert_eq!(frames.last_stream(), 1);
 }
 
-/// What real clients sent behind the preface, recorded between them and nginx (grpc: grpcio itself).
+/// What real clients sent behind the preface, recorded between them and nginx (gRPC: grpcio).
 #[test]
 fn the_requests_of_real_clients_are_told() {
     macro_rules! recorded {
