@@ -1,8 +1,9 @@
 //! The control plane: one thread that may be slow, because nothing on the data path waits for it.
 //!
 //! It runs the admin, metrics and health servers, takes the signals and resolves the registry's
-//! names ([`dns`]); a helper thread of its own reads changed files ([`reload`]). It reaches the workers through what they publish (counters,
-//! the registry snapshot, the drain switch) and through their mailboxes, never through a lock.
+//! names ([`dns`]); a helper thread of its own reads changed files ([`reload`]). It reaches the
+//! workers through what they publish (counters, the registry snapshot, the drain switch) and through
+//! their mailboxes, never through a lock.
 //!
 //! [`Control::bind`] comes first, so that a taken port is told before anything starts;
 //! [`Control::start`] when the workers exist. It neither starts nor ends workers: `app` does.
