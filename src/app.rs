@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::access_log::{self, AccessLog};
 use crate::admission::Admission;
 use crate::config::{Capture, Config};
 use crate::control::{self, Control, reload};
@@ -86,6 +87,7 @@ struct Shared {
     registry: Registry,
     admission: Arc<Admission>,
     metrics: MetricsHub,
+    access_log: AccessLog,
     drain: Drain,
 }
 
@@ -122,10 +124,12 @@ impl App {
         let addresses =
             Addresses { listen: listen::addresses(&listeners)?, control: control.addresses() };
         let source = reload_source(&loaded, options.config_file);
+        let (access_log, access_log_queue) = access_log::open(&config.access_log);
         let shared = Shared {
             registry: Registry::new(loaded.snapshot(1)),
             admission: Admission::new(own_ports(&addresses), Vec::new()),
             metrics: MetricsHub::new(config.metrics.series_max),
+            access_log,
             drain: Drain::default(),
         };
         refresh_own_addresses(&shared.admission);
@@ -147,6 +151,7 @@ impl App {
                 drain: shared.drain.clone(),
                 workers: mailboxes,
                 metrics: shared.metrics.clone(),
+                access_log: access_log_queue,
                 source,
                 views: VIEWS,
                 set_log_level: options.set_log_level,
@@ -199,6 +204,7 @@ impl Shared {
             reader: self.registry.reader(),
             admission: Arc::clone(&self.admission),
             metrics: self.metrics.worker(id),
+            access_log: self.access_log.clone(),
             drain: self.drain.clone(),
             inbox,
             waker,

@@ -1,9 +1,9 @@
 //! The control plane: one thread that may be slow, because nothing on the data path waits for it.
 //!
 //! It runs the admin, metrics and health servers, takes the signals and resolves the registry's
-//! names ([`dns`]); a helper thread of its own reads changed files ([`reload`]). It reaches the
-//! workers through what they publish (counters, the registry snapshot, the drain switch) and through
-//! their mailboxes, never through a lock.
+//! names ([`dns`]); helper threads of its own read changed files ([`reload`]) and write the
+//! [`access_log`]. It reaches the workers through what they publish (counters, the registry
+//! snapshot, the drain switch) and through their mailboxes, never through a lock.
 //!
 //! [`Control::bind`] comes first, so that a taken port is told before anything starts;
 //! [`Control::start`] when the workers exist. It neither starts nor ends workers: `app` does.
@@ -19,6 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
+use crate::access_log::{self, AccessLog};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::mailbox::{Mailbox, Request};
@@ -76,6 +77,8 @@ pub struct Inputs {
     pub workers: Vec<Mailbox>,
     /// The hub that the workers' metrics came from.
     pub metrics: MetricsHub,
+    /// What the workers tell the access log.
+    pub access_log: access_log::Queue,
     /// Where the next generations come from.
     pub source: reload::Source,
     /// How the admin server shows what it does not understand itself.
@@ -105,7 +108,8 @@ pub struct Views {
 /// Whether the control plane takes the process' signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signals {
-    /// SIGTERM and SIGINT drain, the second one ends at once; SIGHUP reloads.
+    /// SIGTERM and SIGINT drain, the second one ends at once; SIGHUP reloads, and has the
+    /// access log's file opened again.
     Handle,
     /// Signals are somebody else's (tests that run many proxies in one process).
     Ignore,
@@ -135,6 +139,8 @@ pub struct Handle {
     first_answers: Receiver<()>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// Ends last: until then the servers and the reload thread may have wishes.
+    _access_log: access_log::Writer,
 }
 
 impl Control {
@@ -169,24 +175,25 @@ impl Control {
             level: Mutex::new(inputs.registry.current().config.log.level.clone()),
         });
         let (wanted, names_wanted) = watch::channel(dns::Wanted::default());
+        let counters = inputs.metrics.control();
+        let access_log = access_log::Writer::start(inputs.access_log, Arc::clone(counters))?;
         let target = reload::Target {
             registry: inputs.registry.clone(),
-            counters: Arc::clone(inputs.metrics.control()),
+            counters: Arc::clone(counters),
             log: Arc::clone(&log),
+            access_log: access_log.log().clone(),
             wanted,
         };
         let reload = reload::Handle::start(inputs.source, target)?;
         let (first_answers, first_answers_come) = sync_channel(1);
-        let names = {
-            let _runtime = runtime.enter();
-            dns::spawn(dns::Inputs {
-                wanted: names_wanted,
-                offer: reload.offer(),
-                counters: Arc::clone(inputs.metrics.control()),
-                loopback: inputs.loopback_answers,
-                first_answers,
-            })
+        let names = dns::Inputs {
+            wanted: names_wanted,
+            offer: reload.offer(),
+            counters: Arc::clone(counters),
+            loopback: inputs.loopback_answers,
+            first_answers,
         };
+        let names = dns::spawn(names, &runtime);
         let shared = Arc::new(Shared {
             reload,
             names,
@@ -196,6 +203,7 @@ impl Control {
             metrics: inputs.metrics,
             views: inputs.views,
             log,
+            access_log: access_log.log().clone(),
             debug: inputs.debug,
         });
         self.spawn_servers(&runtime, &shared)?;
@@ -216,6 +224,7 @@ impl Control {
             first_answers: first_answers_come,
             stop: Some(stop),
             thread: Some(thread),
+            _access_log: access_log,
         })
     }
 
@@ -256,7 +265,7 @@ impl Handle {
         }
     }
 
-    /// Ends the servers and the reload thread; open requests are cut.
+    /// Ends the servers, the reload thread and the access log; open requests are cut.
     pub fn stop(self) {
         drop(self);
     }
@@ -284,6 +293,7 @@ struct Shared {
     names: dns::Names,
     views: Views,
     log: Arc<LogControl>,
+    access_log: AccessLog,
     debug: DebugEndpoints,
 }
 
@@ -342,6 +352,7 @@ async fn handle_end_signals(signals: [Signal; 2], shared: Arc<Shared>) {
 async fn handle_reload_signal(mut hangup: Signal, shared: Arc<Shared>) {
     while hangup.recv().await.is_some() {
         tracing::info!("signal; reloading");
+        shared.access_log.reopen();
         // The reload thread logs and counts what comes of it.
         let _ = shared.reload.ask().await;
     }

@@ -45,6 +45,9 @@
 //! too, ends connections: `worker/sweep.rs` looks at each of them now and then instead of keeping
 //! timers.
 //!
+//! **Told.** If the operator wants it, each connection and each request leaves one line in the
+//! [`access_log`]: the worker queues a record, a thread of the control plane formats and writes it.
+//!
 //! **Seen from outside.** The [`control`] plane serves scrapes, health probes and the admin
 //! pages, takes signals, and reloads changed files into the next snapshot. It reaches a worker by
 //! what both may read, by its [`mailbox`], and by the [`drain`] switch that ends the process
@@ -77,10 +80,14 @@ pub mod sniff;
 
 pub mod http1;
 
+pub mod http2;
+
 // From verdict to close.
 pub mod relay;
 
 pub mod metrics;
+
+pub mod access_log;
 
 // Beside the data path.
 pub mod drain;

@@ -31,7 +31,7 @@ const LAYERS: [&[&str]; 6] = [
         "sniff",
         "http1",
     ],
-    &["registry", "metrics", "drain", "mailbox", "load", "admission"],
+    &["registry", "metrics", "access_log", "drain", "mailbox", "load", "admission"],
     &["worker", "control"],
     &["app", "check"],
     &["main", "lib"],

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 
 use super::dns::Wanted;
 use super::{LogControl, lock};
+use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::metrics::{ControlCounters, ReloadResult};
 use crate::problem::{Problem, Severity};
@@ -66,6 +67,7 @@ pub(super) struct Target {
     pub(super) log: Arc<LogControl>,
     /// Told which names the files in use need the addresses of.
     pub(super) wanted: tokio::sync::watch::Sender<Wanted>,
+    pub(super) access_log: AccessLog,
 }
 
 /// Why the files are read.
@@ -289,6 +291,9 @@ impl Reloader {
                 Ok(()) => tracing::info!(level = new.log.level, "log level changed"),
                 Err(error) => tracing::warn!(level = new.log.level, error, "log level refused"),
             }
+        }
+        if old.access_log != new.access_log {
+            self.target.access_log.configure(&new.access_log);
         }
     }
 

@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use super::reload::Watching;
 use super::testing::{Answer, config, get, http, source, wait_until};
 use super::*;
+use crate::config;
 use crate::drain::Phase;
 use crate::mailbox::{ConnectionInfo, ConnectionPage, Wake};
 use crate::metrics::testing::read_strictly;
@@ -29,6 +30,7 @@ struct Bench {
     registry: Registry,
     drain: Drain,
     metrics: MetricsHub,
+    access_log: AccessLog,
     workers: Vec<Receiver<Request>>,
     _handle: Handle,
 }
@@ -41,12 +43,17 @@ fn bench(signals: Signals, debug: DebugEndpoints) -> Bench {
     let (source, first) = source(directory.path(), Watching::PollOnly, Duration::from_secs(3600));
     let (registry, drain) = (Registry::new(first), Drain::default());
     let metrics = MetricsHub::new(100);
+    let (log, access_log) = access_log::open(&config::AccessLog {
+        format: config::AccessLogFormat::Text,
+        path: Some(directory.path().join("access.log")),
+    });
     let (mailboxes, workers) = (0..2).map(|_| Mailbox::new(Box::new(NoWake))).unzip();
     let inputs = Inputs {
         registry: registry.clone(),
         drain: drain.clone(),
         workers: mailboxes,
         metrics: metrics.clone(),
+        access_log,
         source,
         views: Views {
             config: |config| serde_yaml::to_string(config).unwrap(),
@@ -61,7 +68,7 @@ fn bench(signals: Signals, debug: DebugEndpoints) -> Bench {
         loopback_answers: LoopbackAnswers::Refused,
     };
     let _handle = control.start(inputs).unwrap();
-    Bench { directory, addresses, registry, drain, metrics, workers, _handle }
+    Bench { directory, addresses, registry, drain, metrics, access_log: log, workers, _handle }
 }
 
 fn quiet() -> Bench {
@@ -219,6 +226,17 @@ fn play_worker(id: usize, requests: Receiver<Request>, count: usize) {
 }
 
 #[test]
+fn a_reload_switches_the_access_log() {
+    let bench = quiet();
+    let file = bench.directory.path().join("a.yaml");
+    for (text, is_on) in [("told", true), ("untold", false)] {
+        std::fs::write(&file, format!("info {text} end")).unwrap();
+        assert_eq!(bench.post("/reload").json()["result"], "success");
+        assert_eq!(bench.access_log.is_on(), is_on);
+    }
+}
+
+#[test]
 fn live_connections_come_from_all_workers_page_by_page() {
     let mut bench = quiet();
     for (id, requests) in bench.workers.drain(..).enumerate() {
@@ -309,8 +327,12 @@ fn signals_reload_and_drain() {
     let bench = bench(Signals::Handle, DebugEndpoints::Off);
     bench.drain.serve();
     std::fs::write(bench.directory.path().join("a.yaml"), "info two end").unwrap();
+    let (log, renamed) =
+        (bench.directory.path().join("access.log"), bench.directory.path().join("1"));
+    wait_until("the access log", || std::fs::rename(&log, &renamed).is_ok());
     kill(Pid::this(), Signal::SIGHUP).unwrap();
     wait_until("the reload", || bench.registry.current().generation == 2);
+    wait_until("the access log is opened again", || log.exists());
     kill(Pid::this(), Signal::SIGTERM).unwrap();
     for worker in &bench.workers {
         assert!(matches!(worker.recv().unwrap(), Request::Drain));

@@ -3,6 +3,7 @@
 //! `encode` gives the values; a test compares this list with what a scrape shows. A new metric is a
 //! variant here, its row below, and its values there: the compiler asks for the last two.
 
+use super::requests::BOUNDS_THOUSANDTHS;
 use super::timing::{CONNECT_BOUNDS_US, TURN_BOUNDS_US};
 
 /// How a metric's values behave.
@@ -12,7 +13,7 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Counts by upper bound; the bounds in microseconds.
+    /// Counts by upper bound; the bounds in microseconds (of bytes: in thousandths).
     Histogram(&'static [u64]),
 }
 
@@ -27,6 +28,14 @@ pub enum Metric {
     SentBytes,
     /// `istio_tcp_received_bytes_total`
     ReceivedBytes,
+    /// `istio_requests_total`
+    Requests,
+    /// `istio_request_duration_milliseconds`
+    RequestDuration,
+    /// `istio_request_bytes`
+    RequestBytes,
+    /// `istio_response_bytes`
+    ResponseBytes,
     /// `egret_connections_active`
     ConnectionsActive,
     /// `egret_worker_connections_active`
@@ -63,6 +72,32 @@ pub enum Metric {
     Series,
     /// `egret_metric_series_overflow_total`
     SeriesOverflow,
+    /// `egret_recognised_connections_total`
+    Recognised,
+    /// `egret_recognising_connections`
+    Recognising,
+    /// `egret_recognising_bytes`
+    RecognisingBytes,
+    /// `egret_unverified_names_total`
+    UnverifiedNames,
+    /// `egret_name_conflicts_total`
+    NameConflicts,
+    /// `egret_junk_names_total`
+    JunkNames,
+    /// `egret_http_refused_requests_total`
+    RefusedRequests,
+    /// `egret_http_unframed_answers_total`
+    UnframedAnswers,
+    /// `egret_http_upstream_switches_total`
+    UpstreamSwitches,
+    /// `egret_http2_blocked_streams_total`
+    BlockedStreams,
+    /// `egret_access_log_lines_total`
+    AccessLogLines,
+    /// `egret_access_log_dropped_total`
+    AccessLogDropped,
+    /// `egret_access_log_lost_total`
+    AccessLogLost,
     /// `egret_config_generation`
     ConfigGeneration,
     /// `egret_config_reloads_total`
@@ -121,6 +156,30 @@ pub const CATALOGUE: &[Row] = &[
         Kind::Counter,
         "istio_tcp_received_bytes_total",
         "Bytes read from the downstream (the workload).",
+    ),
+    row(
+        Metric::Requests,
+        Kind::Counter,
+        "istio_requests_total",
+        "HTTP requests that ended, blocked and failed ones included.",
+    ),
+    row(
+        Metric::RequestDuration,
+        Kind::Histogram(BOUNDS_THOUSANDTHS),
+        "istio_request_duration_milliseconds",
+        "From a request's head to the end of its answer.",
+    ),
+    row(
+        Metric::RequestBytes,
+        Kind::Histogram(BOUNDS_THOUSANDTHS),
+        "istio_request_bytes",
+        "Bytes of a request as they came, head and framing included.",
+    ),
+    row(
+        Metric::ResponseBytes,
+        Kind::Histogram(BOUNDS_THOUSANDTHS),
+        "istio_response_bytes",
+        "Bytes of an answer as they came, head and framing included.",
     ),
     row(
         Metric::ConnectionsActive,
@@ -226,6 +285,84 @@ pub const CATALOGUE: &[Row] = &[
         "Times a label set found no room and was accounted to destination_service other.",
     ),
     row(
+        Metric::Recognised,
+        Kind::Counter,
+        "egret_recognised_connections_total",
+        "Connections by what their first bytes are, or why that was not found out.",
+    ),
+    row(
+        Metric::Recognising,
+        Kind::Gauge,
+        "egret_recognising_connections",
+        "Connections that wait for a name now.",
+    ),
+    row(
+        Metric::RecognisingBytes,
+        Kind::Gauge,
+        "egret_recognising_bytes",
+        "Bytes of the connections that wait for a name now.",
+    ),
+    row(
+        Metric::UnverifiedNames,
+        Kind::Counter,
+        "egret_unverified_names_total",
+        "Names that decided, and for which nothing but the workload's word stands.",
+    ),
+    row(
+        Metric::NameConflicts,
+        Kind::Counter,
+        "egret_name_conflicts_total",
+        "Requests that name two hosts.",
+    ),
+    row(
+        Metric::JunkNames,
+        Kind::Counter,
+        "egret_junk_names_total",
+        "Server names in a ClientHello that are no names, by reason.",
+    ),
+    row(
+        Metric::RefusedRequests,
+        Kind::Counter,
+        "egret_http_refused_requests_total",
+        "HTTP/1 requests whose framing or head is refused, by reason.",
+    ),
+    row(
+        Metric::UnframedAnswers,
+        Kind::Counter,
+        "egret_http_unframed_answers_total",
+        "HTTP/1 answers whose end cannot be told, by reason.",
+    ),
+    row(
+        Metric::UpstreamSwitches,
+        Kind::Counter,
+        "egret_http_upstream_switches_total",
+        "Times a connection got another upstream for its next request.",
+    ),
+    row(
+        Metric::BlockedStreams,
+        Kind::Counter,
+        "egret_http2_blocked_streams_total",
+        "HTTP/2 requests that were blocked behind an allowed one.",
+    ),
+    row(
+        Metric::AccessLogLines,
+        Kind::Counter,
+        "egret_access_log_lines_total",
+        "Lines of the access log that were written.",
+    ),
+    row(
+        Metric::AccessLogDropped,
+        Kind::Counter,
+        "egret_access_log_dropped_total",
+        "Lines of the access log that found the queue full.",
+    ),
+    row(
+        Metric::AccessLogLost,
+        Kind::Counter,
+        "egret_access_log_lost_total",
+        "Lines of the access log that could not be written.",
+    ),
+    row(
         Metric::ConfigGeneration,
         Kind::Gauge,
         "egret_config_generation",
@@ -307,7 +444,7 @@ mod tests {
         let names: HashSet<_> = CATALOGUE.iter().map(|row| row.name).collect();
         assert_eq!(names.len(), CATALOGUE.len());
         for row in CATALOGUE {
-            assert!(row.name.starts_with("istio_tcp_") || row.name.starts_with("egret_"));
+            assert!(row.name.starts_with("istio_") || row.name.starts_with("egret_"));
             assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}", row.name);
             assert!(row.help.ends_with('.'), "{}", row.name);
         }

@@ -17,9 +17,14 @@ use prometheus_client::registry::Registry;
 
 use super::catalogue::{CATALOGUE, Kind, Metric, Row};
 use super::hub::{SeriesSum, Totals};
+use super::requests::{self, RequestCells};
 use super::timing::{Buckets, seconds};
-use super::{Cell, CloseReason, DnsResult, ReloadResult, ResponseFlags, WorkerCounters};
+use super::{
+    Cell, CloseReason, DnsResult, Recognised, ReloadResult, ResponseFlags, WorkerCounters,
+};
 use crate::drain::Phase;
+use crate::http1::{Lost, Refusal};
+use crate::sniff::NameError;
 
 /// How a scrape is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,19 +68,15 @@ fn quality(range: &str) -> f32 {
     q.map_or(1.0, |q| q.trim().parse().unwrap_or(0.0))
 }
 
-/// Bytes that one line of an `istio_tcp_*` series takes, roughly: to size the buffer once.
-const LINE_BYTES: usize = 900;
-
-/// The text of a scrape.
-pub(super) fn scrape(totals: Totals, format: Format) -> String {
-    let mut out = String::with_capacity(16_384 + totals.series.len() * LINE_BYTES);
+/// Writes a scrape, piece by piece.
+pub(super) fn scrape(totals: Totals, format: Format, out: &mut impl fmt::Write) -> fmt::Result {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape { totals, format }));
-    text::encode_registry(&mut out, &registry).expect("writing to a string does not fail");
-    if format == Format::OpenMetrics {
-        text::encode_eof(&mut out).expect("writing to a string does not fail");
+    text::encode_registry(out, &registry)?;
+    match format {
+        Format::OpenMetrics => text::encode_eof(out),
+        Format::Text => Ok(()),
     }
-    out
 }
 
 #[derive(Debug)]
@@ -107,6 +108,13 @@ impl Scrape {
         match row.metric {
             Metric::Opened => self.series(family, |s| s.opened),
             Metric::Closed => self.all_series(family, |s| s.closed),
+            Metric::Requests => totals
+                .requests
+                .iter()
+                .try_for_each(|r| family.with(&*r.labels, Number::Whole(r.requests()))),
+            Metric::RequestDuration => self.requests(family, |cells| &cells.duration),
+            Metric::RequestBytes => self.requests(family, |cells| &cells.request_bytes),
+            Metric::ResponseBytes => self.requests(family, |cells| &cells.response_bytes),
             Metric::SentBytes => self.series(family, |s| s.sent_bytes),
             Metric::ReceivedBytes => self.series(family, |s| s.received_bytes),
             Metric::ConnectionsActive => self.sum(family, |w| &w.connections_active),
@@ -136,6 +144,35 @@ impl Scrape {
             Metric::TurnDuration => self.histogram(row, family),
             Metric::Series => family.number(Number::Whole(totals.series_count)),
             Metric::SeriesOverflow => family.number(Number::Whole(totals.series_overflow)),
+            Metric::Recognised => {
+                let values = Recognised::ALL;
+                self.by_label(family, "result", &values, Recognised::label, |w, r| w.recognised(r))
+            }
+            Metric::Recognising => self.sum(family, |w| &w.recognising),
+            Metric::RecognisingBytes => self.sum(family, |w| &w.recognising_bytes),
+            Metric::UnverifiedNames => self.sum(family, |w| &w.unverified_names),
+            Metric::NameConflicts => self.sum(family, |w| &w.name_conflicts),
+            Metric::JunkNames => {
+                let values = NameError::ALL;
+                self.by_label(family, "reason", &values, NameError::label, |w, e| w.junk_names(e))
+            }
+            Metric::RefusedRequests => {
+                let (values, label) = (Refusal::ALL, Refusal::label);
+                self.by_label(family, "reason", &values, label, |w, r| w.refused_requests(r))
+            }
+            Metric::UnframedAnswers => {
+                let (values, label) = (Lost::ALL, Lost::label);
+                self.by_label(family, "reason", &values, label, |w, l| w.unframed_answers(l))
+            }
+            Metric::UpstreamSwitches => self.sum(family, |w| &w.upstream_switches),
+            Metric::BlockedStreams => self.sum(family, |w| &w.blocked_streams),
+            Metric::AccessLogDropped => self.sum(family, |w| &w.access_log_dropped),
+            Metric::AccessLogLines => {
+                family.number(Number::Whole(totals.control.access_log_lines.get()))
+            }
+            Metric::AccessLogLost => {
+                family.number(Number::Whole(totals.control.access_log_lost.get()))
+            }
             Metric::ConfigGeneration => {
                 family.number(Number::Whole(totals.control.config_generation.get()))
             }
@@ -174,6 +211,33 @@ impl Scrape {
         series
             .filter(|s| s.labels.flags == ResponseFlags::None)
             .try_for_each(|s| family.with(&*s.labels, Number::Whole(value(s))))
+    }
+
+    fn requests(
+        &self,
+        family: &mut Family<'_>,
+        of: fn(&RequestCells) -> &requests::Buckets,
+    ) -> fmt::Result {
+        self.totals.requests.iter().try_for_each(|group| {
+            let (sum, count, counts) = group.buckets(of).read();
+            let mut encoder = family.encoder.encode_family(&*group.labels)?;
+            encoder.encode_histogram::<NoLabelSet>(sum, count, &counts, None)
+        })
+    }
+
+    /// One value per label, over all workers.
+    fn by_label<T: Copy>(
+        &self,
+        family: &mut Family<'_>,
+        name: &str,
+        values: &[T],
+        label: fn(T) -> &'static str,
+        cell: fn(&WorkerCounters, T) -> &Cell,
+    ) -> fmt::Result {
+        values.iter().try_for_each(|&value| {
+            let total = self.total(|worker| cell(worker, value));
+            family.labelled(name, label(value), Number::Whole(total))
+        })
     }
 
     fn accepts(&self, family: &mut Family<'_>) -> fmt::Result {

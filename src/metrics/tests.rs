@@ -13,7 +13,14 @@ use crate::registry::snapshot::{Cluster, Identity};
 use crate::workload::Workload;
 
 fn key<'a>(source: &'a Identity<Workload>, cluster: &'a Identity<Cluster>) -> SeriesKey<'a> {
-    SeriesKey { source, cluster, destination_ip: None, flags: ResponseFlags::None }
+    SeriesKey {
+        source,
+        cluster,
+        service: None,
+        destination_ip: None,
+        response_code: None,
+        flags: ResponseFlags::None,
+    }
 }
 
 fn scrape(hub: &MetricsHub) -> Samples {
@@ -50,6 +57,13 @@ fn busy_hub() -> MetricsHub {
             ..key(&source, &reserved("BlackHoleCluster"))
         });
         worker.series.cells(black_hole).closed.add(1);
+        let requests = worker.requests.find(SeriesKey {
+            service: Some("www.example.com"),
+            response_code: Some(502),
+            ..key(&source, &reserved("BlackHoleCluster"))
+        });
+        let cells = worker.requests.cells(requests);
+        cells.record(Duration::from_micros(700), 120, 90);
         worker.counters.accepted.add(4);
         worker.counters.busy_us.add(1_500_000);
         worker.counters.closed(CloseReason::BlackHole).add(1);
@@ -80,6 +94,30 @@ fn istio_labels_stand_in_istios_order() {
          request_protocol=\"tcp\",response_flags=\"-\",\
          connection_security_policy=\"unknown\"} 2000"
     );
+}
+
+#[test]
+fn requests_have_istios_25_labels_and_buckets() {
+    let text = busy_hub().encode(Format::Text, Phase::Serving);
+    let line = text.lines().find(|l| l.starts_with("istio_requests_total{")).unwrap();
+    let tail = "destination_service=\"www.example.com\",\
+         destination_canonical_service=\"unknown\",\
+         destination_canonical_revision=\"latest\",destination_service_name=\"BlackHoleCluster\",\
+         destination_service_namespace=\"unknown\",destination_cluster=\"unknown\",\
+         request_protocol=\"http\",response_code=\"502\",grpc_response_status=\"\",\
+         response_flags=\"-\",connection_security_policy=\"unknown\"} 2";
+    assert!(line.ends_with(tail), "{line}");
+    assert_eq!(line.matches("=\"").count(), 25);
+    let samples = scrape(&busy_hub());
+    let bucket =
+        |name: &str, le: &str| sum(&samples, &format!("{name}_bucket"), &[&format!("le=\"{le}\"")]);
+    let duration = "istio_request_duration_milliseconds";
+    assert_eq!((bucket(duration, "0.5"), bucket(duration, "1.0")), (0.0, 2.0));
+    assert_eq!(bucket("istio_request_bytes", "100.0"), 0.0);
+    assert_eq!(bucket("istio_request_bytes", "250.0"), 2.0);
+    assert_eq!(bucket("istio_response_bytes", "3600000.0"), 2.0);
+    assert_eq!(sum(&samples, &format!("{duration}_sum"), &[]), 1.4);
+    assert_eq!(sum(&samples, "istio_response_bytes_count", &[]), 2.0);
 }
 
 #[test]

@@ -12,6 +12,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -188,10 +189,35 @@ impl BufferPool {
         unsafe { std::slice::from_raw_parts(start, buffer.length as usize) }
     }
 
-    /// The address of `buffer`'s bytes from `offset` on, and how many there are.
-    pub(in crate::sys) fn range(&self, buffer: &Buffer, offset: u32) -> (*const u8, u32) {
-        let bytes = &self.bytes(buffer)[offset as usize..];
-        (bytes.as_ptr(), buffer.length - offset)
+    /// The address of these bytes of `buffer`.
+    pub(in crate::sys) fn range(&self, buffer: &Buffer, bytes: Range<u32>) -> *const u8 {
+        self.bytes(buffer)[bytes.start as usize..bytes.end as usize].as_ptr()
+    }
+
+    /// A free buffer with a copy of `bytes`; `None` while there is none.
+    pub fn fill(&mut self, bytes: &[u8]) -> Option<Buffer> {
+        assert!(!bytes.is_empty() && bytes.len() <= BUFFER_BYTES as usize, "they fill a buffer");
+        let id = self.free.pop()?;
+        self.free_low_water = self.free_low_water.min(self.free.len());
+        self.places[usize::from(id)] = Place::Held;
+        let mut buffer = Buffer { id, length: 0 };
+        self.prepend(&mut buffer, bytes);
+        Some(buffer)
+    }
+
+    /// Puts a copy of `bytes` in front of those in `buffer`.
+    pub fn prepend(&mut self, buffer: &mut Buffer, bytes: &[u8]) {
+        let (had, more) = (buffer.length as usize, bytes.len());
+        assert!(had + more <= BUFFER_BYTES as usize, "{had} and {more} bytes fit in a buffer");
+        assert_eq!(self.places[usize::from(buffer.id)], Place::Held, "only who holds it writes");
+        let start = self.address(buffer.id).cast::<u8>().as_ptr();
+        // SAFETY: the whole buffer lies inside `memory` and is initialised (zeroed by mmap, or
+        // written). It is held, so the kernel does not write to it, and `&mut Buffer` says that no
+        // slice of it is out.
+        let whole = unsafe { std::slice::from_raw_parts_mut(start, BUFFER_BYTES as usize) };
+        whole.copy_within(..had, more);
+        whole[..more].copy_from_slice(bytes);
+        buffer.length = u32::try_from(had + more).unwrap_or(BUFFER_BYTES);
     }
 
     /// Gives back the pages of buffers that were not needed since the last call, a few at a time,

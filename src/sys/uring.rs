@@ -10,6 +10,7 @@ mod setup;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -253,10 +254,11 @@ impl Ring for Uring {
         self.push(Operation::Connect, token, entry);
     }
 
-    fn receive(&mut self, socket: &Socket, expect: Expect, token: Token) {
+    fn receive(&mut self, socket: &Socket, most: u32, expect: Expect, token: Token) {
         let priority = if expect == Expect::Bytes { 0 } else { POLL_FIRST };
         // The kernel chooses the address. Length 0 would mean the whole buffer only from 6.0 on.
-        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), BUFFER_BYTES)
+        let most = most.clamp(1, BUFFER_BYTES);
+        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), most)
             .buf_group(GROUP)
             .ioprio(priority)
             .build()
@@ -264,8 +266,9 @@ impl Ring for Uring {
         self.push(Operation::Receive, token, entry);
     }
 
-    fn send(&mut self, socket: &Socket, buffer: &Buffer, offset: u32, token: Token) {
-        let (start, length) = self.buffers.range(buffer, offset);
+    fn send(&mut self, socket: &Socket, buffer: &Buffer, bytes: Range<u32>, token: Token) {
+        let length = bytes.end - bytes.start;
+        let start = self.buffers.range(buffer, bytes);
         let entry = opcode::Send::new(Fd(socket.as_raw_fd()), start, length)
             // Not to wait in the kernel, which it does badly after a FIN (see `writable`).
             .flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
@@ -317,6 +320,14 @@ impl Ring for Uring {
 
     fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
         self.buffers.bytes(buffer)
+    }
+
+    fn fill(&mut self, bytes: &[u8]) -> Option<Buffer> {
+        self.buffers.fill(bytes)
+    }
+
+    fn prepend(&mut self, buffer: &mut Buffer, bytes: &[u8]) {
+        self.buffers.prepend(buffer, bytes);
     }
 
     fn release(&mut self, buffer: Buffer) {

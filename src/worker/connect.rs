@@ -9,7 +9,7 @@ use crate::relay::Side;
 use crate::sys::ring::{Errno, Ring, Sockets};
 use crate::sys::socket::Socket;
 use crate::worker::Worker;
-use crate::worker::connection::{Attempts, Phase};
+use crate::worker::connection::{Account, Attempts, Phase};
 use crate::worker::token::{Key, Target};
 
 impl<R: Ring, S: Sockets> Worker<R, S> {
@@ -29,6 +29,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             }
             ServiceTarget::Endpoints(endpoints) if endpoints.is_empty() => {
                 self.end(key, CloseReason::ConnectFailed);
+            }
+            // Its name has not been resolved yet.
+            ServiceTarget::Endpoints(endpoints) if endpoints.is_empty() => {
+                self.connect_failed(key, CloseReason::NoEndpoint);
             }
             ServiceTarget::Endpoints(endpoints) => {
                 let first = service.next_endpoint() % endpoints.len();
@@ -59,6 +63,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let deadline = self.now_us + timeout;
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.phase = Phase::Connecting { deadline, attempts };
+        connection.upstream = Some(address);
         match self.open_upstream(&address) {
             Ok(socket) => self.submit_connect(key, socket, &address),
             Err(error) => self.attempt_failed(key, error),
@@ -107,10 +112,15 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         connection.phase = Phase::Relaying;
         connection.moved_at = self.now_us;
         let took_us = self.now_us.saturating_sub(connection.accepted_at);
-        self.metrics.series.cells(connection.series).opened.add(1);
+        if let Account::Tcp(series) = connection.account {
+            self.metrics.series.cells(series).opened.add(1);
+        }
+        let speaks = connection.direction(Side::Upstream).operation.is_some();
         self.metrics.record_connect(std::time::Duration::from_micros(took_us));
-        self.advance(key, Side::Downstream);
-        self.advance(key, Side::Upstream);
+        self.resume(key);
+        if !speaks {
+            self.advance(key, Side::Upstream);
+        }
     }
 
     /// One attempt has failed: the next endpoint, or the end.
@@ -126,7 +136,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
         match attempts {
             Some(attempts) => self.connect_to_next(key, attempts),
-            None => self.end(key, reason_of(error)),
+            None => self.connect_failed(key, reason_of(error)),
         }
     }
 }

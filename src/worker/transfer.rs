@@ -1,43 +1,44 @@
 //! Moving bytes: does what a half says is next, and tells it what came of it.
 
 use crate::metrics::CloseReason;
-use crate::relay::{Side, State, Step};
+use crate::relay::{BULK_BYTES, Sent, Side, State, Step};
 use crate::sys::buffers::Buffer;
 use crate::sys::pipe::Spliced;
 use crate::sys::ring::{Errno, Expect, Operation, Ring, Sockets};
 use crate::sys::socket::Socket;
 use crate::worker::Worker;
-use crate::worker::connection::{Connection, Held, Lost, Phase, Watched};
+use crate::worker::connection::{Account, Connection, Guide, Held, Lost, Phase, Watched};
+use crate::worker::http1::Waits;
 use crate::worker::token::{Key, Target};
 
 impl<R: Ring, S: Sockets> Worker<R, S> {
     /// Submits the next operation of the half that reads from `side`.
     pub(super) fn advance(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let room = connection.guide.room(side);
         let direction = &mut connection.directions[side as usize];
         debug_assert_eq!(direction.operation, None, "a half has one operation in flight");
-        let (source, target) =
-            (&connection.ends[side as usize], &connection.ends[side.peer() as usize]);
-        let (Some(source), Some(target)) = (&source.socket, &target.socket) else { return };
+        let source = &connection.ends[side as usize].socket;
+        let target = &connection.ends[side.peer() as usize].socket;
         let token = Target::Connection(key, side).encode();
-        direction.operation = match (direction.half.next(), &direction.held) {
-            (Step::Receive, _) => {
-                self.ring.receive(source, direction.expect, token);
+        direction.operation = match (direction.half.next(), &direction.held, source, target) {
+            (Step::Receive, _, Some(source), _) => {
+                self.ring.receive(source, room, direction.expect, token);
                 Some(Operation::Receive)
             }
-            (Step::Send { from }, Held::Buffer(buffer)) => {
-                self.ring.send(target, buffer, from, token);
+            (Step::Send { from, until }, Held::Buffer(buffer), _, Some(target)) => {
+                self.ring.send(target, buffer, from..until, token);
                 Some(Operation::Send)
             }
-            (Step::Fill, _) => {
+            (Step::Fill, _, Some(source), _) => {
                 self.ring.poll(source, Operation::Readable, token);
                 Some(Operation::Readable)
             }
-            (Step::Flush, _) => {
+            (Step::Flush, _, _, Some(target)) => {
                 self.ring.poll(target, Operation::Writable, token);
                 Some(Operation::Writable)
             }
-            (Step::Send { .. } | Step::Rest, _) => None,
+            _ => None,
         };
     }
 
@@ -65,32 +66,81 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     ) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.direction(side).operation = None;
-        if !matches!(connection.phase, Phase::Relaying) {
-            if let Ok(Some(unwanted)) = result {
-                self.ring.release(unwanted);
+        match (&connection.phase, &connection.guide) {
+            (Phase::Relaying, Guide::Forward(_)) if side == Side::Downstream => {
+                // It was asked for before its name was given up.
+                self.hold_more(key, result);
+                return self.resume(key);
             }
-            return self.reap(key);
+            (Phase::Relaying, _) => {}
+            (Phase::Recognising { .. }, Guide::Http1(_)) => {}
+            (Phase::Recognising { .. }, _) => return self.on_first_bytes(key, result),
+            (Phase::Retiring { .. }, _) => {
+                self.throw_away(result);
+                return self.continue_retiring(key);
+            }
+            (Phase::Lingering { .. }, _) => {
+                self.throw_away(result);
+                return self.on_linger_input(key);
+            }
+            _ => {
+                self.hold_more(key, result);
+                return self.reap(key);
+            }
         }
         match result {
-            Ok(Some(buffer)) => {
+            Ok(Some(mut buffer)) => {
+                let bytes = u64::from(buffer.length());
+                if let Guide::Http1(_) | Guide::Http2(_) = connection.guide {
+                    let carried = connection.guide.take_carried(side);
+                    self.ring.prepend(&mut buffer, &carried);
+                }
                 let direction = connection.direction(side);
                 direction.half.received(buffer.length());
-                let bytes = u64::from(buffer.length());
                 direction.held = Held::Buffer(buffer);
                 direction.expect = expect;
                 direction.bytes += bytes;
                 self.metrics.counters.bytes_copied.add(bytes);
                 self.count_read(key, side, bytes);
-                self.advance(key, side);
+                self.judge(key, side);
             }
             Ok(None) => self.on_end(key, side),
-            Err(Errno::ENOBUFS) => {
+            Err(error) => self.on_receive_failed(key, side, error),
+        }
+    }
+
+    /// A receive has brought nothing: again, or the end.
+    pub(super) fn on_receive_failed(&mut self, key: Key, side: Side, error: Errno) {
+        match error {
+            Errno::ENOBUFS => {
                 self.metrics.counters.buffers_starved.add(1);
                 self.starved.push_back((key, side));
             }
-            Err(Errno::EAGAIN) => self.submit_poll(key, side, Operation::Readable, side),
-            Err(Errno::EINTR) => self.advance(key, side),
-            Err(_) => self.on_lost(key, side, LostBy::Reading),
+            Errno::EAGAIN => self.submit_poll(key, side, Operation::Readable, side),
+            Errno::EINTR | Errno::ECANCELED => self.advance(key, side),
+            _ => self.on_lost(key, side, LostBy::Reading),
+        }
+    }
+
+    /// Bytes that come while the upstream is being connected pass behind those that are held.
+    fn hold_more(&mut self, key: Key, result: Result<Option<Buffer>, Errno>) {
+        // An end, or an error, is met again by the next receive.
+        let Ok(Some(buffer)) = result else { return };
+        let bytes = u64::from(buffer.length());
+        if let Some(connection) = self.connections.get_mut(key.slot)
+            && let Guide::Forward(held) = &mut connection.guide
+        {
+            held.extend_from_slice(self.ring.bytes(&buffer));
+            connection.directions[Side::Downstream as usize].bytes += bytes;
+            self.metrics.counters.bytes_copied.add(bytes);
+            self.count_read(key, Side::Downstream, bytes);
+        }
+        self.ring.release(buffer);
+    }
+
+    fn throw_away(&mut self, result: Result<Option<Buffer>, Errno>) {
+        if let Ok(Some(unwanted)) = result {
+            self.ring.release(unwanted);
         }
     }
 
@@ -98,26 +148,54 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     pub(super) fn on_sent(&mut self, key: Key, side: Side, result: Result<usize, Errno>) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.direction(side).operation = None;
-        let relaying = matches!(connection.phase, Phase::Relaying);
-        if let Ok(bytes) = result {
-            self.count_written(key, side, bytes as u64);
-        }
-        if !relaying {
+        if matches!(connection.phase, Phase::Closing | Phase::Resetting { .. }) {
+            if let Ok(bytes) = result {
+                self.count_written(key, side, bytes as u64);
+            }
             return self.reap(key);
         }
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let direction = connection.direction(side);
         match result {
             Ok(bytes) => {
-                if direction.half.sent(u32::try_from(bytes).unwrap_or(u32::MAX)) {
-                    self.drop_held(key, side);
-                    self.consider_pipe(key, side);
-                }
-                self.advance(key, side);
+                self.count_written(key, side, bytes as u64);
+                self.on_taken(key, side, bytes);
             }
             Err(Errno::EAGAIN) => self.submit_poll(key, side, Operation::Writable, side.peer()),
             Err(Errno::EINTR) => self.advance(key, side),
             Err(_) => self.on_lost(key, side.peer(), LostBy::Writing),
+        }
+    }
+
+    /// The target took bytes of the buffer.
+    fn on_taken(&mut self, key: Key, side: Side, bytes: usize) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let half = &mut connection.directions[side as usize].half;
+        match half.sent(u32::try_from(bytes).unwrap_or(u32::MAX)) {
+            Sent::Partly => self.advance(key, side),
+            Sent::Piece => self.judge(key, side),
+            Sent::All => {
+                self.drop_held(key, side);
+                self.on_passed(key, side);
+            }
+        }
+    }
+
+    /// Everything that the half reading from `side` held has passed.
+    fn on_passed(&mut self, key: Key, side: Side) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        match connection.phase {
+            Phase::Relaying => {}
+            Phase::Answering { reason, .. } => return self.linger(key, reason),
+            Phase::Retiring { .. } => return self.continue_retiring(key),
+            // Egret's own greeting: there is no upstream to read from.
+            _ => return,
+        }
+        self.consider_pipe(key, side);
+        self.advance(key, side);
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        match (&connection.guide, side) {
+            (Guide::Http1(http), Side::Upstream) if http.waits != Waits::No => self.serve(key),
+            (Guide::Http2(_), Side::Upstream) => self.end_streams(key),
+            _ => {}
         }
     }
 
@@ -141,7 +219,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         connection.direction(side).operation = None;
         match connection.phase {
             Phase::Relaying => {}
+            Phase::Recognising { .. } | Phase::Answering { .. } => return self.advance(key, side),
             Phase::Lingering { .. } => return self.on_linger_input(key),
+            Phase::Retiring { .. } => return self.continue_retiring(key),
             _ => return self.reap(key),
         }
         let direction = connection.direction(side);
@@ -154,20 +234,24 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 self.advance(key, side);
             }
             State::Sending { .. } => self.advance(key, side),
-            State::Finished | State::Broken => unreachable!("nothing was in flight for this half"),
+            State::Deciding { .. } | State::Finished | State::Broken => {
+                unreachable!("nothing was in flight for this half")
+            }
         }
     }
 
     /// The source has bytes: into the pipe with them, and on.
     fn fill(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let unseen = connection.guide.unseen(side);
         let direction = &mut connection.directions[side as usize];
         let source = &connection.ends[side as usize].socket;
         let (Held::Pipe(pipe), Some(source)) = (&mut direction.held, source) else { return };
-        match pipe.fill(source) {
+        match pipe.fill(source, unseen) {
             Ok(Spliced::Bytes(bytes)) => {
                 direction.half.filled(bytes);
                 direction.bytes += bytes as u64;
+                connection.guide.skip(side, bytes as u64);
                 self.metrics.counters.bytes_spliced.add(bytes as u64);
                 self.count_read(key, side, bytes as u64);
                 self.flush(key, side);
@@ -201,23 +285,34 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 Err(_) => return self.on_lost(key, side.peer(), LostBy::Writing),
             }
             let Some(connection) = self.connections.get_mut(key.slot) else { return };
+            // What comes next must be looked at, or is small.
+            let next_is_seen = connection.guide.unseen(side) == 0;
             let half = &mut connection.directions[side as usize].half;
-            if half.wants_buffers() {
+            if half.state() == State::Flushing {
+                continue;
+            }
+            if half.wants_buffers() || next_is_seen {
                 half.put_pipe_back();
                 self.drop_held(key, side);
-            } else if half.state() == State::Flushing {
-                continue;
+                return self.on_spliced(key, side);
             }
             break;
         }
         self.advance(key, side);
     }
 
+    /// A half copies again, perhaps because a body has ended.
+    fn on_spliced(&mut self, key: Key, side: Side) {
+        self.account_finished(key);
+        self.on_passed(key, side);
+    }
+
     /// A half that moves bulk gets a pipe, if there is one.
     fn consider_pipe(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let unseen = connection.guide.unseen(side);
         let direction = connection.direction(side);
-        if !direction.half.wants_pipe() {
+        if !direction.half.wants_pipe() || unseen < u64::from(BULK_BYTES) {
             return;
         }
         match self.pipes.take() {
@@ -234,7 +329,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     /// The source has sent FIN, and everything before it was passed on.
-    fn on_end(&mut self, key: Key, side: Side) {
+    pub(super) fn on_end(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let written_to = !connection.direction(side.peer()).half.is_over();
         let socket = connection.ends[side as usize].socket.as_ref();
@@ -245,7 +340,14 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
         connection.direction(side).half.ended();
         connection.moved_at = self.now_us;
+        if let (Guide::Http1(http), Side::Upstream) = (&mut connection.guide, side) {
+            http.upstream_ended();
+        }
         self.drop_held(key, side);
+        self.account_finished(key);
+        if side == Side::Upstream && self.gives_way(key) {
+            return self.serve(key);
+        }
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         if connection.direction(side.peer()).half.is_over() {
             // Closing sends the second FIN.
@@ -254,6 +356,15 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let target = &connection.ends[side.peer() as usize].socket;
         if target.as_ref().is_some_and(|socket| socket.shutdown_write().is_err()) {
             self.on_lost(key, side.peer(), LostBy::Writing);
+        }
+    }
+
+    /// The upstream has ended, and a request waits that does not need it.
+    fn gives_way(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return false };
+        match &connection.guide {
+            Guide::Http1(http) => http.is_idle() && http.waits.is_for_rest(),
+            _ => false,
         }
     }
 
@@ -281,6 +392,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 connection.end(side).lost = Lost::Yes;
                 self.end(key, Connection::loss_of(side));
             }
+            Phase::Retiring { .. } => self.continue_retiring(key),
             _ => self.reap(key),
         }
     }
@@ -293,9 +405,15 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             let Some(connection) = self.connections.get_mut(key.slot) else { continue };
             let direction = &connection.directions[side as usize];
             let waits = direction.half.state() == State::Receiving && direction.operation.is_none();
-            let same = connection.generation == key.generation;
-            if same && waits && matches!(connection.phase, Phase::Relaying) {
-                self.advance(key, side);
+            if connection.generation != key.generation || !waits {
+                continue;
+            }
+            match (&connection.phase, side) {
+                (Phase::Relaying, Side::Downstream) if connection.guide.is_waiting() => {}
+                (Phase::Relaying, Side::Downstream) => self.resume(key),
+                (Phase::Relaying | Phase::Recognising { .. }, _) => self.advance(key, side),
+                (Phase::Answering { .. }, Side::Upstream) => self.speak(key),
+                _ => {}
             }
         }
     }
@@ -317,8 +435,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     fn count_read(&mut self, key: Key, side: Side, bytes: u64) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.moved_at = self.now_us;
-        if side == Side::Downstream {
-            self.metrics.series.cells(connection.series).received_bytes.add(bytes);
+        if let (Side::Downstream, Account::Tcp(series)) = (side, connection.account) {
+            self.metrics.series.cells(series).received_bytes.add(bytes);
         }
     }
 
@@ -326,8 +444,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     fn count_written(&mut self, key: Key, side: Side, bytes: u64) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.moved_at = self.now_us;
-        if side == Side::Upstream {
-            self.metrics.series.cells(connection.series).sent_bytes.add(bytes);
+        connection.directions[side as usize].written += bytes;
+        if let (Side::Upstream, Account::Tcp(series)) = (side, connection.account) {
+            self.metrics.series.cells(series).sent_bytes.add(bytes);
         }
     }
 }

@@ -5,7 +5,6 @@
 //! for a name one probe per label.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
 use foldhash::fast::RandomState;
@@ -108,10 +107,7 @@ impl Index {
             }
         }
         if let Some(source) = service.reach.by_name {
-            let hosts = match self.hosts.entry((port, source)) {
-                Entry::Occupied(hosts) => hosts.into_mut(),
-                Entry::Vacant(place) => place.insert(HostIndex::default()),
-            };
+            let hosts = self.hosts.entry((port, source)).or_default();
             claim(hosts.add(&service.host, position), &|| service.host.to_string());
         }
         taken
