@@ -30,6 +30,7 @@ const LAYERS: [&[&str]; 6] = [
         "relay",
         "sniff",
         "http1",
+        "http2",
     ],
     &["registry", "metrics", "access_log", "drain", "mailbox", "load", "admission"],
     &["worker", "control"],

@@ -140,7 +140,7 @@ pub(super) fn http(address: SocketAddr, method: &str, path: &str, headers: &str)
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };
-    write!(stream, "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.0\r\n{host}Connection: close\r\n{headers}\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").expect("an answer");

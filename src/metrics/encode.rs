@@ -144,29 +144,17 @@ impl Scrape {
             Metric::TurnDuration => self.histogram(row, family),
             Metric::Series => family.number(Number::Whole(totals.series_count)),
             Metric::SeriesOverflow => family.number(Number::Whole(totals.series_overflow)),
-            Metric::Recognised => {
-                let values = Recognised::ALL;
-                self.by_label(family, "result", &values, Recognised::label, |w, r| w.recognised(r))
-            }
-            Metric::Recognising => self.sum(family, |w| &w.recognising),
-            Metric::RecognisingBytes => self.sum(family, |w| &w.recognising_bytes),
-            Metric::UnverifiedNames => self.sum(family, |w| &w.unverified_names),
-            Metric::NameConflicts => self.sum(family, |w| &w.name_conflicts),
-            Metric::JunkNames => {
-                let values = NameError::ALL;
-                self.by_label(family, "reason", &values, NameError::label, |w, e| w.junk_names(e))
-            }
-            Metric::RefusedRequests => {
-                let (values, label) = (Refusal::ALL, Refusal::label);
-                self.by_label(family, "reason", &values, label, |w, r| w.refused_requests(r))
-            }
-            Metric::UnframedAnswers => {
-                let (values, label) = (Lost::ALL, Lost::label);
-                self.by_label(family, "reason", &values, label, |w, l| w.unframed_answers(l))
-            }
-            Metric::UpstreamSwitches => self.sum(family, |w| &w.upstream_switches),
-            Metric::BlockedStreams => self.sum(family, |w| &w.blocked_streams),
-            Metric::AccessLogDropped => self.sum(family, |w| &w.access_log_dropped),
+            Metric::Recognised
+            | Metric::Recognising
+            | Metric::RecognisingBytes
+            | Metric::UnverifiedNames
+            | Metric::NameConflicts
+            | Metric::JunkNames
+            | Metric::RefusedRequests
+            | Metric::UnframedAnswers
+            | Metric::UpstreamSwitches
+            | Metric::BlockedStreams
+            | Metric::AccessLogDropped => self.names(row.metric, family),
             Metric::AccessLogLines => {
                 family.number(Number::Whole(totals.control.access_log_lines.get()))
             }
@@ -197,6 +185,36 @@ impl Scrape {
             Metric::BuildInfo => {
                 family.labelled("version", env!("CARGO_PKG_VERSION"), Number::Whole(1))
             }
+        }
+    }
+
+    /// What is counted about names and requests.
+    fn names(&self, metric: Metric, family: &mut Family<'_>) -> fmt::Result {
+        match metric {
+            Metric::Recognised => {
+                let values = Recognised::ALL;
+                self.by_label(family, "result", &values, Recognised::label, |w, r| w.recognised(r))
+            }
+            Metric::Recognising => self.sum(family, |w| &w.recognising),
+            Metric::RecognisingBytes => self.sum(family, |w| &w.recognising_bytes),
+            Metric::UnverifiedNames => self.sum(family, |w| &w.unverified_names),
+            Metric::NameConflicts => self.sum(family, |w| &w.name_conflicts),
+            Metric::JunkNames => {
+                let values = NameError::ALL;
+                self.by_label(family, "reason", &values, NameError::label, |w, e| w.junk_names(e))
+            }
+            Metric::RefusedRequests => {
+                let (values, label) = (Refusal::ALL, Refusal::label);
+                self.by_label(family, "reason", &values, label, |w, r| w.refused_requests(r))
+            }
+            Metric::UnframedAnswers => {
+                let (values, label) = (Lost::ALL, Lost::label);
+                self.by_label(family, "reason", &values, label, |w, l| w.unframed_answers(l))
+            }
+            Metric::UpstreamSwitches => self.sum(family, |w| &w.upstream_switches),
+            Metric::BlockedStreams => self.sum(family, |w| &w.blocked_streams),
+            Metric::AccessLogDropped => self.sum(family, |w| &w.access_log_dropped),
+            _ => Err(fmt::Error),
         }
     }
 

@@ -104,8 +104,8 @@ fn resolved_entry(port: u16, more: &str) -> String {
 
 /// A proxy that lets through what is in `registry`, whose names `server` resolves.
 fn resolving(registry: String, server: &DnsServer) -> Proxy {
-    let more = format!("names: {{ dnsServers: ['{}'] }}", server.address);
-    Proxy::start(Setup { registry, mode: Mode::RegistryOnly, more, ..Setup::default() })
+    let (mode, dns_servers) = (Mode::RegistryOnly, vec![server.address]);
+    Proxy::start(Setup { registry, mode, dns_servers, ..Setup::default() })
 }
 
 #[test]
