@@ -174,9 +174,9 @@ impl Control {
             set: inputs.set_log_level,
             level: Mutex::new(inputs.registry.current().config.log.level.clone()),
         });
+        let (wanted, names_wanted) = watch::channel(dns::Wanted::default());
         let counters = inputs.metrics.control();
         let access_log = access_log::Writer::start(inputs.access_log, Arc::clone(counters))?;
-        let (wanted, names_wanted) = watch::channel(dns::Wanted::default());
         let target = reload::Target {
             registry: inputs.registry.clone(),
             counters: Arc::clone(counters),
@@ -186,16 +186,14 @@ impl Control {
         };
         let reload = reload::Handle::start(inputs.source, target)?;
         let (first_answers, first_answers_come) = sync_channel(1);
-        let names = {
-            let _runtime = runtime.enter();
-            dns::spawn(dns::Inputs {
-                wanted: names_wanted,
-                offer: reload.offer(),
-                counters: Arc::clone(inputs.metrics.control()),
-                loopback: inputs.loopback_answers,
-                first_answers,
-            })
+        let names = dns::Inputs {
+            wanted: names_wanted,
+            offer: reload.offer(),
+            counters: Arc::clone(counters),
+            loopback: inputs.loopback_answers,
+            first_answers,
         };
+        let names = dns::spawn(names, &runtime);
         let shared = Arc::new(Shared {
             reload,
             names,

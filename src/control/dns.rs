@@ -15,6 +15,7 @@ use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -84,14 +85,14 @@ impl Names {
     }
 }
 
-/// Starts the task on the present runtime.
-pub(super) fn spawn(inputs: Inputs) -> Names {
-    spawn_with(inputs, Timing::default())
+/// Starts the task on `runtime`.
+pub(super) fn spawn(inputs: Inputs, runtime: &Runtime) -> Names {
+    spawn_with(inputs, runtime, Timing::default())
 }
 
-fn spawn_with(inputs: Inputs, timing: Timing) -> Names {
+fn spawn_with(inputs: Inputs, runtime: &Runtime, timing: Timing) -> Names {
     let book = Arc::new(Mutex::new(Book::new(timing, inputs.loopback)));
-    tokio::spawn(Resolver::new(inputs, Arc::clone(&book)).run());
+    runtime.spawn(Resolver::new(inputs, Arc::clone(&book)).run());
     Names { book }
 }
 

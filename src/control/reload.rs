@@ -65,9 +65,9 @@ pub(super) struct Target {
     pub(super) registry: Registry,
     pub(super) counters: Arc<ControlCounters>,
     pub(super) log: Arc<LogControl>,
-    pub(super) access_log: AccessLog,
     /// Told which names the files in use need the addresses of.
     pub(super) wanted: tokio::sync::watch::Sender<Wanted>,
+    pub(super) access_log: AccessLog,
 }
 
 /// Why the files are read.

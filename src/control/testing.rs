@@ -3,14 +3,20 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::reload::{Candidate, Source, Watching};
+use tokio::sync::watch;
+
+use super::dns::Wanted;
+use super::reload::{Candidate, Source, Target, Watching};
+use super::{LogControl, SetLogLevel};
+use crate::access_log;
 use crate::config::{AccessLogFormat, Config};
 use crate::load::Parts;
+use crate::metrics::ControlCounters;
 use crate::problem::{Problem, Severity};
-use crate::registry::{Answers, Snapshot};
+use crate::registry::{Answers, Registry, Snapshot};
 
 /// `config` with an empty registry.
 pub(super) fn parts(config: Arc<Config>) -> Parts {
@@ -89,6 +95,20 @@ pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (S
         watching,
     };
     (source, first.parts.build(1, &Answers::default()).0)
+}
+
+/// What a reload acts on, for `registry`; `loud` is no log level.
+pub(super) fn target(
+    registry: &Registry,
+    wanted: watch::Sender<Wanted>,
+) -> (Target, Arc<ControlCounters>) {
+    let counters: Arc<ControlCounters> = Arc::default();
+    let set: SetLogLevel =
+        Box::new(|level| if level == "loud" { Err("no such level".into()) } else { Ok(()) });
+    let log = Arc::new(LogControl { set, level: Mutex::new("info".into()) });
+    let (access_log, _) = access_log::open(&registry.current().config.access_log);
+    let registry = registry.clone();
+    (Target { registry, counters: Arc::clone(&counters), log, access_log, wanted }, counters)
 }
 
 /// Waits for `condition`, for ten seconds at most.

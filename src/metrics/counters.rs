@@ -212,9 +212,8 @@ impl DnsResult {
     }
 }
 
-/// What the control plane counts. One thread writes each cell: the control thread those about DNS,
-/// the access log's writer its own two,
-/// the reload thread the others.
+/// What the control plane counts. One thread writes each cell: the access log's writer its own two,
+/// the control thread those about DNS, the reload thread the others.
 #[derive(Debug, Default)]
 pub struct ControlCounters {
     /// The generation that is published (gauge).
@@ -222,13 +221,13 @@ pub struct ControlCounters {
     /// When the files were last read without an error, in seconds since 1970 (gauge).
     pub config_last_success_s: Cell,
     reloads: [Cell; ReloadResult::ALL.len()],
+    /// Names whose addresses are kept (gauge).
+    pub dns_names: Cell,
+    dns_resolutions: [Cell; DnsResult::ALL.len()],
     /// Lines of the access log that are written.
     pub access_log_lines: Cell,
     /// Lines of the access log that could not be written.
     pub access_log_lost: Cell,
-    /// Names whose addresses are kept (gauge).
-    pub dns_names: Cell,
-    dns_resolutions: [Cell; DnsResult::ALL.len()],
 }
 
 impl ControlCounters {

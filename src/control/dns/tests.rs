@@ -7,13 +7,11 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType;
 use tempfile::TempDir;
-use tokio::runtime::Runtime;
 
 use super::testing::{DnsServer, Say};
 use super::*;
 use crate::control::reload::{self, Candidate, Outcome, Source, Watching};
-use crate::control::testing::wait_until;
-use crate::control::{LogControl, SetLogLevel};
+use crate::control::testing::{target, wait_until};
 use crate::load;
 use crate::metrics::ReloadResult;
 use crate::registry::Registry;
@@ -102,17 +100,8 @@ impl Bench {
             watching: Watching::PollOnly,
         };
         let registry = Registry::new(first.snapshot(1));
-        let counters: Arc<ControlCounters> = Arc::default();
-        let set: SetLogLevel = Box::new(|_| Ok(()));
         let (wanted, names_wanted) = watch::channel(Wanted::default());
-        let (access_log, _) = crate::access_log::open(&registry.current().config.access_log);
-        let target = reload::Target {
-            access_log,
-            registry: registry.clone(),
-            counters: Arc::clone(&counters),
-            log: Arc::new(LogControl { set, level: Mutex::new("info".into()) }),
-            wanted,
-        };
+        let (target, counters) = target(&registry, wanted);
         let reload = reload::Handle::start(source, target).unwrap();
         let (told, first_answers) = sync_channel(1);
         let inputs = Inputs {
@@ -127,10 +116,7 @@ impl Bench {
             .enable_all()
             .build()
             .unwrap();
-        let names = {
-            let _runtime = runtime.enter();
-            spawn_with(inputs, QUICK)
-        };
+        let names = spawn_with(inputs, &runtime, QUICK);
         let runtime = Some(runtime);
         Self { directory, registry, counters, names, first_answers, reload, runtime }
     }
