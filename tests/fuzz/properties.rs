@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use egret::config::Config;
 use egret::http1::{Asked, Body, RequestStep, RequestStream, ResponseStep, ResponseStream};
+use egret::http2::hpack::{Decoder, HpackError, LIST_BYTES_MAX, TABLE_BYTES_MAX};
+use egret::http2::{BLOCK_BYTES_MAX, FrameBoundary, FrameStep, RequestFrames};
 use egret::problem::{PROBLEMS_MAX, Problem, Severity};
 use egret::registry::service_entry::{self, HostPattern, ServiceEntry};
 use egret::registry::snapshot::{Answers, Claim, Match, NameSource, Snapshot, Target};
