@@ -39,6 +39,10 @@ def _account_profile(session, profile, setting):
     return found
 
 
+def _pids(session):
+    return ",".join(map(str, session.pids))
+
+
 def _per_unit(calls_per_second, load):
     """For one request, or one MiB of a stream."""
     if "bits_per_second" in load:
@@ -53,7 +57,7 @@ def _count_calls(session, setting):
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", "mount -t tracefs tracefs /sys/kernel/tracing && "
          'exec "$@"', "sh", session.tools["perf"], "stat", "--field-separator=,",
-         "--event=raw_syscalls:sys_enter", f"--pid={session.pid}", "--", "sleep", str(seconds)],
+         "--event=raw_syscalls:sys_enter", f"--pid={_pids(session)}", "--", "sleep", str(seconds)],
         capture_output=True, text=True, timeout=seconds + 20, check=False)
     count = re.search(r"^(\d+),", done.stderr, re.MULTILINE)
     if done.returncode or not count:
@@ -66,7 +70,7 @@ def _trace_calls(session, setting):
     """Which calls, by strace: it slows the proxy several times, so only the mix is taken."""
     output = session.directory / "strace.txt"
     tracer = subprocess.Popen(
-        [session.tools["strace"], "-c", "-f", "-o", output, "-p", str(session.pid)],
+        [session.tools["strace"], "-c", "-f", "-o", output, "-p", _pids(session)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True)
     time.sleep(setting.seconds * 0.6)
@@ -95,7 +99,7 @@ def _sample(session, setting):
     seconds = setting.seconds * 0.6
     recorded = subprocess.run(
         [session.tools["perf"], "record", "--quiet", "--event=cpu-clock", "--call-graph=fp",
-         f"--freq={SAMPLES_PER_SECOND}", f"--pid={session.pid}", f"--output={data}", "--",
+         f"--freq={SAMPLES_PER_SECOND}", f"--pid={_pids(session)}", f"--output={data}", "--",
          "sleep", str(seconds)],
         capture_output=True, text=True, timeout=seconds + 30, check=False)
     if recorded.returncode:

@@ -32,15 +32,16 @@ class Course:
         self._maximum = {}
         self._peers = self._measurable()
         self._plan = list(self._planned())
-        self._progress = Progress([seconds for *_, seconds in self._plan], say)
+        self._progress = Progress(
+            sum(self._expected(profile) + SESSION_SECONDS / len(profiles)
+                for *_, profiles in self._plan for profile in profiles), say)
 
     def run(self):
         """Measures all; a failed check costs the point, or the rest of a stage if nothing runs."""
         with self._kept:
             self._spare_core()
-            for number, peer, stage, profiles, _ in self._plan:
+            for number, peer, stage, profiles in self._plan:
                 self._run_stage(number, peer, stage, profiles)
-                self._progress.next()
 
     def _measurable(self):
         """Without the proxies whose configuration this Egret does not know."""
@@ -68,7 +69,7 @@ class Course:
         return lines[0] if done.returncode else ""
 
     def _planned(self):
-        """(round, peer, stage, profiles, expected seconds), in order."""
+        """(round, peer, stage, profiles), in order."""
         for number in range(1, self.options.rounds + 1):
             first = (number - 1) % len(self._peers)
             for peer in self._peers[first:] + self._peers[:first]:
@@ -77,12 +78,11 @@ class Course:
                                 if profile.stage == stage and peer.measured_by(profile)]
                     # Where the time goes does not change between rounds.
                     if profiles and not (stage == "account" and number > 1):
-                        yield number, peer, stage, profiles, self._expected(stage, profiles)
+                        yield number, peer, stage, profiles
 
-    def _expected(self, stage, profiles):
+    def _expected(self, profile):
         point = self.options.warmup + self.options.seconds + POINT_SECONDS
-        loads = {"account": ACCOUNT_LOADS * point, "idle": IDLE_SECONDS}
-        return SESSION_SECONDS + loads.get(stage, len(profiles) * point)
+        return {"account": ACCOUNT_LOADS * point, "idle": IDLE_SECONDS}.get(profile.stage, point)
 
     def _spare_core(self):
         """This process works little, but not on the core that is measured, if there is another."""
@@ -93,55 +93,68 @@ class Course:
     def _run_stage(self, number, peer, stage, profiles):
         left = list(profiles)
         while left:
+            tried = len(left)
             try:
                 with Session(self, peer, stage) as session:
                     while left:
-                        self._take(session, number, left.pop(0))
+                        self._take(session, number, left.pop(0), len(profiles))
+            except ProxyDied:
+                # A new one, for what is left.
+                continue
             except CheckFailed as problem:
-                # The session could not start, or its proxy died: a new one, for what is left.
-                if left == profiles:
-                    for profile in left:
-                        self._failed(number, peer, profile, problem)
+                if len(left) == tried:
+                    self._failed(number, peer, left, problem)
                     return
-                profiles = list(left)
 
-    def _take(self, session, number, profile):
+    def _take(self, session, number, profile, count):
         peer = session.peer
-        where = {"round": number, "proxy": peer.name, "profile": profile.name}
+        done = self._expected(profile) + SESSION_SECONDS / count
         try:
-            if profile.stage == "account":
-                account = accounting.account(session, self._setting(None))
-                self.results.add({**account, **where})
-                self._progress.point(f"{peer.name}  {profile.name}", self._say)
-                return
-            maximum = self._maximum.get((number, peer.name))
-            if profile.is_open_loop and maximum is None:
-                raise CheckFailed(f"its maximum ({MAXIMUM}) could not be measured")
-            raw = self.results.raw(number, peer.name, profile.name)
-            point = measure.take(session, profile, self._setting(raw), maximum)
+            line = self._measure(session, number, profile)
         except (CheckFailed, OSError, subprocess.SubprocessError, ValueError, KeyError) as problem:
-            self._failed(number, peer, profile, problem)
-            if not (session.proxy is None or session.proxy.runs()):
-                raise CheckFailed(str(problem)) from problem
+            self._failed(number, peer, [profile], problem, done)
+            if session.proxy and not session.proxy.runs():
+                raise ProxyDied from problem
             return
         if profile.name == MAXIMUM:
-            self._maximum[number, peer.name] = point["value"]
-        self.results.add({"kind": "point", **where, **point})
-        self._progress.point(
-            f"round {number}  {peer.name:<14} {profile.name:<10} {point['value']:>16,.2f} "
-            f"{point['unit']}", self._say)
+            self._maximum[number, peer.name] = line["value"]
+        self.results.add({**line, "round": number, "proxy": peer.name, "profile": profile.name})
+        self._progress.say(done, number, peer, profile.name, _value_text(line))
 
-    def _setting(self, raw):
+    def _measure(self, session, number, profile):
         options = self.options
-        return measure.Setting(options.seconds, options.warmup, options.cpus, raw)
+        setting = measure.Setting(options.seconds, options.warmup, options.cpus, None)
+        if profile.stage == "account":
+            return accounting.account(session, setting)
+        maximum = self._maximum.get((number, session.peer.name))
+        if profile.is_open_loop and maximum is None:
+            raise CheckFailed(f"its maximum ({MAXIMUM}) could not be measured")
+        setting.raw = self.results.raw(number, session.peer.name, profile.name)
+        return {"kind": "point", **measure.take(session, profile, setting, maximum)}
 
-    def _failed(self, number, peer, profile, problem):
-        reason = f"{type(problem).__name__}: {problem}" if not isinstance(problem, CheckFailed) \
-            else str(problem)
-        self.results.add({"kind": "failure", "round": number, "proxy": peer.name,
-                          "profile": profile.name, "reason": reason})
-        self._progress.point(f"round {number}  {peer.name:<14} {profile.name:<10} FAILED: {reason}",
-                             self._say)
+    def _failed(self, number, peer, profiles, problem, done=0.0):
+        # A KeyError's own text is only the key.
+        reason = str(problem) if isinstance(problem, CheckFailed) else repr(problem)
+        for profile in profiles:
+            self.results.add({"kind": "failure", "round": number, "proxy": peer.name,
+                              "profile": profile.name, "reason": reason})
+        names = profiles[0].name + (f" to {profiles[-1].name}" if len(profiles) > 1 else "")
+        self._progress.say(done or sum(map(self._expected, profiles)), number, peer, names,
+                           f"FAILED: {reason}")
+
+
+class ProxyDied(Exception):
+    """The session cannot go on; what was left of its stage can, in a new one."""
+
+
+def _value_text(line):
+    if line["kind"] == "account":
+        return "done"
+    digits = 2 if line["value"] < 100 else 0
+    value, unit = line["value"], line["unit"]
+    if unit == "bit/s":
+        value, unit, digits = value / 1e9, "Gbit/s", 2
+    return f"{value:>10,.{digits}f} {unit}".replace(",", " ")
 
 
 class Progress:
@@ -149,22 +162,19 @@ class Progress:
 
     def __init__(self, expected, say):
         self._expected = expected
-        self._done = 0
+        self._done = 0.0
         self._begin = time.monotonic()
-        say(f"{len(expected)} stages, about {_minutes(sum(expected))}")
+        self._write = say
+        say(f"about {_minutes(expected)}")
 
-    def next(self):
-        self._done += 1
-
-    def left(self):
-        """Seconds: the expected ones, corrected by how wrong the past ones were."""
-        past = sum(self._expected[:self._done])
-        factor = (time.monotonic() - self._begin) / past if past else 1.0
-        return factor * sum(self._expected[self._done:])
-
-    def point(self, text, say):
-        share = self._done / len(self._expected)
-        say(f"[{share:4.0%}, {_minutes(self.left())} left] {text}")
+    def say(self, done, number, peer, what, text):
+        """One line, when another piece of so many expected seconds is behind us."""
+        self._done += done
+        share = self._done / self._expected
+        # The estimate is corrected by how wrong the past was.
+        left = (time.monotonic() - self._begin) * (1 - share) / share
+        self._write(f"[{share:4.0%}, {_minutes(max(0, left))} left] "
+                    f"round {number}  {peer.name:<14} {what:<10} {text}")
 
 
 def _minutes(seconds):

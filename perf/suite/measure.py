@@ -30,14 +30,15 @@ class Usage:
     total: int = 0
 
     @classmethod
-    def now(cls, pid, cpus):
+    def now(cls, pids, cpus):
         usage = cls(time.monotonic())
-        if pid:
+        for pid in pids:
             # The clock of another process, clock_getcpuclockid(3): exact, and with the time of
             # threads that have ended.
-            usage.process_ns = time.clock_gettime_ns((~pid << 3) | 2)
+            usage.process_ns += time.clock_gettime_ns((~pid << 3) | 2)
             fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            usage.user, usage.system = int(fields[11]), int(fields[12])
+            usage.user += int(fields[11])
+            usage.system += int(fields[12])
         for line in pathlib.Path("/proc/stat").read_text().splitlines():
             name, _, figures = line.partition(" ")
             if name in {f"cpu{cpu}" for cpu in cpus}:
@@ -100,7 +101,7 @@ def run_load(session, profile, setting, rate=None, during=None):
         arguments += ["--rate", round(rate, 1)]
     client = session.loadgen("pod", "client", arguments)
     time.sleep(setting.warmup + setting.seconds * WINDOW[0])
-    before = Usage.now(session.pid, setting.cpus)
+    before = Usage.now(session.pids, setting.cpus)
     if during:
         during()
     else:
@@ -114,7 +115,7 @@ def run_load(session, profile, setting, rate=None, during=None):
 
 def _usage_or_death(session, cpus):
     try:
-        return Usage.now(session.pid, cpus)
+        return Usage.now(session.pids, cpus)
     except OSError:
         session.check()
         raise
@@ -138,7 +139,7 @@ def figure(load, path):
 
 def cost(busy, load, session):
     """Processor time of the proxy for one request, or for one KiB of a bulk stream."""
-    if not session.pid:
+    if not session.proxy:
         return {}
     if "bits_per_second" in load:
         return {"ns_per_kib": busy * 1e9 / (load["bits_per_second"] / 8 / 1024)}
@@ -180,11 +181,11 @@ def _check_statuses(load):
 
 
 def _take_idle(session):
-    with memory.group_of(session.pid, f"egret-perf-{os.getpid()}") as group:
+    with memory.group_of(session.pids, f"egret-perf-{os.getpid()}") as group:
         # So that memory which only the first connections cost is there already.
         _hold(session, 64, lambda: None)
-        before = memory.reading(session.pid, group)
-        after = _hold(session, IDLE_CONNECTIONS, lambda: memory.reading(session.pid, group))
+        before = memory.reading(session.pids, group)
+        after = _hold(session, IDLE_CONNECTIONS, lambda: memory.reading(session.pids, group))
     grown = memory.per_connection(before, after, IDLE_CONNECTIONS)
     return {"value": grown["user"], "unit": "KiB/connection", "memory": grown}
 

@@ -22,14 +22,14 @@ CGROUP_V1 = pathlib.Path("/sys/fs/cgroup/memory")
 CGROUP_V2 = pathlib.Path("/sys/fs/cgroup")
 
 
-def reading(pid, group):
-    """KiB by kind; `user` and `threads` are the process's, the others are not absolute figures."""
+def reading(pids, group):
+    """KiB by kind; `user` and `threads` are the proxy's, the others are not absolute figures."""
     return {
-        "user": anonymous(pid) if pid else 0,
+        "user": sum(anonymous(pid) for pid in pids),
         "slab": slab(pathlib.Path("/proc/slabinfo").read_text()),
         "sockets": socket_buffers(pathlib.Path("/proc/net/sockstat").read_text()),
         "cgroup": group.kernel() if group else None,
-        "threads": len(os.listdir(f"/proc/{pid}/task")) if pid else 0,
+        "threads": sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids),
     }
 
 
@@ -70,7 +70,7 @@ def socket_buffers(text):
 
 
 class Group:
-    """A memory cgroup for one process (version 1 or 2)."""
+    """A memory cgroup (version 1 or 2)."""
 
     def __init__(self, directory):
         self._directory = directory
@@ -87,15 +87,15 @@ class Group:
 
 
 @contextlib.contextmanager
-def group_of(pid, name):
-    """The process in a group of its own; None where that is not allowed or there is no process."""
+def group_of(pids, name):
+    """The processes in a group of their own; None where that is not allowed, or without any."""
     root = CGROUP_V1 if CGROUP_V1.is_dir() else CGROUP_V2
     directory = root / name
     group = None
-    if pid:
+    if pids:
         with contextlib.suppress(OSError):
             directory.mkdir()
-            (directory / "cgroup.procs").write_text(str(pid))
+            _move(pids, directory)
             # A group of version 2 in which nothing is counted has no such file.
             if any((directory / file).exists()
                    for file in ("memory.kmem.usage_in_bytes", "memory.stat")):
@@ -104,6 +104,11 @@ def group_of(pid, name):
         yield group
     finally:
         with contextlib.suppress(OSError):
-            (root / "cgroup.procs").write_text(str(pid))
+            _move(pids, root)
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def _move(pids, group):
+    for pid in pids:
+        (group / "cgroup.procs").write_text(str(pid))

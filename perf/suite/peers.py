@@ -103,7 +103,6 @@ PEERS = (
            statistics="http://127.0.0.1:18020/stats/prometheus",
            leaves_out={"reload": NO_RELOAD}),
     _envoy("envoy-http", "Envoy, HTTP", config="envoy-http.yaml", measures=HTTP_ONLY),
-    # One worker whatever the mode: a listener that is handed down cannot be shared out by nginx.
     Peer("nginx", "nginx stream, TPROXY", "nginx", ("-c", "{config}"), 17001, capture="tproxy",
          config="nginx.conf", blackhole="nginx-blackhole.conf",
          leaves_out={"scrape": NO_STATISTICS, "reload": NO_RELOAD}),

@@ -45,9 +45,13 @@ class Session:
         return self._cleanup.__exit__(*error)
 
     @property
-    def pid(self):
-        """The proxy's process, or None without a proxy."""
-        return self.proxy.pid if self.proxy else None
+    def pids(self):
+        """The proxy's processes: nginx has a master and its workers. Empty without a proxy."""
+        if not self.proxy:
+            return []
+        pid = self.proxy.pid
+        children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        return [pid, *map(int, children)]
 
     def loadgen(self, part, name, arguments):
         """Starts the load generator: one thread, or one on each processor in mode spread."""
@@ -96,12 +100,13 @@ class Session:
                                   f"{', '.join(sorted(stray))}")
 
     def _allowed_processors(self):
-        for status in pathlib.Path(f"/proc/{self.pid}/task").glob("*/status"):
-            # A thread may end between the listing and the reading.
-            with contextlib.suppress(OSError):
-                for line in status.read_text().splitlines():
-                    if line.startswith("Cpus_allowed_list:"):
-                        yield line.split()[1]
+        for pid in self.pids:
+            for status in pathlib.Path(f"/proc/{pid}/task").glob("*/status"):
+                # A thread may end between the listing and the reading.
+                with contextlib.suppress(OSError):
+                    for line in status.read_text().splitlines():
+                        if line.startswith("Cpus_allowed_list:"):
+                            yield line.split()[1]
 
     def _check_path(self):
         """One connection: its bytes come back, and the server sees whom it should see."""
