@@ -17,8 +17,7 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The last core that this process may use: everything runs on it, so that throughput is the
-/// reciprocal of the cost and not a matter of how long idle cores take to wake up.
+/// The last core that this process may use: where the suite, too, runs the load.
 static CORE: LazyLock<String> = LazyLock::new(|| {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
@@ -132,7 +131,7 @@ impl Serve {
 /// An iperf3 server.
 pub(crate) struct Iperf {
     _running: Running,
-    pub(crate) port: u16,
+    pub(crate) address: SocketAddr,
 }
 
 impl Iperf {
@@ -142,7 +141,7 @@ impl Iperf {
         let server = ["--server", "--forceflush", "--bind", "127.0.0.1", "--port", &port];
         let mut running = Running::start(on_one_core("iperf3").args(server));
         while !running.line().starts_with("Server listening") {}
-        Self { _running: running, port: address.port() }
+        Self { _running: running, address }
     }
 }
 
