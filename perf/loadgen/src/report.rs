@@ -1,7 +1,7 @@
 //! The result: one JSON line on stdout, and the histograms as files.
 
-use std::fs;
-use std::io::Write;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -17,6 +17,9 @@ use crate::record::{INTERVAL, Record};
 
 const NS_PER_US: f64 = 1e3;
 const NS_PER_MS: f64 = 1e6;
+
+/// What three significant digits mean in HdrHistogram: the power of two above 2 * 10^3.
+const SUB_BUCKETS: u32 = 2048;
 
 /// Print and write what came of a load. `begun` is when the measurement began.
 ///
@@ -48,6 +51,8 @@ fn line(plan: &Plan<'_>, record: &Record, latencies: &Histogram<u64>) -> Value {
         .zip(record.errors)
         .map(|(fault, count)| (fault.name().to_owned(), count.into()))
         .collect();
+    let status = |(status, count): (&u16, &u64)| (status.to_string(), Value::from(*count));
+    let statuses: Map<_, _> = record.statuses.iter().map(status).collect();
     let mut line = json!({
         "profile": plan.profile,
         "requests": measured.requests,
@@ -57,7 +62,7 @@ fn line(plan: &Plan<'_>, record: &Record, latencies: &Histogram<u64>) -> Value {
         "bytes_received": measured.received_bytes,
         "errors": errors,
         "late": record.late,
-        "statuses": record.statuses.iter().map(|(s, n)| (s.to_string(), (*n).into())).collect::<Map<_, _>>(),
+        "statuses": statuses,
         "latency_us": percentiles(latencies),
         "rate": plan.rate,
         "overall": {
@@ -108,41 +113,34 @@ fn percentiles(latencies: &Histogram<u64>) -> Value {
 /// prints it and its plotters read it: five steps to each halving of the distance to 100 %.
 fn write_hgrm(path: &Path, latencies: &Histogram<u64>) -> anyhow::Result<()> {
     const TICKS_PER_HALF_DISTANCE: u32 = 5;
-    let mut out = std::io::BufWriter::new(fs::File::create(path)?);
-    writeln!(
-        out,
-        "{:>12} {:>14} {:>10} {:>14}\n",
-        "Value", "Percentile", "TotalCount", "1/(1-Percentile)"
-    )?;
+    let mut out = BufWriter::new(File::create(path)?);
+    writeln!(out, "       Value     Percentile TotalCount 1/(1-Percentile)\n")?;
+    let mut count = 0;
     for step in latencies.iter_quantiles(TICKS_PER_HALF_DISTANCE) {
         let value = step.value_iterated_to() as f64 / NS_PER_US;
-        let (quantile, count) = (step.quantile_iterated_to(), step.count_since_last_iteration());
-        let _ = count;
-        let so_far = latencies.count_between(0, step.value_iterated_to());
-        write!(out, "{value:>12.3} {quantile:>2.12} {so_far:>10}")?;
+        let quantile = step.quantile_iterated_to();
+        count += step.count_since_last_iteration();
+        write!(out, "{value:>12.3} {quantile:.12} {count:>10}")?;
         if quantile < 1.0 {
-            writeln!(out, " {:>14.2}", 1.0 / (1.0 - quantile))?;
-        } else {
-            writeln!(out)?;
+            write!(out, " {:>14.2}", 1.0 / (1.0 - quantile))?;
         }
+        writeln!(out)?;
     }
     let (mean, deviation) = (latencies.mean() / NS_PER_US, latencies.stdev() / NS_PER_US);
+    let (max, total) = (latencies.max() as f64 / NS_PER_US, latencies.len());
+    let buckets = latencies.buckets();
     writeln!(out, "#[Mean    = {mean:>12.3}, StdDeviation   = {deviation:>12.3}]")?;
-    let (max, count) = (latencies.max() as f64 / NS_PER_US, latencies.len());
-    writeln!(out, "#[Max     = {max:>12.3}, Total count    = {count:>12}]")?;
-    let (buckets, length) = (latencies.buckets(), latencies.distinct_values());
-    writeln!(out, "#[Buckets = {buckets:>12}, SubBuckets     = {length:>12}]")?;
+    writeln!(out, "#[Max     = {max:>12.3}, Total count    = {total:>12}]")?;
+    writeln!(out, "#[Buckets = {buckets:>12}, SubBuckets     = {SUB_BUCKETS:>12}]")?;
     Ok(out.flush()?)
 }
 
 /// HdrHistogram's interval log: values in nanoseconds, the column of maxima in milliseconds.
 fn write_hlog(path: &Path, record: &Record, begun: SystemTime) -> anyhow::Result<()> {
-    let mut out = std::io::BufWriter::new(fs::File::create(path)?);
+    let mut out = BufWriter::new(File::create(path)?);
     let mut serializer = V2DeflateSerializer::new();
     let mut log = IntervalLogWriterBuilder::new()
-        .add_comment(
-            "latencies in nanoseconds, by when the request was due; maxima in milliseconds",
-        )
+        .add_comment("latencies in nanoseconds, by when the request was due; maxima in ms")
         .with_start_time(begun)
         .with_base_time(begun)
         .with_max_value_divisor(NS_PER_MS)

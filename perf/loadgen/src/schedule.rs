@@ -146,10 +146,14 @@ impl Pacer {
         let mut alarm = Alarm::new()?;
         let (mut place, mut round) = (0, 0);
         let places = self.waiting.borrow().len();
-        while places > 0 {
+        // A thread may have no connection at all.
+        if places == 0 {
+            return Ok(());
+        }
+        loop {
             let (now, due) = (Instant::now(), self.due(place, round));
             if due >= until {
-                break;
+                return Ok(());
             }
             if due > now {
                 alarm.sleep(due - now).await?;
@@ -159,7 +163,6 @@ impl Pacer {
             waker.into_iter().for_each(Waker::wake);
             (place, round) = if place + 1 < places { (place + 1, round) } else { (0, round + 1) };
         }
-        Ok(())
     }
 }
 
