@@ -43,6 +43,8 @@ def run(chosen):
         os.environ[PREPARED] = found.to_json()
         os.execv(SCRIPTS / "lab.sh", ["lab.sh", "enter", str(PERF / "run.sh"), *chosen.arguments])
     results = Results.create(machine.settings(chosen, found), chosen.quick)
+    for what, reason in found.missing.items():
+        results.add({"kind": "left-out", "what": what, "reason": reason})
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     say(report.settings_text(results.settings))
@@ -63,22 +65,20 @@ def run(chosen):
 
 def write_report(results, found):
     """report.md and the plots, from the lines; 1 when a check had failed."""
-    notes = dict(found.missing)
-    if results.of_kind("point"):
-        plotter = found.paths.get("plotter")
-        if plotter:
-            done = subprocess.run([plotter, "-B", "-m", "suite.plots", results.directory],
-                                  check=False, timeout=300)
-            if done.returncode:
-                notes["plots"] = "drawing failed; its messages are in the run's output"
-    text = report.write(results, notes)
+    drawn = True
+    if results.of_kind("point") and "plotter" in found.paths:
+        command = [found.paths["plotter"], "-B", "-m", "suite.plots", results.directory]
+        drawn = subprocess.run(command, check=False, timeout=300).returncode == 0
+    text = report.write(results)
     say("")
     say(report.without_settings(text))
     say(f"written to {os.path.relpath(results.directory, ROOT)}/")
     failures = len(results.of_kind("failure"))
     if failures:
         print(f"run.sh: error: {failures} checks failed; the report names them", file=sys.stderr)
-    return 1 if failures or "plots" in notes else 0
+    if not drawn:
+        print("run.sh: error: the plots could not be drawn; see above", file=sys.stderr)
+    return 1 if failures or not drawn else 0
 
 
 def say(text):

@@ -18,11 +18,8 @@ TCP = re.compile(r"^tcp_(sendmsg|recvmsg|splice_read|splice_data_recv|read_sock)
 
 def account(session, setting):
     """Fields of the point: system calls for a request (or MiB), and the kernel TCP's share."""
-    found = {"kind": "account", "profiles": {}, "notes": dict(session.tools.missing)}
-    found["notes"].pop("plotter", None)
-    for name in PROFILES:
-        found["profiles"][name] = _account_profile(session, BY_NAME[name], setting)
-    return found
+    return {"kind": "account", "profiles": {
+        name: _account_profile(session, BY_NAME[name], setting) for name in PROFILES}}
 
 
 def _account_profile(session, profile, setting):

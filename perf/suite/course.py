@@ -2,13 +2,14 @@
 
 import os
 import pathlib
+import resource
 import subprocess
 import tempfile
 import time
 
 from . import accounting, measure
 from .errors import CheckFailed, SuiteError
-from .profiles import MAXIMUM, STAGES
+from .profiles import IDLE_CONNECTIONS, MAXIMUM, STAGES
 from .session import Session
 
 # What comes on top of the measured seconds, roughly; the estimate corrects itself on the way.
@@ -39,6 +40,7 @@ class Course:
     def run(self):
         """Measures all; a failed check costs the point, or the rest of a stage if nothing runs."""
         with self._kept:
+            self._raise_descriptor_limit()
             self._spare_core()
             for number, peer, stage, profiles in self._plan:
                 self._run_stage(number, peer, stage, profiles)
@@ -54,7 +56,7 @@ class Course:
             if self.options.explicit_proxies:
                 raise SuiteError(f"{peer.name}: {problem}")
             self._say(f"left out: {peer.name}: {problem}")
-            self.results.add({"kind": "left-out", "proxy": peer.name, "reason": problem})
+            self.results.add({"kind": "left-out", "what": peer.name, "reason": problem})
         return kept
 
     def _configuration_problem(self, peer):
@@ -83,6 +85,15 @@ class Course:
     def _expected(self, profile):
         point = self.options.warmup + self.options.seconds + POINT_SECONDS
         return {"account": ACCOUNT_LOADS * point, "idle": IDLE_SECONDS}.get(profile.stage, point)
+
+    def _raise_descriptor_limit(self):
+        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Two descriptors for each idle connection in the proxy, and some more.
+        if any(profile.stage == "idle" for profile in self.options.profiles) and \
+                hard != resource.RLIM_INFINITY and hard < 3 * IDLE_CONNECTIONS:
+            raise SuiteError(f"the hard limit on open files is {hard}; raise it (ulimit -Hn "
+                             f"{5 * IDLE_CONNECTIONS}), or leave out the profile idle")
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     def _spare_core(self):
         """This process works little, but not on the core that is measured, if there is another."""

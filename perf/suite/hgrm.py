@@ -20,9 +20,16 @@ def parse(text):
 
 
 def at(points, percentile):
-    """The value at or below which this share of the requests lies."""
+    """The value at this percentile; between two listed ones on the line that joins them, on the
+    axis of nines."""
     index = bisect.bisect_left(points, (percentile, -math.inf))
-    return points[min(index, len(points) - 1)][1]
+    if index == 0 or index == len(points):
+        return points[max(0, min(index, len(points) - 1))][1]
+    (before, low), (after, high) = points[index - 1], points[index]
+    if after >= 1:
+        return high
+    share = (nines(percentile) - nines(before)) / (nines(after) - nines(before))
+    return low + share * (high - low)
 
 
 def nines(percentile):

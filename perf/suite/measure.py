@@ -82,7 +82,7 @@ def take(session, profile, setting, maximum):
         load, usage = run_load(session, profile, setting, rate)
     session.check()
     after = session.counts()
-    _check_load(session, profile, load, {key: after[key] - before[key] for key in before})
+    check_load(session, profile, load, {key: after[key] - before[key] for key in before})
     point = {"value": figure(load, profile.figure), "unit": profile.unit, "load": load, **usage}
     point.update(cost(usage["busy"], load, session))
     if disturbance:
@@ -146,7 +146,7 @@ def cost(busy, load, session):
     return {"ns_per_request": busy * 1e9 / load["per_second"]}
 
 
-def _check_load(session, profile, load, counted):
+def check_load(session, profile, load, counted):
     """The suite does not believe the load's name: the server's own counts must agree."""
     errors = {kind: count for kind, count in load["errors"].items() if count}
     if errors:
@@ -158,16 +158,14 @@ def _check_load(session, profile, load, counted):
         if counted["accepted"]:
             raise CheckFailed(f"{counted['accepted']} blackholed connections reached the server")
         return
-    if profile.churns and counted["accepted"] < load["requests"]:
-        raise CheckFailed(f"the server saw {counted['accepted']} connections for "
-                          f"{load['requests']} requests, not one for each")
-    # A proxy that speaks HTTP keeps connections of its own.
-    pools = "rr64" not in session.peer.measures
-    kept = profile.connections and not profile.churns and not pools
-    streams = 1 if profile.name == "mixed" else 0
-    if kept and counted["accepted"] != profile.connections + streams:
-        raise CheckFailed(f"the server saw {counted['accepted']} connections, not "
-                          f"{profile.connections + streams} that were kept")
+    opened = load["overall"]["connections"]
+    if profile.churns and opened < load["requests"]:
+        raise CheckFailed(f"{opened} connections for {load['requests']} requests, not one for each")
+    if profile.kept and opened != profile.kept:
+        raise CheckFailed(f"{opened} connections, not {profile.kept} that were kept")
+    # A proxy that speaks HTTP keeps connections of its own to the server.
+    if session.peer.relays_connections and counted["accepted"] != opened:
+        raise CheckFailed(f"the server saw {counted['accepted']} connections of {opened}")
     if profile.message and counted["bytes"] < load["requests"] * profile.message:
         raise CheckFailed(f"the server saw {counted['bytes']} bytes for {load['requests']} "
                           f"requests of {profile.message}")

@@ -7,7 +7,7 @@ import shutil
 
 from .errors import UsageError
 from .lab import PERF
-from .profiles import BY_NAME
+from .profiles import BY_NAME, MAXIMUM
 
 CONFIGURATIONS = PERF / "peers"
 
@@ -41,6 +41,11 @@ class Peer:
     @property
     def is_direct(self):
         return not self.program
+
+    @property
+    def relays_connections(self):
+        """Whether each connection to it becomes one to the server."""
+        return MAXIMUM in self.measures
 
     def measured_by(self, profile):
         return profile.name in self.measures and profile.name not in self.leaves_out

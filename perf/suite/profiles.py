@@ -34,7 +34,8 @@ class Profile:
     stage: str = "relay"
     # Bytes of a request; its answer has as many.
     message: int = 0
-    connections: int = 0
+    # Connections that are opened once and kept; 0 where they are not.
+    kept: int = 0
     # Open loop: the share of the proxy's own maximum in the same round.
     share: float = 0.0
     # A new connection for each request.
@@ -58,7 +59,7 @@ def _rr(connections, message, suffix):
         f"messages of {message} bytes",
         ("rr", "--target", f"{SERVER}:{ECHO}", "--connections", connections,
          "--message", message),
-        message=message, connections=connections)
+        message=message, kept=connections)
 
 
 def _open(name, share, question, disturbance=""):
@@ -73,16 +74,16 @@ PROFILES = (
       for connections in (1, 64, 512)),
     Profile("bulk", "bytes a second outwards, 2 streams",
             ("bulk", "--target", f"{SERVER}:{SINK}", "--streams", 2, "--direction", "up"),
-            figure="bits_per_second", unit="bit/s"),
+            figure="bits_per_second", unit="bit/s", kept=2),
     Profile("bulk-down", "bytes a second inwards, 2 streams",
             ("bulk", "--target", f"{SERVER}:{SOURCE}", "--streams", 2, "--direction", "down"),
-            figure="bits_per_second", unit="bit/s"),
+            figure="bits_per_second", unit="bit/s", kept=2),
     Profile("mixed", "fairness: 100 request/response flows beside one bulk flow",
             ("mixed", "--target", f"{SERVER}:{ECHO}", "--connections", 100, "--message", 64,
-             "--bulk-target", f"{SERVER}:{SINK}", "--streams", 1), message=64, connections=100),
+             "--bulk-target", f"{SERVER}:{SINK}", "--streams", 1), message=64, kept=101),
     Profile("http", "HTTP/1.1 requests a second, 64 kept connections, two hosts in turn",
             ("http", "--target", f"{SERVER}:{HTTP}", "--connections", 64,
-             *(word for host in HOSTS for word in ("--host", host))), connections=64),
+             *(word for host in HOSTS for word in ("--host", host))), kept=64),
     *(_open(name, share, f"latency at {share:.0%} of the proxy's own maximum")
       for name, share in RATE_SHARES.items()),
     _open("scrape", RATE_SHARES[UNDISTURBED],
@@ -92,12 +93,12 @@ PROFILES = (
     # Last of its stage, because of what it leaves in TIME_WAIT.
     Profile("churn", "connect, one request, one answer, close; 64 at a time",
             ("churn", "--target", f"{SERVER}:{ECHO}", "--connections", 64, "--message", 64),
-            message=64, connections=64, churns=True),
+            message=64, churns=True),
     Profile("idle", f"memory for {IDLE_CONNECTIONS} connections that fell silent",
             figure="total_kib", unit="KiB/connection", stage="idle"),
     Profile("blackhole", "connections a second that are refused by policy, 64 at a time",
             ("blackhole", "--target", f"{SERVER}:{ECHO}", "--connections", 64),
-            unit="connections/s", stage="blackhole", connections=64),
+            unit="connections/s", stage="blackhole"),
     Profile("account", "system calls for a request, and the share of the kernel's TCP (once)",
             unit="system calls/request", stage="account"),
 )

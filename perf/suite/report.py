@@ -24,7 +24,7 @@ PICTURES = (
 )
 
 
-def write(results, notes):
+def write(results):
     """Writes report.md; returns its text."""
     points = Points(results.lines)
     accounts = results.of_kind("account")
@@ -35,12 +35,13 @@ def write(results, notes):
         _failures(results),
         _targets(points, accounts),
         *(_throughput(results, points, base) for base in bases(results.settings)),
+        *(_http(results, points, base) for base in bases(results.settings)),
         _mixed(points),
         _latency(points),
         _disturbed(points),
         _memory(points),
         _processor(points, accounts),
-        _left_out(results, notes),
+        _left_out(results),
         _pictures(results),
         "perf/README.md says how to read this, and what not to conclude.\n",
     ]
@@ -132,46 +133,59 @@ def _failures(results):
     failures = results.of_kind("failure")
     if not failures:
         return ""
+    grouped = {}
+    for line in failures:
+        reason = line["reason"].replace("\n", " ").replace("|", "/")
+        grouped.setdefault((line["round"], line["proxy"], reason), []).append(line["profile"])
     return _section("Checks that failed", "These points are left out; the run ended with an error.",
-                    _table(("round", "proxy", "profile", "why"),
-                           [(line["round"], line["proxy"], line["profile"],
-                             line["reason"].replace("\n", " ").replace("|", "/"))
-                            for line in failures]))
+                    _table(("round", "proxy", "profiles", "why"),
+                           [(number, proxy, ", ".join(names), reason)
+                            for (number, proxy, reason), names in grouped.items()]))
 
 
 def _targets(points, accounts):
-    rows = []
+    rows, unmeasured = [], []
     for target in targets.TARGETS:
         span = target.measured(points, accounts)
-        verdict = target.verdict(span)
-        rows.append((target.what, f"{'>=' if target.at_least else '<='} {target.bound:g}",
-                     span_text(span), f"**{verdict}**" if verdict != "not measured" else verdict))
-    if all(row[3] == targets.NOT_MEASURED for row in rows):
+        if span is None:
+            unmeasured.append(target.what)
+            continue
+        bound = f"{'>=' if target.at_least else '<='} {target.bound:g}"
+        rows.append((target.what, bound, span_text(span), f"**{target.verdict(span)}**"))
+    if not rows:
         return ""
+    rest = [f"Not measured in this run: {'; '.join(unmeasured)}."] if unmeasured else []
     return _section("Targets", "Met or not met when all rounds agree, noisy when they do not.",
-                    _table(("of Egret", "target", "measured", ""), rows))
+                    _table(("of Egret", "target", "measured", ""), rows), *rest)
 
 
 def _throughput(results, points, base):
-    names = [name for name in results.settings["proxies"] if name != base]
-    rows = []
-    for profile in profiles.PROFILES:
-        if not profile.is_throughput:
-            continue
-        base_of_row = HTTP_BASES.get(base, base) if profile.name == "http" else base
-        if not points.has(profile.name, base_of_row):
-            base_of_row = base
-        own = points.span(profile.name, base_of_row)
-        if own is None:
-            continue
-        rows.append((
-            profile.name + (f" (to {base_of_row})" if base_of_row != base else ""),
-            f"1 (spread {own.spread:.1%})" if own.rounds > 1 else "1",
-            *(span_text(points.ratio(profile.name, name, base_of_row)) for name in names)))
-    if not rows:
+    names = [peer.name for peer in peers.PEERS
+             if peer.relays_connections and peer.name != base
+             and peer.name in results.settings["proxies"]]
+    shown = [profile.name for profile in profiles.PROFILES
+             if profile.is_throughput and points.has(profile.name, base)]
+    return _ratios(f"Throughput next to {base}", points, base, names, shown)
+
+
+def _http(results, points, base):
+    """Against the base's own HTTP mode; relays of bytes stand beside it for what naming costs."""
+    base = HTTP_BASES.get(base)
+    if not base or not points.has("http", base):
         return ""
-    return _section(
-        f"Throughput next to {base}",
+    names = [name for name in results.settings["proxies"]
+             if name != base and points.has("http", name)]
+    return _ratios(f"HTTP next to {base}", points, base, names, ["http"])
+
+
+def _ratios(title, points, base, names, shown):
+    rows = []
+    for profile in shown:
+        own = points.span(profile, base)
+        rows.append((profile, f"1 (spread {own.spread:.1%})" if own.rounds > 1 else "1",
+                     *(span_text(points.ratio(profile, name, base)) for name in names)))
+    return rows and _section(
+        title,
         "Ratios in the same round: median (lowest to highest). More is better. Under the base: how "
         "far its own figures lie apart.",
         _table(("profile", base, *names), rows))
@@ -204,8 +218,8 @@ def _latency(points):
                               "max"), rows)]
     return parts and _section(
         "Latency, microseconds",
-        "Open loop: requests are due at a constant rate, and latency counts from when a request was "
-        "due. Medians over the rounds.", *parts)
+        "Open loop: requests are due at a constant rate, and latency counts from when a request "
+        "was due. Medians over the rounds.", *parts)
 
 
 def _latency_key(key):
@@ -288,8 +302,8 @@ def _percent(value):
     return "-" if value is None else f"{value:.0%}"
 
 
-def _left_out(results, notes):
-    lines = [f"- {line['proxy']}: {line['reason']}" for line in results.of_kind("left-out")]
+def _left_out(results):
+    lines = [f"- {line['what']}: {line['reason']}" for line in results.of_kind("left-out")]
     for name in results.settings["proxies"]:
         reasons = {}
         for profile in results.settings["profiles"]:
@@ -301,7 +315,6 @@ def _left_out(results, notes):
         for profile, found in account["profiles"].items():
             lines += [f"- {account['proxy']}, {profile}: {text}"
                       for key, text in found.items() if key.endswith("_note")]
-    lines += [f"- {tool}: {reason}" for tool, reason in notes.items()]
     return lines and _section("Not measured", "\n".join(lines) + "\n")
 
 

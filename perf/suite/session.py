@@ -112,7 +112,7 @@ class Session:
         """One connection: its bytes come back, and the server sees whom it should see."""
         if self.stage == "blackhole":
             return self._check_blackhole()
-        by_http = "rr64" not in self.peer.measures
+        by_http = not self.peer.relays_connections
         port = place.HTTP if by_http else place.ECHO
         question = f"GET / HTTP/1.1\r\nHost: {HOSTS[0]}\r\n\r\n".encode() if by_http else b"?"
         with self._connect(port) as connection:
