@@ -81,6 +81,16 @@ def kernel_kib(points, proxy):
     return Span.of(through[number] - without[number] for number in through if number in without)
 
 
+def cache_kib(points, proxy, cache):
+    """The same for one slab cache."""
+    def of(point):
+        return point["memory"]["caches"].get(cache, 0)
+
+    through = points.figures("idle", proxy, of)
+    without = points.figures("idle", "direct", of)
+    return Span.of(through[number] - without[number] for number in through if number in without)
+
+
 def total_kib(points, proxy):
     """User and kernel memory together, taken round by round."""
     def of(point):

@@ -182,6 +182,7 @@ def _take_idle(session):
     with memory.group_of(session.pids, f"egret-perf-{os.getpid()}") as group:
         # So that memory which only the first connections cost is there already.
         _hold(session, 64, lambda: None)
+        memory.settled()
         before = memory.reading(session.pids, group)
         after = _hold(session, IDLE_CONNECTIONS, lambda: memory.reading(session.pids, group))
     grown = memory.per_connection(before, after, IDLE_CONNECTIONS)

@@ -9,6 +9,7 @@ what the kernel charged to the proxy's own memory cgroup, where there is one.
 import contextlib
 import os
 import pathlib
+import time
 
 PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
@@ -18,15 +19,20 @@ CACHES = ("TCP", "TCPv6", "sock_inode_cache", "filp", "dentry", "nf_conntrack", 
           "eventpoll_pwq", "skbuff_", "io_kiocb", "io_", "tcp_bind_bucket", "tcp_bind2_bucket",
           "kmalloc-")
 
+# Until then two readings differ by less than a few hundred connections' worth.
+SETTLE_SECONDS, SETTLE_SECONDS_MAX, SETTLED_KIB = 0.3, 10, 200
+
 CGROUP_V1 = pathlib.Path("/sys/fs/cgroup/memory")
 CGROUP_V2 = pathlib.Path("/sys/fs/cgroup")
 
 
 def reading(pids, group):
     """KiB by kind; `user` and `threads` are the proxy's, the others are not absolute figures."""
+    caches = slabs(pathlib.Path("/proc/slabinfo").read_text())
     return {
         "user": sum(anonymous(pid) for pid in pids),
-        "slab": slab(pathlib.Path("/proc/slabinfo").read_text()),
+        "slab": sum(caches.values()),
+        "caches": caches,
         "sockets": socket_buffers(pathlib.Path("/proc/net/sockstat").read_text()),
         "cgroup": group.kernel() if group else None,
         "threads": sum(len(os.listdir(f"/proc/{pid}/task")) for pid in pids),
@@ -38,7 +44,10 @@ def per_connection(before, after, connections):
     grown = {kind: None if after[kind] is None or before[kind] is None
              else (after[kind] - before[kind]) / connections
              for kind in ("user", "slab", "sockets", "cgroup")}
-    return {**grown, "threads_before": before["threads"], "threads_after": after["threads"]}
+    caches = {name: round((after["caches"][name] - before["caches"].get(name, 0)) / connections, 3)
+              for name in after["caches"]}
+    return {**grown, "caches": {name: kib for name, kib in caches.items() if kib},
+            "threads_before": before["threads"], "threads_after": after["threads"]}
 
 
 def anonymous(pid):
@@ -49,15 +58,29 @@ def anonymous(pid):
     return 0
 
 
-def slab(text):
-    """The pages of the caches above, from the text of /proc/slabinfo (slabinfo(5))."""
-    total = 0
+def settled():
+    """Waits until the sockets of an earlier lab are gone: the kernel takes namespaces down later,
+    and what it frees meanwhile would hide what is allocated."""
+    deadline = time.monotonic() + SETTLE_SECONDS_MAX
+    before = None
+    while time.monotonic() < deadline:
+        now = sum(slabs(pathlib.Path("/proc/slabinfo").read_text()).values())
+        if before is not None and abs(now - before) < SETTLED_KIB:
+            return
+        before = now
+        time.sleep(SETTLE_SECONDS)
+
+
+def slabs(text):
+    """KiB of the objects in use in each of the caches above, from the text of /proc/slabinfo
+    (slabinfo(5)); each object with its share of what a slab cannot use."""
+    found = {}
     for line in text.splitlines()[2:]:
-        counts, _, slabs = line.partition(": slabdata")
-        name, _, _, _, _, pages_per_slab = counts.partition(" : tunables")[0].split()
-        if name.startswith(CACHES):
-            total += int(slabs.split()[1]) * int(pages_per_slab) * PAGE_KIB
-    return total
+        fields = line.split()
+        if fields[0].startswith(CACHES):
+            active, _, _, objects_per_slab, pages_per_slab = map(int, fields[1:6])
+            found[fields[0]] = active * pages_per_slab * PAGE_KIB / objects_per_slab
+    return found
 
 
 def socket_buffers(text):

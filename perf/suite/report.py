@@ -3,7 +3,7 @@
 import statistics
 
 from . import peers, profiles, targets
-from .arithmetic import Points, kernel_kib, total_kib
+from .arithmetic import Points, cache_kib, kernel_kib, total_kib
 
 BASES = ("haproxy", "envoy")
 # What a base's own HTTP mode is called.
@@ -12,6 +12,8 @@ HTTP_BASES = {"haproxy": "haproxy-http", "envoy": "envoy-http"}
 NOISY_SPREAD = 0.10
 # Above this, the core was not what limited the throughput, or another guest had it.
 CORE_SHARE_LOST = 0.05
+# Below this a cache is not worth its row.
+SMALLEST_CACHE_KIB = 0.1
 # Above this, somebody else wants processors too.
 BUSY_LOAD = 0.5
 
@@ -210,16 +212,18 @@ def _latency(points):
     for name in profiles.RATE_SHARES:
         rows = [(peer, *(_median(points, name, peer, of) for of in (
             lambda point: point["load"]["rate"],
-            *(_latency_key(key) for key in ("p50", "p90", "p99", "p999", "p9999", "max")))))
+            *(_latency_key(key) for key in ("p50", "p90", "p99", "p999", "p9999", "max")),
+            lambda point: point["load"]["late"])))
             for peer in _measured(points, name)]
         if rows:
             parts += [f"At {profiles.RATE_SHARES[name]:.0%} of each one's own maximum:",
                       _table(("proxy", "requests/s", "p50", "p90", "p99", "p99.9", "p99.99",
-                              "max"), rows)]
+                              "max", "late"), rows)]
     return parts and _section(
         "Latency, microseconds",
         "Open loop: requests are due at a constant rate, and latency counts from when a request "
-        "was due. Medians over the rounds.", *parts)
+        "was due. Late: requests that were due and could not be sent before the end. Medians over "
+        "the rounds.", *parts)
 
 
 def _latency_key(key):
@@ -261,7 +265,21 @@ def _memory(points):
         "that of connections without a proxy. Own cgroup: what the kernel charged to the proxy's "
         "memory cgroup, which leaves out what is allocated while packets arrive (`-`: no cgroup).",
         _table(("proxy", "user", "kernel", "both", "own cgroup", "threads before", "with them"),
-               rows))
+               rows), *_caches(points))
+
+
+def _caches(points):
+    """Where the kernel's share lies; small caches are left out."""
+    names = [peer for peer in _measured(points, "idle") if peer != "direct"]
+    caches = sorted({cache for point in points.all() if point["profile"] == "idle"
+                     for cache in point["memory"]["caches"]})
+    rows = []
+    for cache in caches:
+        spans = [cache_kib(points, name, cache) for name in names]
+        if any(span and abs(span.median) >= SMALLEST_CACHE_KIB for span in spans):
+            rows.append((cache, *(f"{span.median:.2f}" if span else "-" for span in spans)))
+    return rows and ["The kernel's share by slab cache, medians:",
+                     _table(("cache", *names), rows)]
 
 
 def _processor(points, accounts):

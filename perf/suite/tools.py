@@ -83,14 +83,17 @@ def _build(tools, options, programs, say):
     packages.update((program, "egret-baselines") for program in programs
                     if program.startswith("relay-"))
     say("building " + ", ".join(sorted(packages)) + " (the first time takes some minutes)")
-    wanted = sorted({f"--package={package}" for package in packages.values()})
-    wanted += sorted(f"--bin={program}" for program in packages)
-    done = subprocess.run([_which("cargo"), "build", "--quiet", "--release", "--locked", *wanted],
-                          cwd=ROOT, check=False)
-    if done.returncode:
-        raise SuiteError("the build failed; its messages are above")
-    for program in packages:
-        tools.paths[program] = str(target_directory() / "release" / program)
+    # Package by package: cargo joins the features of what it builds together, and Egret would be
+    # built once more, and another one than everybody else's.
+    for package in sorted(set(packages.values())):
+        binaries = [program for program in sorted(packages) if packages[program] == package]
+        done = subprocess.run(
+            [_which("cargo"), "build", "--quiet", "--release", "--locked", f"--package={package}",
+             *(f"--bin={program}" for program in binaries)], cwd=ROOT, check=False)
+        if done.returncode:
+            raise SuiteError(f"{package} could not be built; cargo's messages are above")
+        for program in binaries:
+            tools.paths[program] = str(target_directory() / "release" / program)
 
 
 def target_directory():

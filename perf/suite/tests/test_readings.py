@@ -49,17 +49,20 @@ STACKS = """\
 
 class Kernel(unittest.TestCase):
     def test_only_the_caches_of_connections_count(self):
-        pages = 2 * 8 + 3
-        self.assertEqual(memory.slab(SLABINFO), pages * memory.PAGE_KIB)
+        self.assertEqual(memory.slabs(SLABINFO), {
+            "TCP": 26 * 8 / 13 * memory.PAGE_KIB, "nf_conntrack": 1.0 * memory.PAGE_KIB})
 
     def test_socket_buffers_are_those_of_tcp_in_pages(self):
         self.assertEqual(memory.socket_buffers(SOCKSTAT), 96 * memory.PAGE_KIB)
 
     def test_growth_is_divided_by_the_connections(self):
-        before = {"user": 100, "slab": 1000, "sockets": 0, "cgroup": None, "threads": 3}
-        after = {"user": 500, "slab": 9000, "sockets": 400, "cgroup": None, "threads": 3}
+        before = {"user": 100, "slab": 1000, "sockets": 0, "cgroup": None, "threads": 3,
+                  "caches": {"TCP": 1000}}
+        after = {"user": 500, "slab": 9000, "sockets": 400, "cgroup": None, "threads": 3,
+                 "caches": {"TCP": 8000, "filp": 1000}}
         grown = memory.per_connection(before, after, 400)
         self.assertEqual((grown["user"], grown["slab"], grown["sockets"]), (1.0, 20.0, 1.0))
+        self.assertEqual(grown["caches"], {"TCP": 17.5, "filp": 2.5})
         self.assertIsNone(grown["cgroup"])
         self.assertEqual((grown["threads_before"], grown["threads_after"]), (3, 3))
 
