@@ -36,6 +36,10 @@ def _account_profile(session, profile, setting):
     return found
 
 
+def _first_line(text):
+    return (text.strip().splitlines() or ["without a word"])[0]
+
+
 def _pids(session):
     return ",".join(map(str, session.pids))
 
@@ -58,7 +62,7 @@ def _count_calls(session, setting):
         capture_output=True, text=True, timeout=seconds + 20, check=False)
     count = re.search(r"^(\d+),", done.stderr, re.MULTILINE)
     if done.returncode or not count:
-        return lambda load: {"calls_note": "no tracepoints: " + done.stderr.strip()[-120:]}
+        return lambda load: {"calls_note": "no tracepoints: " + _first_line(done.stderr)}
     rate = int(count.group(1)) / seconds
     return lambda load: {"calls": _per_unit(rate, load)}
 
@@ -100,7 +104,7 @@ def _sample(session, setting):
          "sleep", str(seconds)],
         capture_output=True, text=True, timeout=seconds + 30, check=False)
     if recorded.returncode:
-        return lambda load: {"tcp_note": "perf record: " + recorded.stderr.strip()[-120:]}
+        return lambda load: {"tcp_note": "perf record: " + _first_line(recorded.stderr)}
     script = subprocess.run(
         [session.tools["perf"], "script", "--fields=ip,sym", f"--input={data}"],
         capture_output=True, text=True, timeout=60, check=False)
@@ -125,7 +129,8 @@ def stack_shares(text):
         else:
             kinds["program"] += 1
     samples = sum(kinds.values())
-    if not samples:
-        return {"tcp_note": "perf took no sample"}
+    if not kinds["tcp"] + kinds["kernel"]:
+        # Nobody relays without the kernel.
+        return {"tcp_note": f"perf saw nothing of the kernel in {samples} samples (not root?)"}
     return {"tcp_share": kinds["tcp"] / samples, "kernel_share": kinds["kernel"] / samples,
             "program_share": kinds["program"] / samples, "samples": samples}

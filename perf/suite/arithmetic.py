@@ -70,34 +70,33 @@ class Points:
                        for number in ours if theirs.get(number))
 
 
+def _kernel_of(point):
+    """The whole machine's growth; None where slabs could not be read."""
+    memory = point["memory"]
+    return None if memory["slab"] is None else memory["slab"] + memory["sockets"]
+
+
 def kernel_kib(points, proxy):
     """The kernel's KiB for an idle connection through the proxy: slabs and buffers of the whole
     machine, less those of a connection without a proxy in the same round. None without these."""
-    def of(point):
-        return point["memory"]["slab"] + point["memory"]["sockets"]
-
-    through = points.figures("idle", proxy, of)
-    without = points.figures("idle", "direct", of)
-    return Span.of(through[number] - without[number] for number in through if number in without)
+    return _above_direct(points, proxy, _kernel_of)
 
 
 def cache_kib(points, proxy, cache):
     """The same for one slab cache."""
-    def of(point):
-        return point["memory"]["caches"].get(cache, 0)
-
-    through = points.figures("idle", proxy, of)
-    without = points.figures("idle", "direct", of)
-    return Span.of(through[number] - without[number] for number in through if number in without)
+    return _above_direct(points, proxy, lambda point: point["memory"]["caches"].get(cache, 0))
 
 
 def total_kib(points, proxy):
     """User and kernel memory together, taken round by round."""
     def of(point):
-        return point["memory"]["slab"] + point["memory"]["sockets"]
+        kernel = _kernel_of(point)
+        return None if kernel is None else point["memory"]["user"] + kernel
 
-    users = points.figures("idle", proxy, lambda point: point["memory"]["user"])
+    return _above_direct(points, proxy, of)
+
+
+def _above_direct(points, proxy, of):
     through = points.figures("idle", proxy, of)
     without = points.figures("idle", "direct", of)
-    return Span.of(users[number] + through[number] - without[number]
-                   for number in through if number in without)
+    return Span.of(through[number] - without[number] for number in through if number in without)

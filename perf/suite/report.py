@@ -263,7 +263,8 @@ def _memory(points):
         "User: growth of RssAnon. Kernel: growth of the slab caches of sockets, files and "
         "connection tracking and of the socket buffers (/proc/slabinfo, /proc/net/sockstat), less "
         "that of connections without a proxy. Own cgroup: what the kernel charged to the proxy's "
-        "memory cgroup, which leaves out what is allocated while packets arrive (`-`: no cgroup).",
+        "memory cgroup, which leaves out what is allocated while packets arrive. `-`: could not be "
+        "read here, or (kernel) `direct` was not measured.",
         _table(("proxy", "user", "kernel", "both", "own cgroup", "threads before", "with them"),
                rows), *_caches(points))
 

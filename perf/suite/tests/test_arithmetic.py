@@ -64,6 +64,10 @@ class Memory(unittest.TestCase):
         self.assertAlmostEqual(kernel_kib(points, "egret").median, 7.5)
         self.assertAlmostEqual(total_kib(points, "egret").median, 7.7)
 
+    def test_slabs_that_could_not_be_read_are_not_zero(self):
+        points = Points([idle("direct", 1, 0, None, 0.5), idle("egret", 1, 0.2, None, 1.0)])
+        self.assertIsNone(total_kib(points, "egret"))
+
     def test_without_direct_the_kernels_share_is_unknown(self):
         points = Points([idle("egret", 1, 0.2, 15.0, 1.0)])
         self.assertIsNone(kernel_kib(points, "egret"))

@@ -80,8 +80,9 @@ class Tools(unittest.TestCase):
             (shares["tcp_share"], shares["kernel_share"], shares["program_share"]),
             (0.5, 0.25, 0.25))
 
-    def test_no_sample_is_said(self):
+    def test_a_perf_that_is_blind_to_the_kernel_is_no_measurement(self):
         self.assertIn("tcp_note", accounting.stack_shares(""))
+        self.assertEqual(list(accounting.stack_shares("\t    7f0000001000 main\n\n")), ["tcp_note"])
 
 
 class Usage(unittest.TestCase):
