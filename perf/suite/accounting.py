@@ -2,6 +2,8 @@
 TCP, which every relay through sockets has to pay."""
 
 import collections
+import dataclasses
+import os
 import re
 import signal
 import subprocess
@@ -12,6 +14,12 @@ from .profiles import BY_NAME
 
 PROFILES = ("rr64", "bulk")
 SAMPLES_PER_SECOND = 1999
+# Fewer say little: the standard error of a share of 3/4 is 2 % at 400.
+SAMPLES_MIN = 400
+# How long each tool looks, and what its start and end may take on a busy machine. The load must
+# outlast the tool: a proxy without load makes no calls, and its samples are not of its work.
+TOOL_SECONDS = 2.0
+TOOL_OVERHEAD_SECONDS = 2.0
 # A sample with one of these on its stack is the kernel's TCP moving a message.
 TCP = re.compile(r"^tcp_(sendmsg|recvmsg|splice_read|splice_data_recv|read_sock)")
 
@@ -22,18 +30,35 @@ def account(session, setting):
         name: _account_profile(session, BY_NAME[name], setting) for name in PROFILES}}
 
 
+def expected_seconds(warmup):
+    """For the progress: two loads with two tools, one with one."""
+    loads, tools = 3, 5
+    return loads * (warmup + 1) + tools * (TOOL_SECONDS + TOOL_OVERHEAD_SECONDS)
+
+
 def _account_profile(session, profile, setting):
-    found = {}
-    for tool, method in (("perf", _count_calls), ("strace", _trace_calls), ("perf", _sample)):
-        if tool in session.tools.paths:
-            tooled = []
-            load, usage = measure.run_load(
-                session, profile, setting,
-                during=lambda method=method, kept=tooled: kept.append(method(session, setting)))
-            session.check()
-            found.update(tooled[0](load))
-            found.setdefault("busy", usage["busy"])
+    available = session.tools.paths
+    methods = [_count_calls, _sample] if "perf" in available else []
+    found = _under_load(session, profile, setting, methods)
+    # By itself, because it slows the load.
+    if "strace" in available and profile.message:
+        found.update(_under_load(session, profile, setting, [_trace_calls]))
     return found
+
+
+def _under_load(session, profile, setting, methods):
+    """What the methods find one after the other under one load; each takes the load's line."""
+    if not methods:
+        return {}
+    kept = []
+    seconds = len(methods) * (TOOL_SECONDS + TOOL_OVERHEAD_SECONDS)
+    longer = dataclasses.replace(setting, seconds=seconds)
+    load, usage = measure.run_load(session, profile, longer,
+                                   during=lambda: kept.extend(one(session) for one in methods))
+    session.check()
+    if not usage:
+        return {"calls_note": "the tools outlasted the load: the machine is too busy"}
+    return {key: value for one in kept for key, value in one(load).items()}
 
 
 def _first_line(text):
@@ -51,30 +76,37 @@ def _per_unit(calls_per_second, load):
     return calls_per_second / load["per_second"]
 
 
-def _count_calls(session, setting):
+def _count_calls(session):
     """By tracepoint, which costs so little that the load stays the same."""
-    seconds = setting.seconds * 0.6
     # The mount is private to this command and ends with it.
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", "mount -t tracefs tracefs /sys/kernel/tracing && "
-         'exec "$@"', "sh", session.tools["perf"], "stat", "--field-separator=,",
-         "--event=raw_syscalls:sys_enter", f"--pid={_pids(session)}", "--", "sleep", str(seconds)],
-        capture_output=True, text=True, timeout=seconds + 20, check=False)
-    count = re.search(r"^(\d+),", done.stderr, re.MULTILINE)
-    if done.returncode or not count:
+         'exec "$@"', "sh", session.tools["perf"], "stat", "--event=raw_syscalls:sys_enter",
+         f"--pid={_pids(session)}", "--", "sleep", str(TOOL_SECONDS)],
+        capture_output=True, text=True, timeout=TOOL_SECONDS + 20, check=False,
+        env={**os.environ, "LC_ALL": "C"})
+    rate = None if done.returncode else calls_per_second(done.stderr)
+    if rate is None:
         return lambda load: {"calls_note": "no tracepoints: " + _first_line(done.stderr)}
-    rate = int(count.group(1)) / seconds
     return lambda load: {"calls": _per_unit(rate, load)}
 
 
-def _trace_calls(session, setting):
+def calls_per_second(text):
+    """From `perf stat`, by the time that elapsed there, which is not the time that it was asked
+    for. (Its event duration_time would be the sum over all threads.)"""
+    count = re.search(r"^\s*(\d+)\s+raw_syscalls:sys_enter", text, re.MULTILINE)
+    elapsed = re.search(r"^\s*([\d.]+) seconds time elapsed", text, re.MULTILINE)
+    return int(count.group(1)) / float(elapsed.group(1)) if count and elapsed else None
+
+
+def _trace_calls(session):
     """Which calls, by strace: it slows the proxy several times, so only the mix is taken."""
     output = session.directory / "strace.txt"
     tracer = subprocess.Popen(
         [session.tools["strace"], "-c", "-f", "-o", output, "-p", _pids(session)],
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True)
-    time.sleep(setting.seconds * 0.6)
+    time.sleep(TOOL_SECONDS)
     tracer.send_signal(signal.SIGINT)
     tracer.wait(20)
     mix = call_mix(output.read_text())
@@ -94,25 +126,27 @@ def call_mix(text):
             if count >= total / 100}
 
 
-def _sample(session, setting):
+def _sample(session):
     """The stacks of the proxy's processor time."""
     data = session.directory / "perf.data"
-    seconds = setting.seconds * 0.6
     recorded = subprocess.run(
         [session.tools["perf"], "record", "--quiet", "--event=cpu-clock", "--call-graph=fp",
          f"--freq={SAMPLES_PER_SECOND}", f"--pid={_pids(session)}", f"--output={data}", "--",
-         "sleep", str(seconds)],
-        capture_output=True, text=True, timeout=seconds + 30, check=False)
+         "sleep", str(TOOL_SECONDS)],
+        capture_output=True, text=True, timeout=TOOL_SECONDS + 30, check=False)
     if recorded.returncode:
         return lambda load: {"tcp_note": "perf record: " + _first_line(recorded.stderr)}
-    script = subprocess.run(
+    # Read when the load is over: it takes a while.
+    return lambda load: stack_shares(_stacks(session, data))
+
+
+def _stacks(session, data):
+    return subprocess.run(
         [session.tools["perf"], "script", "--fields=ip,sym", f"--input={data}"],
-        capture_output=True, text=True, timeout=60, check=False)
-    shares = stack_shares(script.stdout)
-    return lambda load: shares
+        capture_output=True, text=True, timeout=60, check=False).stdout
 
 
-def stack_shares(text):
+def stack_shares(text, samples_min=SAMPLES_MIN):
     """Of all samples in `perf script --fields=ip,sym`: those in the kernel's TCP, in the rest of
     the kernel, and in the program itself."""
     kinds = collections.Counter()
@@ -132,5 +166,7 @@ def stack_shares(text):
     if not kinds["tcp"] + kinds["kernel"]:
         # Nobody relays without the kernel.
         return {"tcp_note": f"perf saw nothing of the kernel in {samples} samples (not root?)"}
+    if samples < samples_min:
+        return {"tcp_note": f"perf took {samples} samples, too few for a share"}
     return {"tcp_share": kinds["tcp"] / samples, "kernel_share": kinds["kernel"] / samples,
             "program_share": kinds["program"] / samples, "samples": samples}

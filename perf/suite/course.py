@@ -16,7 +16,6 @@ from .session import Session
 SESSION_SECONDS = 1.5
 POINT_SECONDS = 0.6
 IDLE_SECONDS = 2.0
-ACCOUNT_LOADS = 2 * 3
 
 
 class Course:
@@ -84,7 +83,8 @@ class Course:
 
     def _expected(self, profile):
         point = self.options.warmup + self.options.seconds + POINT_SECONDS
-        return {"account": ACCOUNT_LOADS * point, "idle": IDLE_SECONDS}.get(profile.stage, point)
+        return {"account": accounting.expected_seconds(self.options.warmup),
+                "idle": IDLE_SECONDS}.get(profile.stage, point)
 
     def _raise_descriptor_limit(self):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

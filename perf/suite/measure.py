@@ -84,7 +84,7 @@ def take(session, profile, setting, maximum):
     after = session.counts()
     check_load(session, profile, load, {key: after[key] - before[key] for key in before})
     point = {"value": figure(load, profile.figure), "unit": profile.unit, "load": load, **usage}
-    point.update(cost(usage["busy"], load, session))
+    point.update(cost(usage, load, session))
     if disturbance:
         disturbance.check()
         point["disturbance"] = disturbance.summary()
@@ -92,13 +92,16 @@ def take(session, profile, setting, maximum):
 
 
 def run_load(session, profile, setting, rate=None, during=None):
-    """loadgen's line and the usage in the middle; `during` runs at the beginning of the middle."""
+    """loadgen's line, and the usage in the middle, where `during` runs if it is given; no usage
+    when the middle lasted longer than the load: half of it would be of an idle proxy."""
     arguments = [*profile.load, "--seconds", setting.seconds, "--warmup", setting.warmup]
     if setting.raw and profile.figure != "bits_per_second":
         arguments += ["--hgrm", setting.raw.with_suffix(".hgrm"),
                       "--hlog", setting.raw.with_suffix(".hlog")]
     if rate:
         arguments += ["--rate", round(rate, 1)]
+    # Loadgen starts a little later and so ends later.
+    end = time.monotonic() + setting.warmup + setting.seconds
     client = session.loadgen("pod", "client", arguments)
     time.sleep(setting.warmup + setting.seconds * WINDOW[0])
     before = Usage.now(session.pids, setting.cpus)
@@ -110,7 +113,8 @@ def run_load(session, profile, setting, rate=None, during=None):
     code = client.wait(setting.seconds + 30)
     if code:
         raise CheckFailed(f"loadgen failed ({code}): {client.said()}")
-    return json.loads(client.log.read_text()), after.since(before)
+    usage = after.since(before) if after.at <= end else {}
+    return json.loads(client.log.read_text()), usage
 
 
 def _usage_or_death(session, cpus):
@@ -137,10 +141,11 @@ def figure(load, path):
     return value
 
 
-def cost(busy, load, session):
+def cost(usage, load, session):
     """Processor time of the proxy for one request, or for one KiB of a bulk stream."""
-    if not session.proxy:
+    if not session.proxy or not usage:
         return {}
+    busy = usage["busy"]
     if "bits_per_second" in load:
         return {"ns_per_kib": busy * 1e9 / (load["bits_per_second"] / 8 / 1024)}
     return {"ns_per_request": busy * 1e9 / load["per_second"]}

@@ -1,5 +1,6 @@
 """The lines of a run as one Markdown page: on what, how fast, how late, how much memory."""
 
+import math
 import statistics
 
 from . import peers, profiles, targets
@@ -299,7 +300,7 @@ def _processor(points, accounts):
             f"{user.median:.0%}" if user else "-",
             span_text(points.span("bulk", peer, lambda point: point.get("ns_per_kib")), 0),
             _number(small.get("calls")), _mix(small.get("mix", {})), _number(large.get("calls")),
-            _percent(small.get("tcp_share")), _percent(large.get("tcp_share"))))
+            _share(small), _share(large)))
     return rows and _section(
         "Processor time of the proxy",
         "The proxy's own process, by its processor clock; a request is one message of 64 bytes "
@@ -317,8 +318,12 @@ def _number(value):
     return "-" if value is None else f"{value:.2f}"
 
 
-def _percent(value):
-    return "-" if value is None else f"{value:.0%}"
+def _share(account):
+    """The kernel TCP's share with its standard error."""
+    share = account.get("tcp_share")
+    if share is None:
+        return "-"
+    return f"{share:.0%} ± {100 * math.sqrt(share * (1 - share) / account['samples']):.1f}"
 
 
 def _left_out(results):

@@ -74,11 +74,22 @@ class Tools(unittest.TestCase):
         self.assertAlmostEqual(mix["recvfrom"], 10000 / 19901)
 
     def test_a_sample_counts_once_wherever_tcp_is_on_its_stack(self):
-        shares = accounting.stack_shares(STACKS)
+        shares = accounting.stack_shares(STACKS, samples_min=4)
         self.assertEqual(shares["samples"], 4)
         self.assertEqual(
             (shares["tcp_share"], shares["kernel_share"], shares["program_share"]),
             (0.5, 0.25, 0.25))
+
+    def test_a_handful_of_samples_is_no_share(self):
+        # One sample outside tcp_sendmsg is not "no TCP at all".
+        self.assertEqual(list(accounting.stack_shares(STACKS, samples_min=5)), ["tcp_note"])
+
+    def test_calls_are_counted_by_the_clock_of_perf(self):
+        text = (" Performance counter stats for process id '1,2':\n\n"
+                "              3000      raw_syscalls:sys_enter\n\n"
+                "       1.500000000 seconds time elapsed\n")
+        self.assertAlmostEqual(accounting.calls_per_second(text), 2000)
+        self.assertIsNone(accounting.calls_per_second("  <not supported>  raw_syscalls:sys_enter"))
 
     def test_a_perf_that_is_blind_to_the_kernel_is_no_measurement(self):
         self.assertIn("tcp_note", accounting.stack_shares(""))
@@ -108,12 +119,15 @@ class Costs(unittest.TestCase):
         proxy = True
 
     def test_for_a_request(self):
-        cost = measure.cost(0.5, {"per_second": 50_000}, self.Proxied)
+        cost = measure.cost({"busy": 0.5}, {"per_second": 50_000}, self.Proxied)
         self.assertAlmostEqual(cost["ns_per_request"], 10_000)
 
     def test_for_a_stream(self):
-        cost = measure.cost(1.0, {"bits_per_second": 8 * 1024 * 1_000_000}, self.Proxied)
+        cost = measure.cost({"busy": 1.0}, {"bits_per_second": 8 * 1024 * 1_000_000}, self.Proxied)
         self.assertAlmostEqual(cost["ns_per_kib"], 1000)
+
+    def test_a_window_that_outlasted_the_load_has_no_cost(self):
+        self.assertEqual(measure.cost({}, {"per_second": 50_000}, self.Proxied), {})
 
     def test_a_figure_deep_in_the_line(self):
         self.assertEqual(measure.figure({"latency_us": {"p99": 7}}, "latency_us.p99"), 7)
