@@ -5,6 +5,7 @@ the median over the rounds: the machine's speed drifts between rounds, and that 
 """
 
 import dataclasses
+import math
 import statistics
 
 
@@ -68,6 +69,11 @@ class Points:
         theirs = self.figures(base_profile or profile, base, of)
         return Span.of(ours[number] / theirs[number]
                        for number in ours if theirs.get(number))
+
+
+def share_error(share, samples):
+    """The standard error of a share that was found by sampling."""
+    return math.sqrt(share * (1 - share) / samples)
 
 
 def _kernel_of(point):

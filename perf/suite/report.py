@@ -1,10 +1,9 @@
 """The lines of a run as one Markdown page: on what, how fast, how late, how much memory."""
 
-import math
 import statistics
 
 from . import peers, profiles, targets
-from .arithmetic import Points, cache_kib, kernel_kib, total_kib
+from .arithmetic import Points, cache_kib, kernel_kib, share_error, total_kib
 
 BASES = ("haproxy", "envoy")
 # What a base's own HTTP mode is called.
@@ -323,7 +322,7 @@ def _share(account):
     share = account.get("tcp_share")
     if share is None:
         return "-"
-    return f"{share:.0%} ± {100 * math.sqrt(share * (1 - share) / account['samples']):.1f}"
+    return f"{share:.0%} ± {100 * share_error(share, account['samples']):.1f}"
 
 
 def _left_out(results):

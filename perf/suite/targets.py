@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .arithmetic import Span, total_kib
+from .arithmetic import Span, share_error, total_kib
 
 MET, NOT_MET, NOISY, NOT_MEASURED = "met", "not met", "noisy", "not measured"
 
@@ -34,9 +34,14 @@ def _ratio(profile, base, bound, proxy="egret", what=""):
 
 
 def _outside_tcp(points, accounts):
-    return Span.of(1 - account["profiles"]["rr64"]["tcp_share"] for account in accounts
-                   if account["proxy"] == "egret" and
-                   "tcp_share" in account["profiles"].get("rr64", {}))
+    """With two standard errors to either side, as it is measured once, by samples."""
+    for account in accounts:
+        found = account["profiles"].get("rr64", {})
+        if account["proxy"] == "egret" and "tcp_share" in found:
+            outside = 1 - found["tcp_share"]
+            error = 2 * share_error(found["tcp_share"], found["samples"])
+            return Span(outside, outside - error, outside + error, 2)
+    return None
 
 
 def _threads_added(points, accounts):

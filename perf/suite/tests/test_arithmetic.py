@@ -92,6 +92,13 @@ class Verdicts(unittest.TestCase):
     def test_not_measured(self):
         self.assertEqual(self.ratio.verdict(None), NOT_MEASURED)
 
+    def test_a_sampled_share_near_its_bound_is_noise(self):
+        target, = (target for target in TARGETS if "outside the kernel's TCP" in target.what)
+        account = {"proxy": "egret", "profiles": {"rr64": {"tcp_share": 0.79, "samples": 1200}}}
+        self.assertEqual(target.verdict(target.measured(Points([]), [account])), NOISY)
+        account["profiles"]["rr64"]["tcp_share"] = 0.6
+        self.assertEqual(target.verdict(target.measured(Points([]), [account])), NOT_MET)
+
     def test_every_target_copes_with_an_empty_run(self):
         for target in TARGETS:
             self.assertIsNone(target.measured(Points([]), []), target.what)
