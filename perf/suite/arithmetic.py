@@ -32,6 +32,21 @@ class Span:
         return (self.high - self.low) / self.median if self.median else 0.0
 
 
+def spread(places, gap):
+    """These ascending places moved apart to at least the gap, as little as possible: crowds are
+    spread around their middle."""
+    blocks = []
+    for index, place in enumerate(places):
+        blocks.append([place - index * gap, 1])
+        # Where one would have to stand before its neighbour, both stand at their mean.
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            mean, count = blocks.pop()
+            other, others = blocks.pop()
+            blocks.append([(mean * count + other * others) / (count + others), count + others])
+    means = [mean for mean, count in blocks for _ in range(count)]
+    return [mean + index * gap for index, mean in enumerate(means)]
+
+
 class Points:
     """A run's points by profile, proxy and round."""
 

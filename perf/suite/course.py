@@ -148,7 +148,8 @@ class Course:
         reason = str(problem) if isinstance(problem, CheckFailed) else repr(problem)
         for profile in profiles:
             self.results.add({"kind": "failure", "round": number, "proxy": peer.name,
-                              "profile": profile.name, "reason": reason})
+                              "profile": profile.name, "reason": reason,
+                              "load": getattr(problem, "load", None)})
         names = profiles[0].name + (f" to {profiles[-1].name}" if len(profiles) > 1 else "")
         self._progress.say(done or sum(map(self._expected, profiles)), number, peer, names,
                            f"FAILED: {reason}")

@@ -11,3 +11,6 @@ class SuiteError(Exception):
 
 class CheckFailed(Exception):
     """One point does not measure what it says: it is left out, and the run ends with 1."""
+
+    # What loadgen said, if it came so far: to find out why.
+    load = None

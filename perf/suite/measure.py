@@ -82,7 +82,11 @@ def take(session, profile, setting, maximum):
         load, usage = run_load(session, profile, setting, rate)
     session.check()
     after = session.counts()
-    check_load(session, profile, load, {key: after[key] - before[key] for key in before})
+    try:
+        check_load(session, profile, load, {key: after[key] - before[key] for key in before})
+    except CheckFailed as problem:
+        problem.load = load
+        raise
     point = {"value": figure(load, profile.figure), "unit": profile.unit, "load": load, **usage}
     point.update(cost(usage, load, session))
     if disturbance:

@@ -13,7 +13,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402 (the backend comes first)
 
 from . import hgrm, peers, profiles, report  # noqa: E402
-from .arithmetic import Points, Span, kernel_kib  # noqa: E402
+from .arithmetic import Points, Span, kernel_kib, spread  # noqa: E402
 from .results import Results  # noqa: E402
 
 INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
@@ -199,13 +199,7 @@ def _label_ends(axis, ends):
     low, high = (math.log10(limit) for limit in axis.get_ylim())
     gap = 0.042 * (high - low)
     wanted = sorted((math.log10(value), name) for name, (_, value) in ends.items())
-    places = []
-    for place, name in wanted:
-        places.append(max(place, places[-1] + gap) if places else place)
-    # Pushed out at the top: the whole column comes down again.
-    for index in range(len(places) - 1, -1, -1):
-        limit = high if index == len(places) - 1 else places[index + 1] - gap
-        places[index] = min(places[index], limit)
+    places = spread([place for place, _ in wanted], gap)
     right = axis.get_xlim()[1]
     for (value, name), place in zip(wanted, places):
         colour = STYLES[name][0]

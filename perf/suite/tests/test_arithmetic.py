@@ -4,7 +4,7 @@ import math
 import unittest
 
 from suite import hgrm
-from suite.arithmetic import Points, Span, kernel_kib, total_kib
+from suite.arithmetic import Points, Span, kernel_kib, spread, total_kib
 from suite.targets import MET, NOISY, NOT_MEASURED, NOT_MET, TARGETS, Target
 
 
@@ -124,6 +124,10 @@ class Percentiles(unittest.TestCase):
 
     def test_beyond_the_last_finite_one_it_is_the_maximum(self):
         self.assertEqual(hgrm.at(hgrm.parse(self.TEXT), 0.9999), 900.0)
+
+    def test_names_are_spread_around_the_middle_of_their_crowd(self):
+        self.assertEqual(spread([0.0, 5.0], 1.0), [0.0, 5.0])
+        self.assertEqual(spread([2.0, 2.0, 2.0], 1.0), [1.0, 2.0, 3.0])
 
     def test_nines(self):
         self.assertEqual(hgrm.nines(0.0), 0.0)
