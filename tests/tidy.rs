@@ -61,6 +61,9 @@ const IMPURE: [&str; 8] = [
     "SystemTime::now",
 ];
 
+/// Beside `src/sys`: the runtimes that the baselines are written for lend no borrowed descriptor.
+const UNSAFE_OUTSIDE_SYS: &str = "perf/baselines/src/lib.rs";
+
 #[derive(Debug)]
 struct Source {
     path: PathBuf,
@@ -137,6 +140,7 @@ fn product() -> Vec<Source> {
 fn everything() -> Vec<Source> {
     let mut all = product();
     all.extend(sources_under("tests"));
+    all.extend(sources_under("perf"));
     all
 }
 
@@ -247,7 +251,7 @@ fn unsafe_stays_in_sys() {
             if is_unsafe && !code.contains('"') {
                 if in_sys {
                     found_in_sys += 1;
-                } else {
+                } else if source.path != Path::new(UNSAFE_OUTSIDE_SYS) {
                     offences.insert(source.at(number));
                 }
             }

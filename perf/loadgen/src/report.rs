@@ -1,4 +1,11 @@
 //! The result: one JSON line on stdout, and the histograms as files.
+//!
+//! `requests`, `per_second`, the bytes, `statuses`, `closed` and the latencies are of the
+//! measurement: of what was due in it (open loop) or begun in it (closed loop). `late` counts
+//! requests that were due and could not be sent before its end; they are in the percentiles with
+//! the time that they had waited by then, and not in `requests`. `errors` and `overall` hold the
+//! warm-up and the answers after the end too; a failed exchange is in `errors` and in no
+//! percentile.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

@@ -131,3 +131,25 @@ pub(crate) fn on_signals(
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_that_denies_io_uring_is_told_why() {
+        let told = |code| format!("{:#}", explain(io::Error::from_raw_os_error(code)));
+        assert!(told(nix::libc::ENOSYS).contains("kernel has no io_uring"));
+        assert!(told(nix::libc::EPERM).contains("kernel.io_uring_disabled"));
+        assert!(told(nix::libc::ENOMEM).contains("ulimit -l"));
+    }
+
+    #[test]
+    fn every_thing_belongs_to_one_thread() {
+        let threads = 3;
+        let mut all: Vec<_> =
+            (0..threads).flat_map(|thread| Share { thread, threads }.of(10)).collect();
+        all.sort_unstable();
+        assert_eq!(all, (0..10).collect::<Vec<_>>());
+    }
+}

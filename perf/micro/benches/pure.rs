@@ -2,15 +2,18 @@
 
 #![allow(missing_docs, reason = "criterion's macros make functions without")]
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use criterion::{Criterion, SamplingMode, criterion_group, criterion_main};
 use egret_micro::OPERATIONS;
 
+const WARM_UP: Duration = Duration::from_millis(500);
+
 fn pure(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("pure");
-    // Some operations take microseconds, some a large part of a second.
-    group.sampling_mode(SamplingMode::Flat).sample_size(20);
+    // Some operations take microseconds, some a large part of a second, and the inputs of all
+    // calls of a sample are in memory at once.
+    group.sampling_mode(SamplingMode::Flat).sample_size(20).warm_up_time(WARM_UP);
     for operation in OPERATIONS {
         group.bench_function(operation.name, |bencher| {
             bencher.iter_custom(|calls| {
