@@ -63,6 +63,9 @@ const IMPURE: [&str; 8] = [
     "SystemTime::now",
 ];
 
+/// Beside `src/sys`: the runtimes that the baselines are written for lend no borrowed descriptor.
+const UNSAFE_OUTSIDE_SYS: &str = "perf/baselines/src/lib.rs";
+
 #[derive(Debug)]
 struct Source {
     path: PathBuf,
@@ -139,6 +142,7 @@ fn product() -> Vec<Source> {
 fn everything() -> Vec<Source> {
     let mut all = product();
     all.extend(sources_under("tests"));
+    all.extend(sources_under("perf"));
     all
 }
 
@@ -249,7 +253,7 @@ fn unsafe_stays_in_sys() {
             if is_unsafe && !code.contains('"') {
                 if in_sys {
                     found_in_sys += 1;
-                } else {
+                } else if source.path != Path::new(UNSAFE_OUTSIDE_SYS) {
                     offences.insert(source.at(number));
                 }
             }
