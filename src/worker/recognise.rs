@@ -42,18 +42,26 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         match result {
             Ok(Some(buffer)) => {
                 let Some(connection) = self.connections.get_mut(key.slot) else { return };
-                if let Guide::Recognition(recognition) = &mut connection.guide {
-                    let bytes = self.ring.bytes(&buffer);
-                    recognition.held.extend_from_slice(bytes);
-                    recognition.sniffer.feed(bytes);
-                    let count = u64::from(buffer.length());
-                    connection.directions[Side::Downstream as usize].bytes += count;
-                    connection.moved_at = self.now_us;
-                    self.metrics.counters.bytes_copied.add(count);
-                    self.metrics.counters.recognising_bytes.add(count);
+                let bytes = self.ring.bytes(&buffer);
+                let count = u64::from(buffer.length());
+                connection.directions[Side::Downstream as usize].bytes += count;
+                connection.moved_at = self.now_us;
+                self.metrics.counters.bytes_copied.add(count);
+                match &mut connection.guide {
+                    Guide::Recognition(recognition) => {
+                        recognition.held.extend_from_slice(bytes);
+                        recognition.sniffer.feed(bytes);
+                        self.metrics.counters.recognising_bytes.add(count);
+                        self.ring.release(buffer);
+                        self.recognise(key);
+                    }
+                    Guide::Http2(http) => {
+                        http.held.extend_from_slice(bytes);
+                        self.ring.release(buffer);
+                        self.first_stream(key);
+                    }
+                    _ => self.ring.release(buffer),
                 }
-                self.ring.release(buffer);
-                self.recognise(key);
             }
             Ok(None) => self.decide_nameless(key, Recognised::Ended),
             Err(error) => self.on_receive_failed(key, Side::Downstream, error),

@@ -1,6 +1,7 @@
 //! Connections and requests that are decided by their names.
 
 mod http1;
+mod http2;
 mod recognition;
 mod watched;
 

@@ -35,10 +35,12 @@ impl Operation {
 }
 
 /// All of them; `_10` and so on is the number of service entries.
-pub const OPERATIONS: [Operation; 11] = [
+pub const OPERATIONS: [Operation; 13] = [
     Operation { name: "lookup_10", prepare: |_| registry::lookup(10) },
     Operation { name: "lookup_1000", prepare: |_| registry::lookup(1_000) },
     Operation { name: "lookup_100000", prepare: |_| registry::lookup(100_000) },
+    Operation { name: "lookup_name_1000", prepare: |_| registry::lookup_name(1_000) },
+    Operation { name: "lookup_name_100000", prepare: |_| registry::lookup_name(100_000) },
     Operation { name: "build_10", prepare: |calls| registry::build(10, calls) },
     Operation { name: "build_1000", prepare: |calls| registry::build(1_000, calls) },
     Operation { name: "build_100000", prepare: |calls| registry::build(100_000, calls) },

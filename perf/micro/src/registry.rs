@@ -6,8 +6,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use egret::config::Config;
-use egret::registry::service_entry::{self, ServiceEntry};
+use egret::registry::service_entry::{self, HostPattern, ServiceEntry};
+use egret::registry::snapshot::{Answers, Claim, NameSource};
 use egret::registry::{Snapshot, Verdict};
+use egret::sniff::Name;
 use egret::workload::Workloads;
 
 const PORT: u16 = 443;
@@ -20,7 +22,7 @@ const DESTINATIONS: u32 = 64;
 
 /// One connection's lookup; of each ten, eight find an address, one a prefix, and one nothing.
 pub(crate) fn lookup(count: u32) -> Box<dyn FnMut()> {
-    let snapshot = snapshot(entries(count));
+    let snapshot = snapshot(&entries(count));
     let destination = |turn: u32| {
         // Spread over the whole registry.
         let number = u32::try_from(u64::from(turn) * u64::from(count) / u64::from(DESTINATIONS));
@@ -47,6 +49,31 @@ pub(crate) fn lookup(count: u32) -> Box<dyn FnMut()> {
     })
 }
 
+/// One lookup by name, where no address matches: of each ten, nine find the host.
+pub(crate) fn lookup_name(count: u32) -> Box<dyn FnMut()> {
+    let snapshot = snapshot(&entries(count));
+    let name = |turn: u32| {
+        let number = u64::from(turn) * u64::from(count) / u64::from(DESTINATIONS);
+        let number = u32::try_from(number).expect("below count");
+        // No entry is above the count.
+        let number = if turn.is_multiple_of(10) { count } else { number };
+        Name::parse(host(number).as_bytes()).expect("a name")
+    };
+    let names: Vec<_> = (0..DESTINATIONS).map(name).collect();
+    let elsewhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), PORT);
+    let ask = move |name: &Name| {
+        let claim = Some(Claim { name, by: NameSource::Sni });
+        matches!(snapshot.decide(elsewhere, claim).verdict, Verdict::Service(..))
+    };
+    let found = names.iter().filter(|name| ask(name)).count();
+    assert_eq!(found, names.len() - names.len().div_ceil(10), "the registry is wrong");
+    let mut turn = 0;
+    Box::new(move || {
+        turn = (turn + 1) % names.len();
+        black_box(ask(black_box(&names[turn])));
+    })
+}
+
 /// The one place that knows how the registry is asked: whether a service was found.
 fn decide(snapshot: &Snapshot, destination: SocketAddr) -> bool {
     matches!(snapshot.lookup(destination), Verdict::Service(..))
@@ -55,12 +82,9 @@ fn decide(snapshot: &Snapshot, destination: SocketAddr) -> bool {
 /// A snapshot of entries that have been parsed.
 pub(crate) fn build(count: u32, calls: usize) -> Box<dyn FnMut()> {
     let entries = entries(count);
-    let mut inputs = vec![entries; calls];
+    // Dropped after the last call: that is no part of a build.
     let mut outputs = Vec::with_capacity(calls);
-    Box::new(move || {
-        let entries = inputs.pop().expect("prepared for so many calls");
-        outputs.push(snapshot(entries));
-    })
+    Box::new(move || outputs.push(snapshot(&entries)))
 }
 
 /// A registry file, from text to entries.
@@ -74,8 +98,9 @@ pub(crate) fn parse(count: u32) -> Box<dyn FnMut()> {
     })
 }
 
-fn snapshot(entries: Vec<ServiceEntry>) -> Snapshot {
-    Snapshot::build(1, Arc::new(Config::default()), entries, Workloads::default()).0
+fn snapshot(entries: &[ServiceEntry]) -> Snapshot {
+    let config = Arc::new(Config::default());
+    Snapshot::build(1, config, entries, Arc::new(Workloads::default()), &Answers::default()).0
 }
 
 /// As many entries as asked for. Only the first is parsed: the others differ from it by name and
@@ -85,7 +110,7 @@ fn entries(count: u32) -> Vec<ServiceEntry> {
     let template = template.remove(0);
     let entry = |number: u32| ServiceEntry {
         name: name(number).into(),
-        hosts: vec![host(number).into()],
+        hosts: vec![HostPattern::parse(&host(number)).expect("a host")],
         addresses: [prefix(number).parse().expect("a prefix")].into(),
         ..template.clone()
     };
