@@ -14,8 +14,8 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Counts by upper bound; the bounds in microseconds (of bytes: in thousandths).
-    Histogram(&'static [u64]),
+    /// Counts by upper bound.
+    Histogram,
 }
 
 /// One metric.
@@ -144,7 +144,7 @@ impl Row {
     pub fn family(&self) -> &'static str {
         match self.kind {
             Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
-            Kind::Gauge | Kind::Histogram(_) => self.name,
+            Kind::Gauge | Kind::Histogram => self.name,
         }
     }
 }
