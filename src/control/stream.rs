@@ -1,7 +1,7 @@
 //! Text that a thread writes while a client reads it: an answer of any length in little memory.
 //!
 //! The writer fills a piece, hands it over through a short channel, and waits there while the
-//! client reads slowly. When the client goes away the next hand-over fails, and with it the writing.
+//! client reads slowly. When the client goes away the next hand-over fails, and the writing ends.
 //! A thread, and not a task: writing is work for the processor, seconds of it for a large scrape,
 //! and the control plane's one thread answers health probes meanwhile.
 
