@@ -1,9 +1,10 @@
 //! The control plane: one thread that may be slow, because nothing on the data path waits for it.
 //!
 //! It runs the admin, metrics and health servers, takes the signals and resolves the registry's
-//! names ([`dns`]); helper threads of its own read changed files ([`reload`]) and write the
-//! [`access_log`]. It reaches the workers through what they publish (counters, the registry
-//! snapshot, the drain switch) and through their mailboxes, never through a lock.
+//! names ([`dns`]); helper threads of its own read changed files ([`reload`]), write the
+//! [`access_log`], and write a scrape while it lasts. It reaches the workers through what they
+//! publish (counters, the registry snapshot, the drain switch) and through their mailboxes, never
+//! through a lock.
 //!
 //! [`Control::bind`] comes first, so that a taken port is told before anything starts;
 //! [`Control::start`] when the workers exist. It neither starts nor ends workers: `app` does.
@@ -35,6 +36,7 @@ mod health;
 mod listen;
 pub mod reload;
 mod serve;
+mod stream;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

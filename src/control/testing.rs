@@ -135,7 +135,8 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own; `headers` with line ends.
+/// One request on a connection of its own; `headers` with line ends. In HTTP/1.0 an answer whose
+/// length is not known ends with the connection, so there is nothing to decode.
 pub(super) fn http(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

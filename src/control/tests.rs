@@ -1,7 +1,7 @@
 //! The servers over real HTTP, with workers that are played by the test.
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -14,8 +14,8 @@ use super::*;
 use crate::config;
 use crate::drain::Phase;
 use crate::mailbox::{ConnectionInfo, ConnectionPage, Wake};
-use crate::metrics::testing::read_strictly;
-use crate::metrics::{Format, ReloadResult};
+use crate::metrics::testing::{cluster, read_strictly, workload};
+use crate::metrics::{Format, ReloadResult, ResponseFlags, SeriesKey};
 
 #[derive(Debug)]
 struct NoWake;
@@ -106,6 +106,41 @@ fn a_scrape_comes_in_the_format_that_was_asked_for() {
     }
     assert_eq!(http(bench.addresses.metrics, "POST", "/metrics", "").status, 405);
     assert_eq!(get(bench.addresses.metrics, "/config").status, 404);
+}
+
+#[test]
+fn a_scraper_that_does_not_read_holds_up_nobody() {
+    let bench = quiet();
+    let mut worker = bench.metrics.worker(0);
+    let (source, cluster) = (workload("shop"), cluster("api.example"));
+    for n in 0..100 {
+        let name = format!("host-{n}.example");
+        let series = worker.requests.find(SeriesKey {
+            source: &source,
+            cluster: &cluster,
+            service: Some(&name),
+            destination_ip: None,
+            response_code: Some(200),
+            flags: ResponseFlags::None,
+        });
+        worker.requests.cells(series).record(Duration::from_millis(3), 100, 2_000);
+    }
+    let slow: Vec<_> = (0..SCRAPERS_MAX - 1)
+        .map(|_| {
+            let mut stream = TcpStream::connect(bench.addresses.metrics).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            // The answer has begun: its writer is at work.
+            stream.read_exact(&mut [0; 100]).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(get(bench.addresses.health, "/healthz/live").status, 200);
+    let answer = get(bench.addresses.metrics, "/metrics");
+    let samples = read_strictly(&answer.body, Format::Text);
+    let lines = samples.keys().filter(|name| name.starts_with("istio_re"));
+    // Requests, and three histograms of 20 buckets, a sum and a count.
+    assert_eq!(lines.count(), 100 * (1 + 3 * 22));
+    drop(slow);
 }
 
 #[test]

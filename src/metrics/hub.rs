@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::encode::{self, Format};
 use super::labels::Labels;
-use super::requests::{BucketSums, Buckets, RequestCells};
+use super::requests::{HistogramSum, Measure, RequestCells};
 use super::series::{AlreadyHashed, Overflow, Series, SeriesCells};
 use super::timing::{Quantiles, Recorder, Timings, lock};
 use super::{Cell, ControlCounters, SeriesTable, WorkerCounters};
@@ -131,8 +131,9 @@ impl MetricsHub {
         &self.control
     }
 
-    /// A scrape: every metric, in the order of the catalogue, written piece by piece. Ten thousand
-    /// label sets of requests are some hundred MiB of text, which nobody should hold.
+    /// A scrape: every metric, in the order of the catalogue, written in small parts. Ten thousand
+    /// label sets of requests are half a GiB of text, which nobody should hold as a whole. No lock
+    /// is held while it is written.
     ///
     /// # Errors
     /// The writer's.
@@ -161,8 +162,8 @@ impl MetricsHub {
         Latencies { connect: timings.connect.quantiles(), turn: timings.turn.quantiles() }
     }
 
-    /// What a scrape shows, taken together before a line is written: the workers go on counting
-    /// while the text is built.
+    /// What a scrape shows. The numbers of connections are taken together before a line is written,
+    /// because the workers go on counting while the text is built, and opened and closed must fit.
     fn totals(&self, phase: Phase) -> Totals {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
@@ -172,7 +173,6 @@ impl MetricsHub {
         Totals {
             series: connections.groups().map(Group::sum).collect(),
             requests: requests.groups().cloned().collect(),
-            series_count: (connections.len() + requests.len()) as u64,
             series_overflow: refused.wrapping_add(folds_refused as u64),
             timings: inner.timings(),
             workers: inner.workers.iter().map(|w| (w.id, Arc::clone(&w.counters))).collect(),
@@ -211,9 +211,9 @@ impl Inner {
 #[derive(Debug)]
 pub(super) struct Totals {
     pub(super) series: Vec<SeriesSum>,
-    /// Their numbers are read as they are written: they are many.
+    /// Their numbers are read as they are written: they are many, and each histogram is whole by
+    /// itself.
     pub(super) requests: Vec<Group<RequestCells>>,
-    pub(super) series_count: u64,
     pub(super) series_overflow: u64,
     pub(super) timings: Timings,
     pub(super) workers: Vec<(usize, Arc<WorkerCounters>)>,
@@ -264,10 +264,6 @@ impl<C> Fold<C> {
         Self { series_max, groups: Vec::new(), by_hash, other, refused }
     }
 
-    fn len(&self) -> usize {
-        self.groups().count()
-    }
-
     /// Gives a worker's series its place, for good.
     fn take(&mut self, series: Arc<Series<C>>) {
         if series.overflow == Overflow::Yes {
@@ -315,13 +311,13 @@ impl Group<SeriesCells> {
 impl Group<RequestCells> {
     /// How many requests.
     pub(super) fn requests(&self) -> u64 {
-        self.parts.iter().fold(0, |sum, part| sum.wrapping_add(part.cells.requests.get()))
+        self.parts.iter().fold(0, |sum, part| sum.wrapping_add(part.cells.requests()))
     }
 
     /// One of the histograms.
-    pub(super) fn buckets(&self, of: fn(&RequestCells) -> &Buckets) -> BucketSums {
-        let mut sums = BucketSums::default();
-        self.parts.iter().for_each(|part| sums.add(of(&part.cells)));
-        sums
+    pub(super) fn histogram(&self, measure: Measure) -> HistogramSum {
+        let mut sum = HistogramSum::new(measure);
+        self.parts.iter().for_each(|part| sum.add(&part.cells));
+        sum
     }
 }

@@ -24,6 +24,7 @@ pub(crate) const GENERATION: &str = "egret_config_generation";
 pub(crate) const RELOADS: &str = "egret_config_reloads_total";
 
 /// A status code and a body. Every exchange has a connection of its own, which the server closes.
+/// In HTTP/1.0 that ends an answer whose length was not known, so there is nothing to decode.
 pub(crate) fn exchange(at: SocketAddr, method: &str, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;

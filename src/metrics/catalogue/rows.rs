@@ -1,8 +1,6 @@
 //! The rows of the catalogue.
 
 use super::{Kind, Metric, Row, row};
-use crate::metrics::requests::BOUNDS_THOUSANDTHS;
-use crate::metrics::timing::{CONNECT_BOUNDS_US, TURN_BOUNDS_US};
 
 /// Every metric, in the order of a scrape.
 pub const CATALOGUE: &[Row] = &[
@@ -38,19 +36,19 @@ pub const CATALOGUE: &[Row] = &[
     ),
     row(
         Metric::RequestDuration,
-        Kind::Histogram(BOUNDS_THOUSANDTHS),
+        Kind::Histogram,
         "istio_request_duration_milliseconds",
         "From a request's head to the end of its answer.",
     ),
     row(
         Metric::RequestBytes,
-        Kind::Histogram(BOUNDS_THOUSANDTHS),
+        Kind::Histogram,
         "istio_request_bytes",
         "Bytes of a request as they came, head and framing included.",
     ),
     row(
         Metric::ResponseBytes,
-        Kind::Histogram(BOUNDS_THOUSANDTHS),
+        Kind::Histogram,
         "istio_response_bytes",
         "Bytes of an answer as they came, head and framing included.",
     ),
@@ -86,7 +84,7 @@ pub const CATALOGUE: &[Row] = &[
     ),
     row(
         Metric::ConnectDuration,
-        Kind::Histogram(CONNECT_BOUNDS_US),
+        Kind::Histogram,
         "egret_connect_duration_seconds",
         "Time from the accept to the established upstream connection.",
     ),
@@ -141,7 +139,7 @@ pub const CATALOGUE: &[Row] = &[
     ),
     row(
         Metric::TurnDuration,
-        Kind::Histogram(TURN_BOUNDS_US),
+        Kind::Histogram,
         "egret_worker_turn_duration_seconds",
         "Busy part of one turn of a worker's loop.",
     ),
@@ -149,7 +147,7 @@ pub const CATALOGUE: &[Row] = &[
         Metric::Series,
         Kind::Gauge,
         "egret_metric_series",
-        "Label sets of the istio_tcp metrics; metrics.seriesMax bounds them.",
+        "Label sets of Istio's metrics by what they count; metrics.seriesMax bounds each kind.",
     ),
     row(
         Metric::SeriesOverflow,
