@@ -13,7 +13,7 @@ const GOAWAY: u8 = 7;
 
 /// HEADERS that open and end a stream: a GET of `/` from `authority`, in literals only.
 fn get(stream: u8, authority: &str) -> Vec<u8> {
-    // :method GET, :scheme http and :path / stand in the static table; :authority is its first name.
+    // :method GET, :scheme http, :path / are in the static table; :authority is its first name.
     let mut block = vec![0x82, 0x86, 0x84, 0x01, u8::try_from(authority.len()).unwrap()];
     block.extend(authority.bytes());
     let mut frame = vec![0, 0, u8::try_from(block.len()).unwrap(), 1, 5, 0, 0, 0, stream];
