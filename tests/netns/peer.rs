@@ -39,9 +39,19 @@ pub(crate) enum End {
 pub(crate) struct Tally {
     sent: [AtomicU64; 2],
     received: [AtomicU64; 2],
+    has_strangers: AtomicBool,
 }
 
 impl Tally {
+    /// Others than peers talk through the proxy too, and nobody counts what they move.
+    pub(crate) fn expect_strangers(&self) {
+        self.has_strangers.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_strangers(&self) -> bool {
+        self.has_strangers.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn sent(&self, side: Side) -> u64 {
         self.sent[side as usize].load(Ordering::SeqCst)
     }

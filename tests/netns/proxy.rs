@@ -200,6 +200,9 @@ impl<'lab> Proxy<'lab> {
     /// Where nothing was aborted both bounds are one number.
     fn check_bytes(&self) {
         let tally = &self.lab.tally;
+        if tally.has_strangers() {
+            return;
+        }
         let scrape = self.scrape();
         for (metric, from, to) in
             [(RECEIVED, Side::Downstream, Side::Upstream), (SENT, Side::Upstream, Side::Downstream)]
