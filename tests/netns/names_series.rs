@@ -1,1 +1,82 @@
-//! x
+//! Names that workloads make up cost bounded memory and bounded series.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
+use crate::lab::{Lab, PATIENCE, Part, web};
+use crate::options::{Options, Policy, named_entry};
+use crate::pattern::Random;
+use crate::programs::Nginx;
+use crate::proxy::Proxy;
+use crate::scrape::{OVERFLOW, REQUESTS, SERIES};
+
+/// The series that there may be.
+const SERIES_MAX: u32 = 100;
+/// Requests, each with a Host of its own; so many of them are sent before their answers are read.
+const HOSTS: u64 = 50_000;
+const PIPELINED: u64 = 100;
+/// After so many the proxy has all the memory that it needs.
+const WARM: u64 = 10_000;
+const GROWTH_BYTES_MAX: u64 = 512 * 1024;
+
+/// Asks for `count` hosts that nobody has asked for before, on one connection.
+fn ask(stream: &mut TcpStream, random: &mut Random, count: u64) {
+    let mut buffer = [0; 64 * 1024];
+    for _ in 0..count / PIPELINED {
+        let requests: String = (0..PIPELINED)
+            .map(|_| {
+                let label = random.next();
+                format!("GET /empty HTTP/1.1\r\nHost: h{label:016x}.wild.test\r\n\r\n")
+            })
+            .collect();
+        stream.write_all(requests.as_bytes()).expect("the connection is open");
+        let mut answers = String::new();
+        while answers.matches("\r\n\r\n").count() < usize::try_from(PIPELINED).expect("small") {
+            let n = stream.read(&mut buffer).expect("answers come");
+            assert_ne!(n, 0, "the connection has ended");
+            answers.push_str(std::str::from_utf8(&buffer[..n]).expect("nginx writes ASCII"));
+        }
+        assert_eq!(answers.matches("HTTP/1.1 204 ").count() as u64, PIPELINED);
+    }
+}
+
+fn random_hosts(policy: Policy, registry: String, name: &str) {
+    let lab = Lab::new();
+    let options = Options { policy, registry, series_max: SERIES_MAX, ..Options::default() };
+    let proxy = Proxy::start(&lab, &options);
+    let _nginx = Nginx::start(&lab, &[web(10, 80)], &[]);
+    let stream = lab.inside(Part::Pod, || TcpStream::connect(web(10, 80)));
+    let mut stream = stream.expect("the proxy accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+    let mut random = Random::new(7);
+    ask(&mut stream, &mut random, WARM);
+    let memory = proxy.memory_bytes();
+    ask(&mut stream, &mut random, HOSTS - WARM);
+    let grown = proxy.memory_bytes().saturating_sub(memory);
+    eprintln!("{grown} bytes of memory for {} hosts more", HOSTS - WARM);
+    assert!(grown <= GROWTH_BYTES_MAX, "{grown} bytes");
+    drop(stream);
+
+    proxy.wait_for_metric(REQUESTS, &[("response_code", "204")], HOSTS);
+    let scrape = proxy.scrape();
+    let series = scrape.series(REQUESTS, &[]) as u64;
+    assert!(series <= u64::from(SERIES_MAX), "{series} series of requests");
+    assert!(scrape.sum(SERIES, &[]) <= u64::from(SERIES_MAX), "{}", scrape.sum(SERIES, &[]));
+    let named = scrape.sum(REQUESTS, &[("destination_service_name", name)]);
+    let other = scrape.sum(REQUESTS, &[("destination_service", "other")]);
+    assert_eq!(named + other, HOSTS, "none is lost");
+    assert!(named > 0 && other > HOSTS / 2, "{named} by name, {other} others");
+    assert_eq!(scrape.sum(OVERFLOW, &[]), other);
+    proxy.finish();
+}
+
+#[test]
+fn random_hosts_on_a_watched_connection_leave_series_and_memory_at_their_bounds() {
+    random_hosts(Policy::AllowAny, String::new(), "PassthroughCluster");
+}
+
+#[test]
+fn random_hosts_below_a_wildcard_leave_series_and_memory_at_their_bounds() {
+    let registry = named_entry("*.wild.test", "HTTP", 80, None);
+    random_hosts(Policy::RegistryOnly, registry, "*.wild.test");
+}

@@ -117,6 +117,18 @@ impl Peer {
         self.receiver.recv(bytes);
     }
 
+    /// Sends what is no pattern, but means something to the proxy.
+    pub(crate) fn send_text(&mut self, text: &[u8]) {
+        self.sender.send_raw(text);
+    }
+
+    /// Receives what the other end has sent as text.
+    pub(crate) fn recv_text(&mut self, bytes: usize) -> Vec<u8> {
+        let mut text = vec![0; bytes];
+        self.receiver.recv_raw(&mut text).expect("the connection is open");
+        text
+    }
+
     /// A byte to the other end, which must answer with one.
     pub(crate) fn ping(&mut self) {
         self.send(1);
