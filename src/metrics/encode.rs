@@ -19,12 +19,10 @@ use super::catalogue::{CATALOGUE, Kind, Metric, Row};
 use super::hub::{SeriesSum, Totals};
 use super::requests::{self, RequestCells};
 use super::timing::{Buckets, seconds};
-use super::{
-    Cell, CloseReason, Recognised, ReloadResult, ResponseFlags, WorkerCounters,
-};
+use super::{Cell, CloseReason, Recognised, ReloadResult, ResponseFlags, WorkerCounters};
+use crate::drain::Phase;
 use crate::http1::{Lost, Refusal};
 use crate::sniff::NameError;
-use crate::drain::Phase;
 
 /// How a scrape is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -95,7 +95,10 @@ impl BucketSums {
     }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a sum of bytes may lose its last digits above 2^53")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a sum of bytes may lose its last digits above 2^53"
+)]
 fn in_units(thousandths: u64) -> f64 {
     thousandths as f64 / 1_000.0
 }

@@ -422,8 +422,7 @@ mod tests {
         let (source, cluster) = (workload("shop"), cluster("api.example"));
         for n in 0..1_000_000 {
             let name = format!("{n:x}.junk.example");
-            let index =
-                table.find(SeriesKey { service: Some(&name), ..key(&source, &cluster) });
+            let index = table.find(SeriesKey { service: Some(&name), ..key(&source, &cluster) });
             table.cells(index).opened.add(1);
         }
         assert_eq!(table.len(), 1_000);

@@ -109,9 +109,8 @@ fn requests_have_istios_25_labels_and_buckets() {
     assert!(line.ends_with(tail), "{line}");
     assert_eq!(line.matches("=\"").count(), 25);
     let samples = scrape(&busy_hub());
-    let bucket = |name: &str, le: &str| {
-        sum(&samples, &format!("{name}_bucket"), &[&format!("le=\"{le}\"")])
-    };
+    let bucket =
+        |name: &str, le: &str| sum(&samples, &format!("{name}_bucket"), &[&format!("le=\"{le}\"")]);
     let duration = "istio_request_duration_milliseconds";
     assert_eq!((bucket(duration, "0.5"), bucket(duration, "1.0")), (0.0, 2.0));
     assert_eq!(bucket("istio_request_bytes", "100.0"), 0.0);

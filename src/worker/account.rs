@@ -144,12 +144,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     /// A request is over: it is counted, and logged.
-    pub(super) fn account_exchange(
-        &mut self,
-        key: Key,
-        exchange: Exchange,
-        flags: ResponseFlags,
-    ) {
+    pub(super) fn account_exchange(&mut self, key: Key, exchange: Exchange, flags: ResponseFlags) {
         let took = Duration::from_micros(self.now_us.saturating_sub(exchange.began));
         let route = &exchange.route;
         let series = match route.series.get() {

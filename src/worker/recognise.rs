@@ -1,6 +1,7 @@
 //! Connections that a name can decide: their first bytes are held until the name is known, it is
 //! clear that there is none, or the deadline has passed.
 
+use crate::access_log::Protocol;
 use crate::metrics::Recognised;
 use crate::registry::Snapshot;
 use crate::registry::snapshot::{Claim, Decision, NameSource, Standing};
@@ -9,7 +10,6 @@ use crate::sniff::{ClientHello, Name, Sni, Sniff, Sniffer};
 use crate::sys::buffers::Buffer;
 use crate::sys::ring::{Errno, Operation, Ring, Sockets};
 use crate::worker::Worker;
-use crate::access_log::Protocol;
 use crate::worker::connection::{Account, Guide, Phase};
 use crate::worker::http1::{Http1, Mode};
 use crate::worker::http2::Http2;

@@ -54,8 +54,7 @@ impl From<&Config> for Limits {
 
 impl Limits {
     fn slice_us(&self) -> u64 {
-        let shortest =
-            self.connect_us.min(self.idle_us).min(self.half_close_us).min(self.name_us);
+        let shortest = self.connect_us.min(self.idle_us).min(self.half_close_us).min(self.name_us);
         (shortest / 20).clamp(PERIOD_US_MIN, PERIOD_US_MAX) / SLICES
     }
 }

@@ -6,13 +6,13 @@
 
 use std::rc::Rc;
 
+use crate::access_log::Protocol;
 use crate::http2::{FrameStep, PREFACE, RequestFrames};
 use crate::metrics::Recognised;
 use crate::registry::snapshot::{Claim, Decision, NameSource, Standing};
 use crate::relay::Side;
 use crate::sniff::{ClientHello, Name, OpaqueReason, Sniff, Sniffer};
 use crate::sys::ring::{Ring, Sockets};
-use crate::access_log::Protocol;
 use crate::worker::connection::{Account, Connection, Guide, Held};
 use crate::worker::http1::{Http1, Mode};
 use crate::worker::route::Route;

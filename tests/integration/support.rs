@@ -3,9 +3,11 @@
 pub(crate) mod faults;
 pub(crate) mod peer;
 pub(crate) mod proxy;
+pub(crate) mod web;
 
 pub(crate) use peer::{Pattern, reset};
 pub(crate) use proxy::{Proxy, Setup};
+pub(crate) use web::Web;
 
 use std::time::{Duration, Instant};
 

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::ops::Range;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 

@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     pub(crate) workers: u16,
     pub(crate) mode: Mode,
     pub(crate) action: Action,
+    pub(crate) tls_alert: bool,
     pub(crate) connect: Duration,
     pub(crate) idle: Duration,
     pub(crate) half_close: Duration,
@@ -32,6 +33,8 @@ pub(crate) struct Setup {
     pub(crate) destination_ip: bool,
     pub(crate) buffers: Option<u16>,
     pub(crate) registry: String,
+    /// More lines for the configuration.
+    pub(crate) more: String,
 }
 
 impl Default for Setup {
@@ -40,6 +43,7 @@ impl Default for Setup {
             workers: 1,
             mode: Mode::AllowAny,
             action: Action::Close,
+            tls_alert: false,
             connect: Duration::from_secs(10),
             idle: Duration::from_secs(3600),
             half_close: Duration::from_secs(50),
@@ -47,6 +51,7 @@ impl Default for Setup {
             destination_ip: false,
             buffers: None,
             registry: String::new(),
+            more: String::new(),
         }
     }
 }
@@ -65,14 +70,16 @@ impl Setup {
         let registry = if self.registry.is_empty() { "[]" } else { "[registry.yaml]" };
         let millis = |time: Duration| time.as_millis();
         format!(
-            "outboundTrafficPolicy: {{ mode: {mode} }}\nblackHole: {{ action: {action} }}\n\
+            "outboundTrafficPolicy: {{ mode: {mode} }}\nblackHole: {{ action: {action}, tlsAlert: {} }}\n\
              registry: {registry}\nupstream: {{ mark: null }}\n\
              timeouts: {{ connect: {}ms, idle: {}ms, halfClose: {}ms }}\n\
-             metrics: {{ destinationIp: {} }}\n",
+             metrics: {{ destinationIp: {} }}\n{}\n",
+            self.tls_alert,
             millis(self.connect),
             millis(self.idle),
             millis(self.half_close),
             self.destination_ip,
+            self.more,
         )
     }
 
