@@ -114,7 +114,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         if let Waits::Refused(refusal) = why {
             self.metrics.counters.refused_requests(refusal).add(1);
         }
-        self.account_unanswered(key, crate::metrics::CloseReason::Finished);
+        self.account_unseen(key);
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let Guide::Http1(http) = std::mem::take(&mut connection.guide) else { return };
         connection.account = Account::Unsettled;
