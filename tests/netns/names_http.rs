@@ -134,8 +134,16 @@ fn one_connection_reaches_the_servers_of_two_entries_in_turn() {
 fn upload(lab: &Lab, nginx: &Nginx, name: &str, contents: &[u8], options: &[&str]) {
     let url = format!("http://{}/files/{name}", web(10, 80));
     let common = [
-        "--silent", "--show-error", "--max-time", "25", "--upload-file", "-", "--header",
-        "Host: allowed.test", "--write-out", "%{http_code}",
+        "--silent",
+        "--show-error",
+        "--max-time",
+        "25",
+        "--upload-file",
+        "-",
+        "--header",
+        "Host: allowed.test",
+        "--write-out",
+        "%{http_code}",
     ];
     let ran = run_with_input(lab, "curl", &[&common, options, &[&url]].concat(), contents);
     assert_eq!((ran.code, ran.text().as_str()), (0, "201"), "{name}: {ran:?}");
@@ -169,8 +177,14 @@ fn large_bodies_are_spliced_both_ways_and_arrive_whole() {
     let ran = curl(
         &lab,
         &[
-            "--verbose", "--header", "Host: allowed.test", "--write-out", "%{http_code}",
-            "--upload-file", &file, &url,
+            "--verbose",
+            "--header",
+            "Host: allowed.test",
+            "--write-out",
+            "%{http_code}",
+            "--upload-file",
+            &file,
+            &url,
         ],
     );
     assert_eq!((ran.code, ran.text().as_str()), (0, "201"), "{ran:?}");

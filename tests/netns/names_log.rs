@@ -176,8 +176,16 @@ fn text_lines_are_those_of_envoy() {
     for (line, expected) in written.iter().zip(expected) {
         let found = pattern.captures(line).unwrap_or_else(|| panic!("no such line: {line}"));
         let names = [
-            "request", "code", "flags", "details", "authority", "upstream", "cluster", "local",
-            "sni", "route",
+            "request",
+            "code",
+            "flags",
+            "details",
+            "authority",
+            "upstream",
+            "cluster",
+            "local",
+            "sni",
+            "route",
         ];
         assert_eq!(names.map(|name| &found[name]).join("|"), expected, "{line}");
     }

@@ -99,10 +99,8 @@ fn registry_only_blocks_what_is_unknown_and_counts_it_by_its_name() {
     let mut closed = 0;
     for (what, spoken, port) in ROWS {
         let (to, host) = (web(10, port), host(port));
-        let blocked = [
-            ("destination_service_name", "BlackHoleCluster"),
-            ("destination_service", &host),
-        ];
+        let blocked =
+            [("destination_service_name", "BlackHoleCluster"), ("destination_service", &host)];
         match spoken {
             Http => {
                 let seen = fetch(&lab, to, &format!("http://{host}:{port}/"));

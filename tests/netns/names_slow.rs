@@ -42,8 +42,7 @@ fn five_thousand_slow_senders_disturb_nobody_and_cost_bounded_memory() {
     is_served();
     let memory = proxy.memory_bytes();
     let connect = || TcpStream::connect(web(10, 80)).expect("the proxy accepts");
-    let mut senders: Vec<_> =
-        lab.inside(Part::Pod, || (0..SENDERS).map(|_| connect()).collect());
+    let mut senders: Vec<_> = lab.inside(Part::Pod, || (0..SENDERS).map(|_| connect()).collect());
     proxy.wait_for_metric(RECOGNISING, &[], SENDERS as u64);
 
     let start = Instant::now();

@@ -70,7 +70,8 @@ fn a_blocked_hello_is_answered_with_an_alert_if_that_is_wanted() {
         let ran = handshake(&lab, web(10, 443), Some("blocked.test"));
         assert_ne!(ran.code, 0);
         assert!(ran.errors.contains(told), "tlsAlert {tls_alert}: {ran:?}");
-        let labels = [&service("BlackHoleCluster", "blocked.test")[..], &[("response_flags", "UH")]];
+        let labels =
+            [&service("BlackHoleCluster", "blocked.test")[..], &[("response_flags", "UH")]];
         proxy.wait_for_metric(CLOSED, &labels.concat(), 1);
         proxy.finish();
     }

@@ -3,7 +3,6 @@
 //! Nobody counts the bytes that they move, so a test with one of them does without that part of the
 //! baseline check.
 
-use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -113,10 +112,20 @@ pub(crate) fn python(lab: &Lab, program: &str, arguments: &[&str]) -> String {
     ran.text()
 }
 
-/// A Python program that serves in the world outside, at the address in its arguments.
+/// A Python program that serves in the world outside, at the addresses in its arguments.
 pub(crate) fn python_server(lab: &Lab, at: &[SocketAddr], program: &str) -> Program {
+    python_server_with(lab, at, program, &[])
+}
+
+/// The same, with further arguments.
+pub(crate) fn python_server_with(
+    lab: &Lab,
+    at: &[SocketAddr],
+    program: &str,
+    more: &[&str],
+) -> Program {
     let mut command = Command::new("python3");
-    command.args(["-c", program]).args(at.iter().map(ToString::to_string));
+    command.args(["-c", program]).args(at.iter().map(ToString::to_string)).args(more);
     Program::serve(lab, at, command)
 }
 
@@ -155,20 +164,28 @@ pub(crate) struct Nginx {
 
 impl Nginx {
     pub(crate) fn start(lab: &Lab, plain: &[SocketAddr], tls: &[SocketAddr]) -> Self {
+        Self::start_listening(lab, &[(plain, ""), (tls, " ssl")])
+    }
+
+    /// HTTP/2 without TLS, for who knows that it is spoken there.
+    pub(crate) fn start_http2(lab: &Lab, at: SocketAddr) -> Self {
+        Self::start_listening(lab, &[(&[at], " http2")])
+    }
+
+    /// Addresses, and how nginx is to listen there.
+    fn start_listening(lab: &Lab, listens: &[(&[SocketAddr], &str)]) -> Self {
         let directory = tempfile::tempdir().expect("there is a temporary directory");
         let root = directory.path();
-        for at in plain.iter().chain(tls) {
+        let all: Vec<_> = listens.iter().flat_map(|(addresses, _)| *addresses).copied().collect();
+        for at in &all {
             let files = root.join(at.ip().to_string()).join("files");
             std::fs::create_dir_all(files).expect("it is ours");
         }
-        if !tls.is_empty() {
-            make_certificate(root);
-        }
+        make_certificate(root);
         let configuration = root.join("nginx.conf");
-        std::fs::write(&configuration, nginx_conf(root, plain, tls)).expect("it is ours");
+        std::fs::write(&configuration, nginx_conf(root, listens)).expect("it is ours");
         let mut command = Command::new("nginx");
         command.arg("-e").arg(root.join("error.log")).arg("-c").arg(&configuration);
-        let all: Vec<_> = plain.iter().chain(tls).copied().collect();
         let program = Program::serve(lab, &all, command);
         Self { directory, _program: program }
     }
@@ -184,20 +201,12 @@ impl Nginx {
     }
 }
 
-fn nginx_conf(root: &Path, plain: &[SocketAddr], tls: &[SocketAddr]) -> String {
+fn nginx_conf(root: &Path, listens: &[(&[SocketAddr], &str)]) -> String {
     let dir = root.display();
-    let mut listens = String::new();
-    for (addresses, kind) in [(plain, ""), (tls, " ssl")] {
-        for at in addresses {
-            writeln!(listens, "listen {at}{kind};").expect("a string takes everything");
-        }
-    }
-    let certificate = match tls {
-        [] => String::new(),
-        _ => format!(
-            "ssl_certificate {dir}/certificate.pem; ssl_certificate_key {dir}/key.pem;"
-        ),
-    };
+    let listens: String = listens
+        .iter()
+        .flat_map(|(addresses, how)| addresses.iter().map(move |at| format!("listen {at}{how};")))
+        .collect();
     // One process that keeps its user: in a user namespace there is nobody else.
     format!(
         "daemon off; master_process off; user root root; pid {dir}/pid;
@@ -211,7 +220,7 @@ fn nginx_conf(root: &Path, plain: &[SocketAddr], tls: &[SocketAddr]) -> String {
             client_max_body_size 0; keepalive_requests 1000000; default_type text/plain;
             server {{
                 {listens}
-                {certificate}
+                ssl_certificate {dir}/certificate.pem; ssl_certificate_key {dir}/key.pem;
                 location = / {{ return 200 \"site $server_addr:$server_port\"; }}
                 location = /empty {{ return 204; }}
                 location /files/ {{ root {dir}/$server_addr; dav_methods PUT; }}
