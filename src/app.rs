@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! main ── App::start ─┬─ worker 0..n    one per processor, pinned   data plane
-//!                     └─ egret-control  tokio, one thread           admin, metrics, health, reload
+//!                     └─ egret-control  tokio, one thread           admin, metrics, names, reload
 //! ```
 //!
 //! Nothing accepts before everything is bound: a port that is taken or a kernel without io_uring is
@@ -44,6 +44,10 @@ use threads::Threads;
 /// How often the host's own addresses are looked up again.
 const ADDRESSES_PERIOD: Duration = Duration::from_secs(2);
 
+/// How long the start waits for the addresses of the registry's names, so that the first
+/// connections find them. Enough for a resolver near by; without one, the rest must not wait.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// What surrounds the data plane.
 pub struct Options {
     /// Read again when it, or a file that it names, changes.
@@ -52,6 +56,8 @@ pub struct Options {
     pub signals: control::Signals,
     /// Whether the admin server offers `/debug/`.
     pub debug_endpoints: control::DebugEndpoints,
+    /// Whether a name of the registry may resolve to this host's loopback.
+    pub loopback_answers: control::LoopbackAnswers,
     /// Changes the log level while running.
     pub set_log_level: control::SetLogLevel,
 }
@@ -151,8 +157,10 @@ impl App {
                 set_log_level: options.set_log_level,
                 signals: options.signals,
                 debug: options.debug_endpoints,
+                loopback_answers: options.loopback_answers,
             })
             .context("starting the control thread")?;
+        control.await_first_answers(FIRST_ANSWERS);
         shared.serve(budget.connections_max(&config)?, &addresses, &budget);
         threads.go();
         Ok(Self { addresses, shared, threads, control })
@@ -246,16 +254,16 @@ fn reload_source(first: &Loaded, config_file: PathBuf) -> reload::Source {
             return Err(loaded.problems);
         }
         Ok(reload::Candidate {
-            config: Arc::clone(&loaded.config),
-            problems: std::mem::take(&mut loaded.problems),
-            files: std::mem::take(&mut loaded.files),
-            directories: std::mem::take(&mut loaded.directories),
+            parts: loaded.parts,
+            problems: loaded.problems,
+            files: loaded.files,
+            directories: loaded.directories,
             fingerprint: loaded.fingerprint,
-            build: Box::new(move |generation| loaded.snapshot(generation)),
         })
     };
     reload::Source {
         load: Box::new(load),
+        parts: first.parts.clone(),
         files: first.files.clone(),
         directories: first.directories.clone(),
         fingerprint: first.fingerprint,

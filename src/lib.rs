@@ -36,9 +36,9 @@
 //! into a buffer that the kernel picks and sends from it, or splices through a pipe when the half
 //! moves bulk. `worker/connection.rs` holds what belongs to one connection.
 //!
-//! **Named, later.** [`sniff`] recognises what the first bytes are and reads the name in them, and
-//! [`http1`] finds where each request and answer ends. Both are complete and stand apart: no
-//! worker asks them yet, so every verdict is by address and port.
+//! **Named, later.** [`sniff`] recognises what the first bytes are and reads the name in them,
+//! [`http1`] finds where each request and answer ends, and [`http2`] what each stream asks for. All
+//! are complete and stand apart: no worker asks them yet, so every verdict is by address and port.
 //!
 //! **Ended.** Every end has one [`metrics::CloseReason`]. `worker/close.rs` accounts it once,
 //! tells the side that lives (a reset stays a reset), and closes when nothing is in flight. Time,

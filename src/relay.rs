@@ -20,8 +20,8 @@
 //!   Receiving, Filling --ended (FIN)--> Finished        any --target lost--> Broken
 //! ```
 //!
-//! Whether bytes that have arrived may pass is not the half's decision: in `Deciding` it waits to be
-//! told how many do. Where nobody looks at the bytes that is at once, and all of them.
+//! Whether bytes that have arrived may pass is not the half's decision: in `Deciding` it waits to
+//! be told how many do. Where nobody looks at the bytes that is at once, and all of them.
 //!
 //! Three rules make it correct:
 //! - The source is read only when the half holds nothing. So at most one buffer or pipe is held, a

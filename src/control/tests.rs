@@ -65,6 +65,7 @@ fn bench(signals: Signals, debug: DebugEndpoints) -> Bench {
         }),
         signals,
         debug,
+        loopback_answers: LoopbackAnswers::Refused,
     };
     let _handle = control.start(inputs).unwrap();
     Bench { directory, addresses, registry, drain, metrics, access_log: log, workers, _handle }

@@ -5,6 +5,7 @@
 
 use super::{Cell, CloseReason};
 use crate::http1::{Lost, Refusal};
+use crate::http2::FrameError;
 use crate::sniff::{NameError, OpaqueReason};
 
 /// One worker's counters. Aligned to two cache lines, because the processor fetches lines in pairs:
@@ -57,6 +58,7 @@ pub struct WorkerCounters {
     junk_names: [Cell; NameError::ALL.len()],
     refused_requests: [Cell; Refusal::ALL.len()],
     unframed_answers: [Cell; Lost::ALL.len()],
+    refused_frames: [Cell; FrameError::ALL.len()],
     /// Upstream connections that gave way to another one.
     pub upstream_switches: Cell,
     /// HTTP/2 requests that were blocked behind an allowed one.
@@ -89,6 +91,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn refused_requests(&self, reason: Refusal) -> &Cell {
         &self.refused_requests[place(&Refusal::ALL, |one| one.label() == reason.label())]
+    }
+
+    /// The counter of HTTP/2 connections that were refused for `reason`.
+    #[must_use]
+    pub fn refused_frames(&self, reason: FrameError) -> &Cell {
+        &self.refused_frames[place(&FrameError::ALL, |one| one.label() == reason.label())]
     }
 
     /// The counter of answers whose framing was lost for `reason`.
@@ -178,8 +186,34 @@ impl ReloadResult {
     }
 }
 
+/// What came of asking DNS for the addresses of a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DnsResult {
+    /// Addresses.
+    Success,
+    /// No answer, or an error; the addresses that were known are kept.
+    Failure,
+    /// The name does not exist, or has no address.
+    Empty,
+}
+
+impl DnsResult {
+    /// Every result.
+    pub const ALL: [Self; 3] = [Self::Success, Self::Failure, Self::Empty];
+
+    /// The value of the `result` label.
+    #[must_use]
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::Failure => "failure",
+            Self::Empty => "empty",
+        }
+    }
+}
+
 /// What the control plane counts. One thread writes each cell: the access log's writer its own two,
-/// the reload thread the others.
+/// the control thread those about DNS, the reload thread the others.
 #[derive(Debug, Default)]
 pub struct ControlCounters {
     /// The generation that is published (gauge).
@@ -187,6 +221,9 @@ pub struct ControlCounters {
     /// When the files were last read without an error, in seconds since 1970 (gauge).
     pub config_last_success_s: Cell,
     reloads: [Cell; ReloadResult::ALL.len()],
+    /// Names whose addresses are kept (gauge).
+    pub dns_names: Cell,
+    dns_resolutions: [Cell; DnsResult::ALL.len()],
     /// Lines of the access log that are written.
     pub access_log_lines: Cell,
     /// Lines of the access log that could not be written.
@@ -199,6 +236,13 @@ impl ControlCounters {
     pub fn reloads(&self, result: ReloadResult) -> &Cell {
         // One cell per variant, in the order of declaration.
         &self.reloads[result as usize]
+    }
+
+    /// The counter of names that were asked for with `result`.
+    #[must_use]
+    pub fn dns_resolutions(&self, result: DnsResult) -> &Cell {
+        // One cell per variant, in the order of declaration.
+        &self.dns_resolutions[result as usize]
     }
 }
 

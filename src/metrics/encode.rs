@@ -19,9 +19,12 @@ use super::catalogue::{CATALOGUE, Kind, Metric, Row};
 use super::hub::{SeriesSum, Totals};
 use super::requests::{self, RequestCells};
 use super::timing::{Buckets, seconds};
-use super::{Cell, CloseReason, Recognised, ReloadResult, ResponseFlags, WorkerCounters};
+use super::{
+    Cell, CloseReason, DnsResult, Recognised, ReloadResult, ResponseFlags, WorkerCounters,
+};
 use crate::drain::Phase;
 use crate::http1::{Lost, Refusal};
+use crate::http2::FrameError;
 use crate::sniff::NameError;
 
 /// How a scrape is written.
@@ -142,6 +145,54 @@ impl Scrape {
             Metric::TurnDuration => self.histogram(row, family),
             Metric::Series => family.number(Number::Whole(totals.series_count)),
             Metric::SeriesOverflow => family.number(Number::Whole(totals.series_overflow)),
+            Metric::Recognised
+            | Metric::Recognising
+            | Metric::RecognisingBytes
+            | Metric::UnverifiedNames
+            | Metric::NameConflicts
+            | Metric::JunkNames
+            | Metric::RefusedRequests
+            | Metric::UnframedAnswers
+            | Metric::UpstreamSwitches
+            | Metric::BlockedStreams
+            | Metric::RefusedFrames
+            | Metric::AccessLogDropped => self.names(row.metric, family),
+            Metric::AccessLogLines => {
+                family.number(Number::Whole(totals.control.access_log_lines.get()))
+            }
+            Metric::AccessLogLost => {
+                family.number(Number::Whole(totals.control.access_log_lost.get()))
+            }
+            Metric::ConfigGeneration => {
+                family.number(Number::Whole(totals.control.config_generation.get()))
+            }
+            Metric::ConfigReloads => ReloadResult::ALL.into_iter().try_for_each(|result| {
+                let count = totals.control.reloads(result).get();
+                family.labelled("result", result.label(), Number::Whole(count))
+            }),
+            Metric::ConfigLastSuccess => {
+                family.number(Number::Whole(totals.control.config_last_success_s.get()))
+            }
+            Metric::DnsResolutions => DnsResult::ALL.into_iter().try_for_each(|result| {
+                let count = totals.control.dns_resolutions(result).get();
+                family.labelled("result", result.label(), Number::Whole(count))
+            }),
+            Metric::DnsNames => family.number(Number::Whole(totals.control.dns_names.get())),
+            Metric::Phase => PHASES.into_iter().try_for_each(|(phase, label)| {
+                let here = u64::from(phase == totals.phase);
+                family.labelled("phase", label, Number::Whole(here))
+            }),
+            Metric::OpenDescriptors => family.number(Number::Whole(open_descriptors())),
+            Metric::DescriptorsLimit => family.number(Number::Whole(descriptors_limit())),
+            Metric::BuildInfo => {
+                family.labelled("version", env!("CARGO_PKG_VERSION"), Number::Whole(1))
+            }
+        }
+    }
+
+    /// What is counted about names and requests.
+    fn names(&self, metric: Metric, family: &mut Family<'_>) -> fmt::Result {
+        match metric {
             Metric::Recognised => {
                 let values = Recognised::ALL;
                 self.by_label(family, "result", &values, Recognised::label, |w, r| w.recognised(r))
@@ -162,34 +213,14 @@ impl Scrape {
                 let (values, label) = (Lost::ALL, Lost::label);
                 self.by_label(family, "reason", &values, label, |w, l| w.unframed_answers(l))
             }
+            Metric::RefusedFrames => {
+                let (values, label) = (FrameError::ALL, FrameError::label);
+                self.by_label(family, "reason", &values, label, |w, e| w.refused_frames(e))
+            }
             Metric::UpstreamSwitches => self.sum(family, |w| &w.upstream_switches),
             Metric::BlockedStreams => self.sum(family, |w| &w.blocked_streams),
             Metric::AccessLogDropped => self.sum(family, |w| &w.access_log_dropped),
-            Metric::AccessLogLines => {
-                family.number(Number::Whole(totals.control.access_log_lines.get()))
-            }
-            Metric::AccessLogLost => {
-                family.number(Number::Whole(totals.control.access_log_lost.get()))
-            }
-            Metric::ConfigGeneration => {
-                family.number(Number::Whole(totals.control.config_generation.get()))
-            }
-            Metric::ConfigReloads => ReloadResult::ALL.into_iter().try_for_each(|result| {
-                let count = totals.control.reloads(result).get();
-                family.labelled("result", result.label(), Number::Whole(count))
-            }),
-            Metric::ConfigLastSuccess => {
-                family.number(Number::Whole(totals.control.config_last_success_s.get()))
-            }
-            Metric::Phase => PHASES.into_iter().try_for_each(|(phase, label)| {
-                let here = u64::from(phase == totals.phase);
-                family.labelled("phase", label, Number::Whole(here))
-            }),
-            Metric::OpenDescriptors => family.number(Number::Whole(open_descriptors())),
-            Metric::DescriptorsLimit => family.number(Number::Whole(descriptors_limit())),
-            Metric::BuildInfo => {
-                family.labelled("version", env!("CARGO_PKG_VERSION"), Number::Whole(1))
-            }
+            _ => Err(fmt::Error),
         }
     }
 

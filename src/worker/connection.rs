@@ -67,8 +67,8 @@ pub(super) enum Phase {
         /// What the connection ends by.
         reason: CloseReason,
     },
-    /// FIN was sent, and input is thrown away until the downstream closes too. Closing at once would
-    /// turn the FIN into a reset as soon as the workload had sent anything.
+    /// FIN was sent, and input is thrown away until the downstream closes too. Closing at once
+    /// would turn the FIN into a reset as soon as the workload had sent anything.
     Lingering {
         /// When it is closed in any case.
         deadline: Micros,

@@ -20,10 +20,6 @@ use crate::worker::connection::Micros;
 use crate::worker::line;
 use crate::worker::route::Route;
 
-/// The most bytes that are kept of what has passed and could not be read yet, while observing.
-/// Recognition and heads need less; a client that wants another protocol may send more at once.
-const KEPT_BYTES_MAX: usize = 64 * 1024;
-
 /// Whether requests wait to be allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -104,7 +100,7 @@ pub(super) struct Http1 {
     requests: RequestStream,
     responses: ResponseStream,
     /// By source side. Gated: bytes that are held back. Observed: copies of bytes that have passed.
-    carried: [Vec<u8>; 2],
+    pub(super) carried: [Vec<u8>; 2],
     /// The head that was told and has not passed.
     pub(super) told: Option<Box<RequestHead>>,
     pub(super) waits: Waits,
@@ -316,46 +312,6 @@ impl Http1 {
         Some(exchange)
     }
 
-    /// Reads requests that pass. `logged`: their lines are wanted.
-    ///
-    /// # Errors
-    /// The framing is beyond following: nothing more can be counted here.
-    pub(super) fn observe_requests(
-        &mut self,
-        bytes: &[u8],
-        now: Micros,
-        logged: bool,
-    ) -> Result<(), Waits> {
-        let kept = self.keep(Side::Downstream, bytes)?;
-        let mut rest = kept.as_deref().unwrap_or(bytes);
-        while !rest.is_empty() {
-            match self.next_request(rest) {
-                Next::Pass(bytes) => rest = &rest[bytes..],
-                Next::Head if self.is_full() => return Err(Waits::Told),
-                Next::Head => {
-                    self.rename_route();
-                    let line = if logged { self.told_line(rest) } else { None };
-                    rest = &rest[self.ask(now, line)..];
-                }
-                Next::More | Next::Wait(Waits::Upgrade) => {
-                    self.carried[Side::Downstream as usize] = rest.to_vec();
-                    return Ok(());
-                }
-                Next::Drop => return Ok(()),
-                Next::Wait(why) => return Err(why),
-            }
-        }
-        Ok(())
-    }
-
-    /// The route of the head that was told, where the address alone has decided the way.
-    fn rename_route(&mut self) {
-        let (Some(head), Some(last)) = (&self.told, &self.route) else { return };
-        if last.name != head.host {
-            self.route = Some(Rc::new(last.renamed(head.host.clone())));
-        }
-    }
-
     /// The line of the head that was told, with which `bytes` begin.
     pub(super) fn told_line(&self, bytes: &[u8]) -> Option<Box<Request>> {
         let head = self.told.as_ref()?;
@@ -365,40 +321,5 @@ impl Http1 {
     /// The bytes of the downstream that are held back.
     pub(super) fn held(&self) -> &[u8] {
         &self.carried[Side::Downstream as usize]
-    }
-
-    /// Reads answers that pass.
-    ///
-    /// # Errors
-    /// The framing is beyond following: nothing more can be counted here.
-    pub(super) fn observe_answers(&mut self, bytes: &[u8]) -> Result<(), Option<Lost>> {
-        let kept = self.keep(Side::Upstream, bytes).map_err(|_| None)?;
-        let mut rest = kept.as_deref().unwrap_or(bytes);
-        while !rest.is_empty() {
-            match self.next_answer(rest) {
-                Answered::Pass(bytes) => rest = &rest[bytes..],
-                Answered::More => {
-                    self.carried[Side::Upstream as usize] = rest.to_vec();
-                    return Ok(());
-                }
-                Answered::Unasked => return Err(None),
-                Answered::Lost(lost) => return Err(Some(lost)),
-            }
-        }
-        Ok(())
-    }
-
-    /// What is kept of `side`, with `bytes` behind it; `None` if nothing was kept.
-    fn keep(&mut self, side: Side, bytes: &[u8]) -> Result<Option<Vec<u8>>, Waits> {
-        let kept = &mut self.carried[side as usize];
-        if kept.is_empty() {
-            return Ok(None);
-        }
-        if kept.len() + bytes.len() > KEPT_BYTES_MAX {
-            return Err(Waits::Upgrade);
-        }
-        let mut kept = std::mem::take(kept);
-        kept.extend_from_slice(bytes);
-        Ok(Some(kept))
     }
 }

@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use crate::access_log::{Protocol, Request};
 use crate::http2::{
-    self, Claimed, EMPTY_SETTINGS, ErrorCode, FrameBoundary, FrameStep, PREFACE, RequestFrames,
+    self, Claimed, EMPTY_SETTINGS, ErrorCode, FrameBoundary, FrameError, FrameStep, PREFACE,
+    RequestFrames,
 };
 use crate::metrics::{CloseReason, Recognised, ResponseFlags};
 use crate::registry::snapshot::{Claim, NameSource, Standing};
@@ -34,8 +35,8 @@ pub(super) struct Http2 {
     /// Whether Egret has sent SETTINGS of its own, whose acknowledgement it must swallow: some
     /// clients send no request before they have seen the server's.
     greeted: Greeted,
-    /// The stream that may not pass: the connection ends as soon as the present frame is over.
-    refused: Option<u32>,
+    /// What may not pass: the connection ends as soon as the present frame is over.
+    refused: Option<Refused>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,13 +46,22 @@ enum Greeted {
     Acknowledged,
 }
 
+/// What is refused.
+#[derive(Debug, Clone, Copy)]
+enum Refused {
+    /// One request: it is answered 502.
+    Stream(u32),
+    /// Whatever follows: nobody knows what it means.
+    Connection(ErrorCode),
+}
+
 /// What comes next on the downstream.
 enum Next {
     Pass(usize),
     Swallow(usize),
     Request(usize, u32, Claimed),
     More,
-    Malformed,
+    Malformed(FrameError),
 }
 
 impl Http2 {
@@ -77,8 +87,10 @@ impl Http2 {
                 Next::Swallow(bytes)
             }
             FrameStep::SettingsAck { bytes } => Next::Pass(bytes),
-            FrameStep::Request { bytes, stream, claimed } => Next::Request(bytes, stream, claimed),
-            FrameStep::Refused(_) => Next::Malformed,
+            FrameStep::Request { bytes, stream, authority } => {
+                Next::Request(bytes, stream, authority)
+            }
+            FrameStep::Refused(error) => Next::Malformed(error),
         }
     }
 
@@ -114,7 +126,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                     self.greet(key);
                     return self.advance(key, Side::Downstream);
                 }
-                Next::Malformed => {
+                Next::Malformed(error) => {
+                    self.metrics.counters.refused_frames(error).add(1);
                     let why = Recognised::Opaque(OpaqueReason::NotRecognised);
                     return self.decide_nameless(key, why);
                 }
@@ -198,7 +211,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 Next::Pass(bytes) => pass += bytes,
                 Next::Swallow(bytes) => http.swallow = bytes,
                 Next::More => break,
-                Next::Malformed => return self.end(key, CloseReason::BadRequest),
+                Next::Malformed(error) => {
+                    self.metrics.counters.refused_frames(error).add(1);
+                    http.refused = Some(Refused::Connection(error.code()));
+                }
                 Next::Request(bytes, stream, claimed) => {
                     if self.may_join(key, stream, claimed) {
                         pass += bytes;
@@ -238,7 +254,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             return true;
         }
         let Guide::Http2(http) = &mut connection.guide else { return false };
-        http.refused = Some(stream);
+        http.refused = Some(Refused::Stream(stream));
         if route.is_blocked() {
             self.metrics.counters.blocked_streams.add(1);
         }
@@ -253,8 +269,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let (source, destination) = (connection.source.ip(), connection.original_destination);
         let line = self.access_log.is_on().then(|| {
             Box::new(Request {
-                method: claimed.method.as_slice().into(),
-                target: claimed.path.as_slice().into(),
+                method: (&*claimed.method).into(),
+                target: (&*claimed.path).into(),
                 version: "HTTP/2",
                 authority: claimed.name.as_ref().map(|name| name.as_str().into()),
                 details: "direct_response",
@@ -300,10 +316,16 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let at_rest = connection.is_upstream_at_rest();
         let Guide::Http2(http) = &mut connection.guide else { return };
-        let Some(stream) = http.refused else { return };
+        let Some(refused) = http.refused else { return };
         if at_rest && http.boundary.to_boundary() == 0 {
-            let words = farewell(stream).into();
-            self.retire(key, Then::Say(words, CloseReason::BlackHole));
+            let last_stream = http.frames.last_stream();
+            let (words, reason) = match refused {
+                Refused::Stream(stream) => (farewell(stream), CloseReason::BlackHole),
+                Refused::Connection(code) => {
+                    (http2::goaway(last_stream, code).to_vec(), CloseReason::BadRequest)
+                }
+            };
+            self.retire(key, Then::Say(words.into(), reason));
         }
     }
 }

@@ -28,7 +28,8 @@ fn answer(status: u16) -> String {
         _ => "Service Unavailable",
     };
     format!(
-        "HTTP/1.1 {status} {reason}\r\ncontent-length: 0\r\nconnection: close\r\nserver: egret\r\n\r\n"
+        "HTTP/1.1 {status} {reason}\r\ncontent-length: 0\r\nconnection: close\r\n\
+         server: egret\r\n\r\n"
     )
 }
 

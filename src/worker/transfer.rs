@@ -1,9 +1,8 @@
 //! Moving bytes: does what a half says is next, and tells it what came of it.
 
 use crate::metrics::CloseReason;
-use crate::relay::{BULK_BYTES, Sent, Side, State, Step};
+use crate::relay::{Sent, Side, State, Step};
 use crate::sys::buffers::Buffer;
-use crate::sys::pipe::Spliced;
 use crate::sys::ring::{Errno, Expect, Operation, Ring, Sockets};
 use crate::sys::socket::Socket;
 use crate::worker::Worker;
@@ -180,7 +179,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     /// Everything that the half reading from `side` held has passed.
-    fn on_passed(&mut self, key: Key, side: Side) {
+    pub(super) fn on_passed(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         match connection.phase {
             Phase::Relaying => {}
@@ -240,94 +239,6 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
     }
 
-    /// The source has bytes: into the pipe with them, and on.
-    fn fill(&mut self, key: Key, side: Side) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let unseen = connection.guide.unseen(side);
-        let direction = &mut connection.directions[side as usize];
-        let source = &connection.ends[side as usize].socket;
-        let (Held::Pipe(pipe), Some(source)) = (&mut direction.held, source) else { return };
-        match pipe.fill(source, unseen) {
-            Ok(Spliced::Bytes(bytes)) => {
-                direction.half.filled(bytes);
-                direction.bytes += bytes as u64;
-                connection.guide.skip(side, bytes as u64);
-                self.metrics.counters.bytes_spliced.add(bytes as u64);
-                self.count_read(key, side, bytes as u64);
-                self.flush(key, side);
-            }
-            Ok(Spliced::End) => self.on_end(key, side),
-            Ok(Spliced::NotReady) => {
-                // The socket is readable, but not for splice: an urgent byte is in the way, which
-                // only a receive steps over (tcp_read_sock, net/ipv4/tcp.c).
-                direction.half.put_pipe_back();
-                direction.expect = Expect::Bytes;
-                self.drop_held(key, side);
-                self.advance(key, side);
-            }
-            Err(_) => self.on_lost(key, side, LostBy::Reading),
-        }
-    }
-
-    /// The pipe holds bytes: to the target with them, as far as it takes them.
-    fn flush(&mut self, key: Key, side: Side) {
-        loop {
-            let Some(connection) = self.connections.get_mut(key.slot) else { return };
-            let direction = &mut connection.directions[side as usize];
-            let target = &connection.ends[side.peer() as usize].socket;
-            let (Held::Pipe(pipe), Some(target)) = (&mut direction.held, target) else { return };
-            match pipe.flush(target) {
-                Ok(Spliced::Bytes(bytes)) => {
-                    direction.half.flushed(pipe.pending_bytes());
-                    self.count_written(key, side, bytes as u64);
-                }
-                Ok(Spliced::End | Spliced::NotReady) => break,
-                Err(_) => return self.on_lost(key, side.peer(), LostBy::Writing),
-            }
-            let Some(connection) = self.connections.get_mut(key.slot) else { return };
-            // What comes next must be looked at, or is small.
-            let next_is_seen = connection.guide.unseen(side) == 0;
-            let half = &mut connection.directions[side as usize].half;
-            if half.state() == State::Flushing {
-                continue;
-            }
-            if half.wants_buffers() || next_is_seen {
-                half.put_pipe_back();
-                self.drop_held(key, side);
-                return self.on_spliced(key, side);
-            }
-            break;
-        }
-        self.advance(key, side);
-    }
-
-    /// A half copies again, perhaps because a body has ended.
-    fn on_spliced(&mut self, key: Key, side: Side) {
-        self.account_finished(key);
-        self.on_passed(key, side);
-    }
-
-    /// A half that moves bulk gets a pipe, if there is one.
-    fn consider_pipe(&mut self, key: Key, side: Side) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let unseen = connection.guide.unseen(side);
-        let direction = connection.direction(side);
-        if !direction.half.wants_pipe() || unseen < u64::from(BULK_BYTES) {
-            return;
-        }
-        match self.pipes.take() {
-            Some(pipe) => {
-                direction.half.take_pipe();
-                direction.held = Held::Pipe(pipe);
-                self.metrics.counters.pipes_in_use.add(1);
-            }
-            None => {
-                direction.half.go_without_pipe();
-                self.metrics.counters.pipe_fallbacks.add(1);
-            }
-        }
-    }
-
     /// The source has sent FIN, and everything before it was passed on.
     pub(super) fn on_end(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
@@ -372,7 +283,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     ///
     /// Found by writing, bytes that it sent before may still wait in its receive queue: the half
     /// that reads from it goes on until they are passed on. Found by reading, nothing is left.
-    fn on_lost(&mut self, key: Key, side: Side, by: LostBy) {
+    pub(super) fn on_lost(&mut self, key: Key, side: Side, by: LostBy) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.end(side).lost = Lost::Yes;
         if by == LostBy::Reading || connection.direction(side).half.is_over() {
@@ -432,7 +343,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     /// Accounts bytes that came from `side`.
-    fn count_read(&mut self, key: Key, side: Side, bytes: u64) {
+    pub(super) fn count_read(&mut self, key: Key, side: Side, bytes: u64) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.moved_at = self.now_us;
         if let (Side::Downstream, Account::Tcp(series)) = (side, connection.account) {
@@ -441,7 +352,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     /// Accounts bytes that the half reading from `side` has written to the other one.
-    fn count_written(&mut self, key: Key, side: Side, bytes: u64) {
+    pub(super) fn count_written(&mut self, key: Key, side: Side, bytes: u64) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.moved_at = self.now_us;
         connection.directions[side as usize].written += bytes;
@@ -453,7 +364,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
 
 /// How the loss of a side was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LostBy {
+pub(super) enum LostBy {
     /// A receive or a splice out of it failed.
     Reading,
     /// A send, a splice into it or a shutdown failed.

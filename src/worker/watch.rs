@@ -174,7 +174,7 @@ impl Begun {
                 FrameStep::Pass { bytes } | FrameStep::SettingsAck { bytes } => {
                     self.seen.drain(..bytes);
                 }
-                FrameStep::Request { claimed, .. } => break claimed.name,
+                FrameStep::Request { authority, .. } => break authority.name,
                 FrameStep::Refused(_) => break None,
             }
         };

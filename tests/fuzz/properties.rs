@@ -9,6 +9,8 @@ use std::sync::Arc;
 
 use egret::config::Config;
 use egret::http1::{Asked, Body, RequestStep, RequestStream, ResponseStep, ResponseStream};
+use egret::http2::hpack::{Decoder, HpackError, LIST_BYTES_MAX, TABLE_BYTES_MAX};
+use egret::http2::{BLOCK_BYTES_MAX, FrameBoundary, FrameStep, RequestFrames};
 use egret::problem::{PROBLEMS_MAX, Problem, Severity};
 use egret::registry::service_entry::{self, HostPattern, ServiceEntry};
 use egret::registry::snapshot::{Answers, Claim, Match, NameSource, Snapshot, Target};
@@ -166,6 +168,14 @@ fn decides(entries: &[ServiceEntry]) {
     }
 }
 
+/// Frames behind the preface: cuts do not matter, no step asks for more than a buffer holds, and
+/// header blocks mean what another decoder says.
+pub(crate) fn http2(bytes: &[u8]) {
+    assert_eq!(frames(bytes, bytes.len()), frames(bytes, 1), "a cut changed the requests");
+    boundaries_agree(bytes);
+    decoders_agree(bytes);
+}
+
 fn is_normal(name: &Name) {
     let text = name.as_str();
     assert_eq!(Name::parse(text.as_bytes()).as_ref(), Ok(name), "not its own normal form");
@@ -202,6 +212,73 @@ fn answers(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
         ResponseStep::Unasked => Told::Over("unasked"),
         ResponseStep::Lost(lost) => Told::Over(lost.label()),
     })
+}
+
+fn frames(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
+    let mut frames = RequestFrames::default();
+    tell(bytes, piece_bytes, |bytes| match frames.next(bytes) {
+        FrameStep::NeedMore => {
+            assert!(bytes.len() < BLOCK_BYTES_MAX, "more than a buffer holds");
+            Told::NeedMore
+        }
+        FrameStep::Pass { bytes } | FrameStep::SettingsAck { bytes } => Told::Within(bytes),
+        FrameStep::Request { bytes, stream, authority } => {
+            if let Some(name) = &authority.name {
+                is_normal(name);
+            }
+            Told::Some(format!("{stream}: {authority:?}"), bytes)
+        }
+        FrameStep::Refused(error) => Told::Over(error.label()),
+    })
+}
+
+/// A boundary is where it was said to be, and cuts do not move it.
+fn boundaries_agree(bytes: &[u8]) {
+    let mut slowly = FrameBoundary::default();
+    let mut whole = FrameBoundary::default();
+    whole.passed(bytes);
+    let mut promised = 0;
+    for byte in bytes {
+        let left = slowly.to_boundary();
+        if promised > 0 {
+            assert_eq!(left, promised, "a boundary has moved");
+        }
+        slowly.passed(std::slice::from_ref(byte));
+        promised = left.saturating_sub(1);
+    }
+    assert_eq!(slowly.to_boundary(), whole.to_boundary(), "a cut moved the boundary");
+}
+
+/// The bytes, as header blocks of one connection, once to this decoder and once to the oracle. A
+/// byte before each block is its length.
+fn decoders_agree(mut bytes: &[u8]) {
+    type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+    let mut decoder = Decoder::default();
+    let mut oracle = loona_hpack::Decoder::new();
+    oracle.set_max_allowed_table_size(TABLE_BYTES_MAX);
+    while let Some((length, rest)) = bytes.split_first() {
+        let (block, rest) = rest.split_at(usize::from(*length).min(rest.len()));
+        bytes = rest;
+        let mut fields = Fields::new();
+        let result =
+            decoder.decode(block, |name, value| fields.push((name.to_vec(), value.to_vec())));
+        let size: usize = fields.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+        assert!(size <= LIST_BYTES_MAX, "more fields than allowed were shown");
+        match (result, oracle.decode(block)) {
+            (Ok(()), Ok(expected)) => assert_eq!(fields, expected, "two decoders, two meanings"),
+            // The oracle wants a field behind a change of the table's size.
+            (Ok(()), Err(loona_hpack::decoder::DecoderError::SizeUpdateAtEnd)) => {
+                assert!(fields.is_empty(), "the size changed behind a field");
+            }
+            (Ok(()), Err(error)) => panic!("{block:02x?} decoded, and is {error}"),
+            // The oracle lets the size change anywhere, and the fields be as many as they like.
+            (Err(HpackError::BadSizeUpdate | HpackError::ListTooLarge), _) => return,
+            (Err(error), expected) => {
+                assert!(expected.is_err(), "{block:02x?} is {error}, and the oracle decodes it");
+                return;
+            }
+        }
+    }
 }
 
 enum Told {

@@ -29,11 +29,11 @@ fn entry(host: &str, protocol: &str, endpoint: SocketAddr) -> String {
 }
 
 /// A proxy that allows `entries` only.
-fn registry_only(entries: &[String], more: &str) -> Proxy {
+fn registry_only(entries: &[String], names: &str) -> Proxy {
     Proxy::start(Setup {
         mode: Mode::RegistryOnly,
         registry: entries.concat(),
-        more: more.to_owned(),
+        names: names.to_owned(),
         ..Setup::default()
     })
 }

@@ -1,5 +1,8 @@
 //! A proxy to test and peers to test it with.
 
+#[allow(dead_code, reason = "the control plane's own tests ask more of it")]
+#[path = "../../src/control/dns/testing.rs"]
+pub(crate) mod dns;
 pub(crate) mod faults;
 pub(crate) mod peer;
 pub(crate) mod proxy;

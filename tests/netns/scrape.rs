@@ -37,8 +37,9 @@ pub(crate) const OVERFLOW: &str = "egret_metric_series_overflow_total";
 pub(crate) fn exchange(at: SocketAddr, method: &str, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    // HTTP/1.0, so that a body of unknown length ends with the connection and not in chunks.
-    let request = format!("{method} {path} HTTP/1.0\r\nHost: {at}\r\nContent-Length: 0\r\n\r\n");
+    let request = format!(
+        "{method} {path} HTTP/1.0\r\nHost: {at}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;

@@ -97,8 +97,8 @@ fn waiting(deadline_ms: u32) -> (Proxy, TcpListener) {
     let port = server.local_addr().unwrap().port();
     let registry = entry("api.example.com", "HTTP", server.local_addr().unwrap())
         .replace("number: 8080", &format!("number: {port}"));
-    let more = format!("names: {{ deadline: {deadline_ms}ms }}");
-    (Proxy::start(Setup { registry, more, ..Setup::default() }), server)
+    let names = format!("deadline: {deadline_ms}ms");
+    (Proxy::start(Setup { registry, names, ..Setup::default() }), server)
 }
 
 #[test]
@@ -179,7 +179,7 @@ fn what_has_no_name_is_blocked_by_the_address() {
     let proxy = Proxy::start(Setup {
         mode: Mode::RegistryOnly,
         action: Action::Reset,
-        more: "names: { deadline: 100ms }".to_owned(),
+        names: "deadline: 100ms".to_owned(),
         ..Setup::default()
     });
     let mut client = proxy.connect(destination());
@@ -198,16 +198,15 @@ fn unverified_names_are_counted_and_blocked_if_so_configured() {
     let port = server.local_addr().unwrap().port();
     // Resolution NONE, no addresses: nothing but the workload's word.
     let registry = format!(
-        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: any }}\nspec:\n  \
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+         metadata: {{ name: any }}\nspec:\n  \
          hosts: [\"*.example.com\"]\n  ports: [{{ number: {port}, name: tls, protocol: TLS }}]\n"
     );
     let hello = hello("openssl_default");
     assert!(sni(&hello).ends_with(".example.com"), "{}", sni(&hello));
     for (unverified, opened) in [("allow", 1.0), ("block", 0.0)] {
-        let proxy = registry_only(
-            std::slice::from_ref(&registry),
-            &format!("names: {{ unverified: {unverified} }}"),
-        );
+        let proxy =
+            registry_only(std::slice::from_ref(&registry), &format!("unverified: {unverified}"));
         let mut client = proxy.connect(server.local_addr().unwrap());
         client.write_all(&hello).unwrap();
         if opened == 1.0 {

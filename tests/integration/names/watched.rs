@@ -141,8 +141,8 @@ fn large_answers_are_spliced_and_followed() {
 #[test]
 fn names_switched_off_leave_everything_to_tcp() {
     let web = Web::start(|_, body| ok(body));
-    let more = "names: { enabled: false }".to_owned();
-    let proxy = Proxy::start(Setup { more, ..Setup::default() });
+    let names = "enabled: false".to_owned();
+    let proxy = Proxy::start(Setup { names, ..Setup::default() });
     let mut client = proxy.connect(web.address);
     client.write_all(b"GET / HTTP/1.1\r\nHost: a.example.com\r\n\r\n").unwrap();
     let mut answer = [0; 15];
