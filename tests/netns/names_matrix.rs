@@ -4,8 +4,8 @@
 
 use std::net::SocketAddr;
 
-use crate::lab::{Lab, web};
-use crate::options::{Options, Policy, named_entry};
+use crate::lab::{Family, Lab, outside, web};
+use crate::options::{Capture, Options, Policy, named_entry};
 use crate::programs::{Nginx, fetch, python, python_server};
 use crate::proxy::Proxy;
 use crate::scrape::{CLOSED, OPENED, REQUESTS};
@@ -39,7 +39,9 @@ import selectors, socket, sys
 pool = selectors.DefaultSelector()
 for at in sys.argv[1:]:
     host, port = at.rsplit(":", 1)
-    pool.register(socket.create_server((host, int(port))), selectors.EVENT_READ, "listener")
+    family = socket.AF_INET6 if "[" in host else socket.AF_INET
+    listener = socket.create_server((host.strip("[]"), int(port)), family=family)
+    pool.register(listener, selectors.EVENT_READ, "listener")
 while True:
     for key, _ in pool.select():
         if key.data == "listener":
@@ -57,7 +59,7 @@ while True:
 const TCP_CLIENT: &str = r#"
 import socket, sys
 host, port = sys.argv[1].rsplit(":", 1)
-peer = socket.create_connection((host, int(port)), 20)
+peer = socket.create_connection((host.strip("[]"), int(port)), 20)
 peer.sendall(b"\0ping")
 print(peer.recv(100))
 "#;
@@ -73,10 +75,10 @@ struct Servers {
     _echo: crate::programs::Program,
 }
 
-fn serve(lab: &Lab) -> Servers {
+fn serve(lab: &Lab, family: Family) -> Servers {
     let at = |spoken| -> Vec<SocketAddr> {
         let ports = ROWS.iter().filter(|row| row.1 == spoken).map(|row| row.2);
-        ports.map(|port| web(10, port)).collect()
+        ports.map(|port| outside(10, family, port)).collect()
     };
     Servers {
         nginx: Nginx::start(lab, &at(Http), &at(Https)),
@@ -89,16 +91,20 @@ fn host(port: u16) -> String {
     format!("row-{port}.unknown.test")
 }
 
-#[test]
-fn registry_only_blocks_what_is_unknown_and_counts_it_by_its_name() {
+/// What nginx says at `/`.
+fn page(at: SocketAddr) -> String {
+    format!("site {}:{}", at.ip(), at.port())
+}
+
+fn registry_only(capture: Capture, family: Family) {
     let lab = Lab::new();
-    let options =
-        Options { policy: Policy::RegistryOnly, registry: registry(), ..Options::default() };
+    let policy = Policy::RegistryOnly;
+    let options = Options { capture, policy, registry: registry(), ..Options::default() };
     let proxy = Proxy::start(&lab, &options);
-    let servers = serve(&lab);
+    let servers = serve(&lab, family);
     let mut closed = 0;
     for (what, spoken, port) in ROWS {
-        let (to, host) = (web(10, port), host(port));
+        let (to, host) = (outside(10, family, port), host(port));
         let blocked =
             [("destination_service_name", "BlackHoleCluster"), ("destination_service", &host)];
         match spoken {
@@ -132,14 +138,14 @@ fn registry_only_blocks_what_is_unknown_and_counts_it_by_its_name() {
     proxy.finish();
 }
 
-#[test]
-fn allow_any_passes_what_is_unknown_and_counts_it_by_its_name() {
+fn allow_any(capture: Capture, family: Family) {
     let lab = Lab::new();
-    let proxy = Proxy::start(&lab, &Options { registry: registry(), ..Options::default() });
-    let _servers = serve(&lab);
+    let options = Options { capture, registry: registry(), ..Options::default() };
+    let proxy = Proxy::start(&lab, &options);
+    let _servers = serve(&lab, family);
     let mut nameless = 0;
     for (what, spoken, port) in ROWS {
-        let (to, host) = (web(10, port), host(port));
+        let (to, host) = (outside(10, family, port), host(port));
         let passed = [
             ("destination_service_name", "PassthroughCluster"),
             ("destination_service", &host),
@@ -148,13 +154,13 @@ fn allow_any_passes_what_is_unknown_and_counts_it_by_its_name() {
         match spoken {
             Http => {
                 let seen = fetch(&lab, to, &format!("http://{host}:{port}/"));
-                assert_eq!(seen, (200, 0, format!("site {to}")), "{what}");
+                assert_eq!(seen, (200, 0, page(to)), "{what}");
                 let labels = [&passed[..], &[("response_code", "200")]].concat();
                 proxy.wait_for_metric(REQUESTS, &labels, 1);
             }
             Https => {
                 let seen = fetch(&lab, to, &format!("https://{host}:{port}/"));
-                assert_eq!(seen, (200, 0, format!("site {to}")), "{what}");
+                assert_eq!(seen, (200, 0, page(to)), "{what}");
                 proxy.wait_for_metric(OPENED, &passed, 1);
                 proxy.wait_for_metric(CLOSED, &passed, 1);
             }
@@ -173,12 +179,32 @@ fn allow_any_passes_what_is_unknown_and_counts_it_by_its_name() {
 }
 
 #[test]
+fn redirect_v4_registry_only_blocks_what_is_unknown_and_counts_it_by_its_name() {
+    registry_only(Capture::Redirect, Family::V4);
+}
+
+#[test]
+fn tproxy_v6_registry_only_blocks_what_is_unknown_and_counts_it_by_its_name() {
+    registry_only(Capture::Tproxy, Family::V6);
+}
+
+#[test]
+fn redirect_v4_allow_any_passes_what_is_unknown_and_counts_it_by_its_name() {
+    allow_any(Capture::Redirect, Family::V4);
+}
+
+#[test]
+fn tproxy_v6_allow_any_passes_what_is_unknown_and_counts_it_by_its_name() {
+    allow_any(Capture::Tproxy, Family::V6);
+}
+
+#[test]
 fn what_is_declared_passes_by_its_name_under_both_policies() {
     for policy in [Policy::AllowAny, Policy::RegistryOnly] {
         let lab = Lab::new();
         let proxy =
             Proxy::start(&lab, &Options { policy, registry: registry(), ..Options::default() });
-        let servers = serve(&lab);
+        let servers = serve(&lab, Family::V4);
         let known = [
             ("destination_service_name", "known.test"),
             ("destination_service", "known.test"),
@@ -187,12 +213,12 @@ fn what_is_declared_passes_by_its_name_under_both_policies() {
         // Host in another case, and with a port and a dot, is the same name.
         for (n, host) in ["known.test", "KNOWN.test.:80"].into_iter().enumerate() {
             let seen = fetch(&lab, web(10, 80), &format!("http://{host}/"));
-            assert_eq!(seen, (200, 0, format!("site {}", web(10, 80))));
+            assert_eq!(seen, (200, 0, page(web(10, 80))));
             let labels = [&known[..], &[("response_code", "200")]].concat();
             proxy.wait_for_metric(REQUESTS, &labels, n as u64 + 1);
         }
         let seen = fetch(&lab, web(10, 8443), "https://known.test/");
-        assert_eq!(seen, (200, 0, format!("site {}", web(10, 8443))));
+        assert_eq!(seen, (200, 0, page(web(10, 8443))));
         proxy.wait_for_metric(OPENED, &known, 1);
         proxy.wait_for_metric(CLOSED, &known, 1);
         assert!(servers.nginx.log().contains("known.test GET / 200"));

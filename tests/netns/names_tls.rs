@@ -2,9 +2,10 @@
 
 use crate::lab::{Lab, web};
 use crate::options::{Options, Policy, named_entry};
-use crate::programs::{Nginx, fetch, handshake, tls_server};
+use crate::pattern::Pattern;
+use crate::programs::{Nginx, curl, fetch, handshake, tls_server};
 use crate::proxy::Proxy;
-use crate::scrape::{CLOSED, OPENED, RECOGNISED, REQUESTS, UNVERIFIED};
+use crate::scrape::{CLOSED, OPENED, RECOGNISED, REQUESTS, SENT, SPLICED, UNVERIFIED};
 
 fn service<'a>(name: &'a str, host: &'a str) -> [(&'a str, &'a str); 2] {
     [("destination_service_name", name), ("destination_service", host)]
@@ -108,4 +109,26 @@ fn a_name_that_nothing_vouches_for_passes_or_not_as_configured_and_is_counted() 
         assert_eq!(nginx.log().contains("claimed.test"), passes);
         proxy.finish();
     }
+}
+
+#[test]
+fn behind_an_allowed_hello_large_bodies_are_spliced_and_arrive_whole() {
+    const LARGE: usize = 8 << 20;
+    let lab = Lab::new();
+    let options =
+        Options { policy: Policy::RegistryOnly, registry: registry(), ..Options::default() };
+    let proxy = Proxy::start(&lab, &options);
+    let nginx = Nginx::start(&lab, &[], &[web(10, 443)]);
+    let mut contents = vec![0; LARGE];
+    Pattern::new(9).fill(&mut contents);
+    std::fs::write(nginx.file(web(10, 443), "large"), &contents).expect("it is ours");
+    let way = format!("::{}", web(10, 443));
+    let ran = curl(&lab, &["--fail", "--connect-to", &way, "https://exact.test/files/large"]);
+    assert!(ran.output == contents, "{} of {LARGE} bytes: {}", ran.output.len(), ran.errors);
+    let spliced = proxy.metric(SPLICED, &[]);
+    assert!(spliced > LARGE as u64 / 2, "{spliced} bytes were spliced of {LARGE}");
+    let labels = [&service("exact.test", "exact.test")[..], &[("response_flags", "-")]].concat();
+    proxy.wait_for_metric(CLOSED, &labels, 1);
+    assert!(proxy.metric(SENT, &labels) > LARGE as u64);
+    proxy.finish();
 }
