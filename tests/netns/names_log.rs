@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use regex::Regex;
+use serde_json::{Value, json};
 
 use crate::lab::{Lab, wait_for, web};
 use crate::options::{Options, Policy, named_entry};
@@ -59,11 +60,39 @@ fn start_servers(lab: &Lab) -> (Nginx, crate::peer::Server) {
     (nginx, lab.serve(web(11, 9000), echo))
 }
 
-/// The values of these keys.
-fn values(line: &Value, expected: &[(&str, Value)]) {
-    for (key, value) in expected {
-        assert_eq!(&line[key], value, "{key} of {line:#}");
-    }
+/// What the four lines say, as far as a test can know it.
+fn expected() -> [Value; 4] {
+    let policy = "outboundTrafficPolicy.mode REGISTRY_ONLY";
+    [
+        json!({
+            "method": "GET", "path": "/files/page?x=1", "protocol": "HTTP/1.1",
+            "response_code": 200, "response_flags": "-", "response_code_details": "via_upstream",
+            "user_agent": "a \"client\"", "authority": "Allowed.test:80",
+            "name": "allowed.test", "name_source": "host", "recognised_protocol": "http1",
+            "verdict": "service", "upstream_host": "203.0.113.10:80",
+            "upstream_cluster": "outbound|80||allowed.test", "route_name": "default",
+            "original_destination": "203.0.113.10:80",
+        }),
+        json!({
+            "method": "GET", "path": "/secret", "response_code": 502,
+            "response_code_details": "direct_response", "route_name": "block_all",
+            "name": "blocked.test", "name_source": "host", "recognised_protocol": "http1",
+            "verdict": "blackhole", "decided_by": policy, "upstream_host": null,
+        }),
+        json!({
+            "method": null, "response_flags": "UH", "requested_server_name": "blocked.test",
+            "name": "blocked.test", "name_source": "sni", "recognised_protocol": "tls",
+            "verdict": "blackhole", "decided_by": policy, "upstream_host": null,
+            "upstream_cluster": "BlackHoleCluster", "close_reason": "blackhole",
+            "original_destination": "203.0.113.10:443", "bytes_sent": 0,
+        }),
+        json!({
+            "method": null, "name": "plain.test", "name_source": "none",
+            "recognised_protocol": "tcp", "verdict": "service", "close_reason": "finished",
+            "bytes_received": 1000, "bytes_sent": 1000,
+            "upstream_cluster": "outbound|9000||plain.test",
+        }),
+    ]
 }
 
 #[test]
@@ -74,82 +103,64 @@ fn json_lines_say_who_asked_for_what_and_what_decided() {
     let file = directory.path().join("access.log");
     let proxy = Proxy::start(&lab, &options("json", &file));
     let _servers = start_servers(&lab);
-    let parsed: Vec<Value> = four_kinds(&lab, &file)
-        .iter()
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}")))
-        .collect();
-    let text = |text: &str| Value::from(text);
-    values(
-        &parsed[0],
-        &[
-            ("method", text("GET")),
-            ("path", text("/files/page?x=1")),
-            ("protocol", text("HTTP/1.1")),
-            ("response_code", 200.into()),
-            ("response_flags", text("-")),
-            ("response_code_details", text("via_upstream")),
-            ("user_agent", text("a \"client\"")),
-            ("authority", text("Allowed.test:80")),
-            ("name", text("allowed.test")),
-            ("name_source", text("host")),
-            ("recognised_protocol", text("http1")),
-            ("verdict", text("service")),
-            ("upstream_host", text("203.0.113.10:80")),
-            ("upstream_cluster", text("outbound|80||allowed.test")),
-            ("original_destination", text("203.0.113.10:80")),
-        ],
-    );
-    let decided = parsed[0]["decided_by"].as_str().expect("it is text");
-    assert!(decided.starts_with("test/allowed-test-80 ("), "{decided}");
-    let remote = parsed[0]["downstream_remote_address"].as_str().expect("it is text");
-    assert!(remote.starts_with("10.77.1.2:"), "{remote}");
-    let blocked = [
-        ("verdict", text("blackhole")),
-        ("upstream_host", Value::Null),
-        ("name", text("blocked.test")),
-        ("decided_by", text("outboundTrafficPolicy.mode REGISTRY_ONLY")),
-    ];
-    values(&parsed[1], &blocked);
-    values(
-        &parsed[1],
-        &[
-            ("path", text("/secret")),
-            ("response_code", 502.into()),
-            ("response_code_details", text("direct_response")),
-            ("route_name", text("block_all")),
-            ("name_source", text("host")),
-        ],
-    );
-    values(&parsed[2], &blocked);
-    values(
-        &parsed[2],
-        &[
-            ("method", Value::Null),
-            ("response_flags", text("UH")),
-            ("requested_server_name", text("blocked.test")),
-            ("name_source", text("sni")),
-            ("recognised_protocol", text("tls")),
-            ("upstream_cluster", text("BlackHoleCluster")),
-            ("close_reason", text("blackhole")),
-            ("original_destination", text("203.0.113.10:443")),
-            ("bytes_sent", 0.into()),
-        ],
-    );
-    values(
-        &parsed[3],
-        &[
-            ("method", Value::Null),
-            ("name", text("plain.test")),
-            ("recognised_protocol", text("tcp")),
-            ("verdict", text("service")),
-            ("bytes_received", 1000.into()),
-            ("bytes_sent", 1000.into()),
-            ("close_reason", text("finished")),
-            ("upstream_cluster", text("outbound|9000||plain.test")),
-        ],
-    );
+    let lines = four_kinds(&lab, &file);
+    for (line, expected) in lines.iter().zip(expected()) {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{e}: {line}"));
+        for (key, value) in expected.as_object().expect("it is one") {
+            assert_eq!(line[key], *value, "{key} of {line:#}");
+        }
+        let remote = line["downstream_remote_address"].as_str().expect("it is text");
+        assert!(remote.starts_with("10.77.1.2:"), "{remote}");
+    }
+    for (line, entry) in [(0, "allowed-test-80"), (3, "plain-test-9000")] {
+        let decided = format!("\"decided_by\":\"test/{entry} (");
+        assert!(lines[line].contains(&decided), "{}", lines[line]);
+    }
     proxy.wait_for_metric("egret_access_log_lines_total", &[], 4);
     proxy.finish();
+}
+
+/// What is compared of a line, in its order.
+const WORDS: [&str; 10] = [
+    "request",
+    "code",
+    "flags",
+    "details",
+    "authority",
+    "upstream",
+    "cluster",
+    "local",
+    "sni",
+    "route",
+];
+
+/// Istio's default format, as log collectors read it.
+fn envoy_line() -> Regex {
+    let words = [
+        r#"\[(?<time>[^]]+)\]"#,
+        r#""(?<request>[^"]*)""#,
+        r#"(?<code>\d+)"#,
+        r#"(?<flags>\S+)"#,
+        r#"(?<details>\S+)"#,
+        r#"(?<termination>\S+)"#,
+        r#""(?<failure>[^"]*)""#,
+        r#"(?<received>\d+)"#,
+        r#"(?<sent>\d+)"#,
+        r#"(?<duration>\d+)"#,
+        r#"(?<service_time>\S+)"#,
+        r#""(?<forwarded_for>[^"]*)""#,
+        r#""(?<agent>[^"]*)""#,
+        r#""(?<id>[^"]*)""#,
+        r#""(?<authority>[^"]*)""#,
+        r#""(?<upstream>[^"]*)""#,
+        r#"(?<cluster>\S+)"#,
+        r#"(?<upstream_local>\S+)"#,
+        r#"(?<local>\S+)"#,
+        r#"(?<remote>\S+)"#,
+        r#"(?<sni>\S+)"#,
+        r#"(?<route>\S+)"#,
+    ];
+    Regex::new(&format!("^{}$", words.join(" "))).expect("it is a pattern")
 }
 
 #[test]
@@ -160,12 +171,7 @@ fn text_lines_are_those_of_envoy() {
     let proxy = Proxy::start(&lab, &options("text", &file));
     let _servers = start_servers(&lab);
     let written = four_kinds(&lab, &file);
-    // Istio's default format, as log collectors read it.
-    let quoted = r#""[^"]*""#;
-    let pattern = format!(
-        r#"^\[(?<time>[^]]+)\] "(?<request>[^"]*)" (?<code>\d+) (?<flags>\S+) (?<details>\S+) \S+ {quoted} (?<received>\d+) (?<sent>\d+) (?<duration>\d+) \S+ {quoted} (?<agent>{quoted}) {quoted} "(?<authority>[^"]*)" "(?<upstream>[^"]*)" (?<cluster>\S+) \S+ (?<local>\S+) (?<remote>\S+) (?<sni>\S+) (?<route>\S+)$"#
-    );
-    let pattern = regex::Regex::new(&pattern).expect("it is a pattern");
+    let pattern = envoy_line();
     let expected = [
         "GET /files/page?x=1 HTTP/1.1|200|-|via_upstream|Allowed.test:80|203.0.113.10:80|\
          outbound|80||allowed.test|203.0.113.10:80|-|default",
@@ -175,19 +181,7 @@ fn text_lines_are_those_of_envoy() {
     ];
     for (line, expected) in written.iter().zip(expected) {
         let found = pattern.captures(line).unwrap_or_else(|| panic!("no such line: {line}"));
-        let names = [
-            "request",
-            "code",
-            "flags",
-            "details",
-            "authority",
-            "upstream",
-            "cluster",
-            "local",
-            "sni",
-            "route",
-        ];
-        assert_eq!(names.map(|name| &found[name]).join("|"), expected, "{line}");
+        assert_eq!(WORDS.map(|name| &found[name]).join("|"), expected, "{line}");
     }
     let sent = &pattern.captures(&written[3]).expect("it has matched")["sent"];
     assert_eq!(sent, "1000");

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 
 use crate::lab::{Family, Lab, outside, web};
+use crate::metrics::promtool_accepts;
 use crate::options::{Capture, Options, Policy, named_entry};
 use crate::programs::{Nginx, fetch, python, python_server};
 use crate::proxy::Proxy;
@@ -135,6 +136,7 @@ fn registry_only(capture: Capture, family: Family) {
     assert_eq!(scrape.sum(CLOSED, &[]), closed, "requests are not counted as connections");
     assert_eq!(scrape.sum(REQUESTS, &[]), 3);
     assert_eq!(servers.nginx.log(), "", "nothing reached the servers");
+    promtool_accepts(&scrape.text);
     proxy.finish();
 }
 

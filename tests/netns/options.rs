@@ -111,10 +111,8 @@ impl Options {
         ));
         line(format!("limits: {{ connections: {} }}", self.connections));
         line(format!("admin: {{ address: \"127.0.0.1:{ADMIN_PORT}\" }}"));
-        line(format!(
-            "metrics: {{ address: \"0.0.0.0:{METRICS_PORT}\", destinationIp: true, seriesMax: {} }}",
-            self.series_max
-        ));
+        let metrics = format!("address: \"0.0.0.0:{METRICS_PORT}\", destinationIp: true");
+        line(format!("metrics: {{ {metrics}, seriesMax: {} }}", self.series_max));
         line(format!("health: {{ address: \"0.0.0.0:{HEALTH_PORT}\" }}"));
         line(format!("drain: {{ deadline: {}ms }}", self.drain.as_millis()));
         text
