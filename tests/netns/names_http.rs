@@ -1,13 +1,15 @@
 //! HTTP/1 request by request: curl and python3 against nginx, through a port where names decide.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 
-use crate::lab::{Lab, web};
+use crate::lab::{Lab, PATIENCE, Part, web};
 use crate::options::{Options, Policy, named_entry};
 use crate::pattern::Pattern;
 use crate::programs::{Nginx, curl, python, python_server, run_with_input};
 use crate::proxy::Proxy;
-use crate::scrape::{REQUESTS, SPLICED, SWITCHES};
+use crate::scrape::{GENERATION, REQUESTS, SPLICED, SWITCHES};
 
 const MIB: usize = 1 << 20;
 /// Every body that is to go the bulk way.
@@ -299,5 +301,34 @@ fn after_an_upgrade_both_directions_are_opaque() {
     assert_eq!(python(&lab, UPGRADE_CLIENT, &[&to]), "True\n");
     proxy.wait_for_metric(REQUESTS, &[("response_code", "101")], 1);
     assert_eq!(proxy.metric(REQUESTS, &[]), 1, "what follows is no request");
+    proxy.finish();
+}
+
+#[test]
+fn a_reload_decides_on_the_next_request_of_an_open_connection() {
+    let lab = Lab::new();
+    let proxy = Proxy::start(&lab, &options());
+    let nginx = start_nginx(&lab);
+    let stream = lab.inside(Part::Pod, || TcpStream::connect(web(10, 80)));
+    let mut stream = stream.expect("the proxy accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+    let mut status = |path: &str| {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: allowed.test\r\n\r\n");
+        stream.write_all(request.as_bytes()).expect("the connection is open");
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).expect("an answer");
+            head.extend(byte);
+        }
+        String::from_utf8_lossy(&head[..12]).into_owned()
+    };
+    assert_eq!(status("/empty"), "HTTP/1.1 204");
+    let generation = proxy.metric(GENERATION, &[]);
+    proxy.replace_file("registry.d/test.yaml", named_entry("one.test", "HTTP", 80, None));
+    proxy.wait_for_metric(GENERATION, &[], generation + 1);
+    assert_eq!(status("/late"), "HTTP/1.1 502");
+    drop(stream);
+    assert!(!nginx.log().contains("/late"), "it reached the server");
     proxy.finish();
 }
