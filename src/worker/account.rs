@@ -122,14 +122,26 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
 
     /// The requests that get no whole answer any more.
     pub(super) fn account_unanswered(&mut self, key: Key, reason: CloseReason) {
-        loop {
-            let Some(connection) = self.connections.get_mut(key.slot) else { return };
-            let Guide::Http1(http) = &mut connection.guide else { return };
-            let Some(exchange) = http.pop_unanswered() else { return };
+        while let Some(exchange) = self.next_unanswered(key) {
             let cut = exchange.status == 0 && reason == CloseReason::Finished;
             // The upstream has closed instead of answering.
             let flags = if cut { ResponseFlags::UpstreamReset } else { reason.response_flags() };
             self.account_exchange(key, exchange, flags);
+        }
+    }
+
+    /// A connection is followed no further: its requests are counted, and what their answers will
+    /// be is not known.
+    pub(super) fn account_unseen(&mut self, key: Key) {
+        while let Some(exchange) = self.next_unanswered(key) {
+            self.account_exchange(key, exchange, ResponseFlags::None);
+        }
+    }
+
+    fn next_unanswered(&mut self, key: Key) -> Option<Exchange> {
+        match &mut self.connections.get_mut(key.slot)?.guide {
+            Guide::Http1(http) => http.pop_unanswered(),
+            _ => None,
         }
     }
 

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use crate::access_log::Protocol;
 use crate::http1::Lost;
-use crate::metrics::CloseReason;
 use crate::registry::Verdict;
 use crate::registry::snapshot::{Claim, Decision, Match, NameSource};
 use crate::relay::{Side, State};
@@ -154,7 +153,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         if let Waits::Refused(refusal) = why {
             self.metrics.counters.refused_requests(refusal).add(1);
         }
-        self.account_unanswered(key, CloseReason::Finished);
+        self.account_unseen(key);
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let Guide::Http1(http) = std::mem::take(&mut connection.guide) else { return };
         connection.account = Account::Unsettled;
