@@ -187,6 +187,10 @@ def _check_statuses(load):
         raise CheckFailed(f"answers other than 2xx: {refused}")
 
 
+# How long idle connections have been silent when the memory is read.
+IDLE_SECONDS = 6
+
+
 def _take_idle(session):
     with memory.group_of(session.pids, f"egret-perf-{os.getpid()}") as group:
         # So that memory which only the first connections cost is there already.
@@ -208,6 +212,8 @@ def _hold(session, connections, read):
         if not client.runs() or time.monotonic() > deadline:
             raise CheckFailed(f"{connections} idle connections did not come up: {client.said()}")
         time.sleep(0.05)
+    # Silent for a while, as the name says: proxies give memory back with a delay.
+    time.sleep(IDLE_SECONDS)
     result = read()
     session.check()
     seen = session.counts()["accepted"] - accepted

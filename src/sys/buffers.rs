@@ -107,6 +107,19 @@ pub struct BufferPool {
     tail: u16,
     offered: u16,
     window: u16,
+    /// What the offered buffers have been used for since the last trim.
+    offered_use: Use,
+}
+
+/// Whether pages of offered buffers can exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// The kernel took some since the last trim.
+    Recent,
+    /// None was taken since the last trim; those that came back before may have pages.
+    Past,
+    /// Their pages were given back.
+    None,
 }
 
 impl BufferPool {
@@ -127,6 +140,7 @@ impl BufferPool {
             tail: 0,
             offered: 0,
             window: WINDOW_MIN.min(count),
+            offered_use: Use::None,
         })
     }
 
@@ -157,6 +171,7 @@ impl BufferPool {
         assert_eq!(place, Some(&mut Place::Offered), "the kernel returned buffer {id}");
         self.places[usize::from(id)] = Place::Held;
         self.offered -= 1;
+        self.offered_use = Use::Recent;
         Buffer { id, length: length.min(BUFFER_BYTES) }
     }
 
@@ -239,6 +254,31 @@ impl BufferPool {
         self.free_low_water = self.free.len();
         let touched = |&id: &u16| self.places[usize::from(id)] == Place::Free;
         if self.free.iter().any(touched) { Trimmed::Partly } else { Trimmed::Fully }
+    }
+
+    /// Gives back the pages of the offered buffers too, when none was taken since the last call.
+    ///
+    /// Only for a caller that knows that the kernel writes to none of them meanwhile, and that none
+    /// holds bytes which were not told yet.
+    pub(in crate::sys) fn trim_offered(&mut self) -> Trimmed {
+        match self.offered_use {
+            Use::None => return Trimmed::Fully,
+            Use::Recent => {
+                self.offered_use = Use::Past;
+                return Trimmed::Partly;
+            }
+            Use::Past => self.offered_use = Use::None,
+        }
+        for (id, place) in (0..self.count).zip(&self.places) {
+            if *place == Place::Offered {
+                let start = self.address(id);
+                // SAFETY: the pages belong to a buffer inside `memory` that is offered: no `Buffer`
+                // refers to it, nothing in it is needed, and by this function's contract the kernel
+                // does not write to it now. Anonymous pages read as zero afterwards.
+                let _ = unsafe { madvise(start, BUFFER_BYTES as usize, MmapAdvise::MADV_DONTNEED) };
+            }
+        }
+        Trimmed::Fully
     }
 
     fn address(&self, id: u16) -> NonNull<libc::c_void> {

@@ -83,6 +83,8 @@ pub struct Uring {
     entry_point: u32,
     enter_flags: EnterFlags,
     features: &'static str,
+    /// The kernel does its part of receives only while this thread enters it (DEFER_TASKRUN).
+    defers: bool,
     not_send: std::marker::PhantomData<*mut ()>,
 }
 
@@ -138,6 +140,7 @@ impl Uring {
             overflows: 0,
             enter_flags,
             features,
+            defers: features.contains("defer_taskrun"),
             not_send: std::marker::PhantomData,
         })
     }
@@ -339,7 +342,22 @@ impl Ring for Uring {
     }
 
     fn trim(&mut self) -> Trimmed {
-        self.buffers.trim()
+        let free = self.buffers.trim();
+        // With DEFER_TASKRUN the kernel receives into offered buffers only within an enter of this
+        // thread; and if no completion is left to be read, none of them holds bytes.
+        let (overflowed, completions) = {
+            let (_, mut submission, completion) = self.ring.split();
+            submission.sync();
+            (submission.cq_overflow(), completion.len())
+        };
+        let told = self.turn.is_empty() && self.aside.is_empty() && completions == 0;
+        if !self.defers || overflowed || !told {
+            return free;
+        }
+        match self.buffers.trim_offered() {
+            Trimmed::Fully => free,
+            Trimmed::Partly => Trimmed::Partly,
+        }
     }
 
     fn submit(&mut self) -> io::Result<()> {
