@@ -17,8 +17,8 @@ use crate::sys::ring::{Ring, Sockets};
 use crate::sys::socket::Socket;
 use crate::worker::Worker;
 use crate::worker::connection::{Account, Connection, Guide, Phase};
-use crate::worker::http1::{Exchange, Mode as HttpMode};
-use crate::worker::route::{Route, Way};
+use crate::worker::http1::Mode as HttpMode;
+use crate::worker::route::{Exchange, Route, Way};
 use crate::worker::token::Key;
 use crate::workload::Workload;
 
@@ -122,11 +122,20 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
 
     /// The requests that get no whole answer any more.
     pub(super) fn account_unanswered(&mut self, key: Key, reason: CloseReason) {
-        while let Some(exchange) = self.next_unanswered(key) {
+        while let Some(exchange) = self.next_unanswered(key).or_else(|| self.told(key)) {
             let cut = exchange.status == 0 && reason == CloseReason::Finished;
             // The upstream has closed instead of answering.
             let flags = if cut { ResponseFlags::UpstreamReset } else { reason.response_flags() };
             self.account_exchange(key, exchange, flags);
+        }
+    }
+
+    /// A request that was read and has not passed.
+    fn told(&mut self, key: Key) -> Option<Exchange> {
+        let connection = self.connections.get_mut(key.slot)?;
+        match &mut connection.guide {
+            Guide::Http1(http) => http.take_told(self.now_us),
+            _ => None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What passes from the upstream of an HTTP/1 connection: answers, each followed to its end.
 
+use crate::http1::Lost;
+use crate::metrics::CloseReason;
 use crate::relay::{Side, State};
 use crate::sys::ring::{Ring, Sockets};
 use crate::worker::Worker;
@@ -16,8 +18,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 Some(Answered::Pass(bytes)) => pass += bytes,
                 Some(Answered::More) => break false,
                 Some(Answered::Unasked) => break true,
+                Some(Answered::Hides) => return self.end(key, CloseReason::BadRequest),
                 // What follows is told as bytes that pass.
-                Some(Answered::Lost(lost)) => self.metrics.counters.unframed_answers(lost).add(1),
+                Some(Answered::Lost(lost)) => self.lose_framing(key, lost),
                 None => return,
             }
         };
@@ -35,6 +38,24 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Guide::Http1(http) = &mut connection.guide else { return };
         http.carry(Side::Upstream, &rest);
         self.advance(key, Side::Upstream);
+    }
+
+    /// Nobody knows where the answer ends. The upstream is told that no more requests come, so that
+    /// it closes behind its answers, and those that wait get another connection.
+    fn lose_framing(&mut self, key: Key, lost: Lost) {
+        self.metrics.counters.unframed_answers(lost).add(1);
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let passes = connection.directions[Side::Downstream as usize].half.is_holding();
+        let between = matches!(&connection.guide, Guide::Http1(http) if http.is_between_requests());
+        let end = connection.end(Side::Upstream);
+        if let Some(socket) = &end.socket
+            && between
+            && !passes
+        {
+            // Its failure is met by the next receive.
+            let _ = socket.shutdown_write();
+            end.told_end = true;
+        }
     }
 
     /// What comes behind the first `pass` bytes that are to be decided.

@@ -27,9 +27,6 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 destination.set_port(port);
                 self.connect_to(key, destination, None);
             }
-            ServiceTarget::Endpoints(endpoints) if endpoints.is_empty() => {
-                self.end(key, CloseReason::ConnectFailed);
-            }
             // Its name has not been resolved yet.
             ServiceTarget::Endpoints(endpoints) if endpoints.is_empty() => {
                 self.connect_failed(key, CloseReason::NoEndpoint);
@@ -62,6 +59,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let timeout = self.timeouts.connect_us;
         let deadline = self.now_us + timeout;
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        if !connection.connecting_since.is_some_and(|_| connection.is_connecting()) {
+            connection.connecting_since = Some(self.now_us);
+        }
         connection.phase = Phase::Connecting { deadline, attempts };
         connection.upstream = Some(address);
         match self.open_upstream(&address) {
@@ -111,16 +111,18 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
         connection.phase = Phase::Relaying;
         connection.moved_at = self.now_us;
-        let took_us = self.now_us.saturating_sub(connection.accepted_at);
+        let began = connection.connecting_since.take().unwrap_or(connection.accepted_at);
+        let took_us = self.now_us.saturating_sub(began);
         if let Account::Tcp(series) = connection.account {
             self.metrics.series.cells(series).opened.add(1);
         }
         let speaks = connection.direction(Side::Upstream).operation.is_some();
         self.metrics.record_connect(std::time::Duration::from_micros(took_us));
-        self.resume(key);
+        // First, because what resumes may be blocked by now, and take this connection down again.
         if !speaks {
             self.advance(key, Side::Upstream);
         }
+        self.resume(key);
     }
 
     /// One attempt has failed: the next endpoint, or the end.

@@ -147,6 +147,7 @@ impl Guide {
     pub(super) fn room(&self, side: Side) -> u32 {
         let carried = match (self, side) {
             (Self::Recognition(recognition), Side::Downstream) => recognition.held.len(),
+            (Self::Forward(held), Side::Downstream) => held.len(),
             (Self::Http1(http), _) => http.carried(side),
             (Self::Http2(http), Side::Downstream) => http.held.len(),
             _ => 0,
@@ -242,6 +243,9 @@ impl Direction {
 pub(super) struct End {
     /// `None` for an upstream that does not exist.
     pub(super) socket: Option<Socket>,
+    /// Egret has sent FIN while the other side had not: the peer's FIN ends the connection then,
+    /// and it only looks like a reset.
+    pub(super) told_end: bool,
     /// The connection on this side was reset, or died. An end of input read afterwards is no FIN:
     /// the error was reported before and the kernel does not repeat it.
     pub(super) lost: Lost,
@@ -288,6 +292,8 @@ pub(super) struct Connection {
     /// Where the upstream connection goes.
     pub(super) upstream: Option<SocketAddr>,
     pub(super) accepted_at: Micros,
+    /// Since when an upstream connection is being made, failed attempts included.
+    pub(super) connecting_since: Option<Micros>,
     pub(super) moved_at: Micros,
 }
 
@@ -314,8 +320,14 @@ impl Connection {
             original_destination,
             upstream: None,
             accepted_at: now,
+            connecting_since: None,
             moved_at: now,
         }
+    }
+
+    /// An upstream connection is being made.
+    pub(super) fn is_connecting(&self) -> bool {
+        matches!(self.phase, Phase::Connecting { .. })
     }
 
     /// The half that reads from `side`.

@@ -12,13 +12,13 @@ use std::rc::Rc;
 use crate::access_log::Request;
 use crate::http1::{
     Asked, Lost, Refusal, RequestHead, RequestStep, RequestStream, ResponseStep, ResponseStream,
-    Turn,
+    Turn, Upgrade,
 };
 use crate::relay::Side;
 
 use crate::worker::connection::Micros;
 use crate::worker::line;
-use crate::worker::route::Route;
+use crate::worker::route::{Exchange, Route};
 
 /// Whether requests wait to be allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,21 +76,23 @@ pub(super) enum Answered {
     More,
     /// Nobody has asked for them.
     Unasked,
+    /// They must not pass: what would follow could not be looked at.
+    Hides,
     /// From here on nobody knows where an answer ends.
     Lost(Lost),
 }
 
-/// A request that has passed, until it is accounted.
-#[derive(Debug)]
-pub(super) struct Exchange {
-    pub(super) route: Rc<Route>,
-    pub(super) began: Micros,
-    /// Of its answer; 0 before there is one.
-    pub(super) status: u16,
-    pub(super) request_bytes: u64,
-    pub(super) response_bytes: u64,
-    /// For the access log, if there is one.
-    pub(super) line: Option<Box<Request>>,
+/// What follows the present answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    /// Answers, as long as there are requests.
+    Answers,
+    /// Nobody knows where it ends.
+    Lost,
+    /// Another protocol, which has been agreed.
+    OtherProtocol,
+    /// The upstream's end, which the downstream was told.
+    Nothing,
 }
 
 /// See the module.
@@ -107,6 +109,9 @@ pub(super) struct Http1 {
     /// Where the last request goes.
     pub(super) route: Option<Rc<Route>>,
     unanswered: VecDeque<Exchange>,
+    follows: Follows,
+    /// What the downstream sends is thrown away.
+    drops: bool,
     /// Answered, and to be accounted.
     finished: VecDeque<Exchange>,
 }
@@ -123,6 +128,8 @@ impl Http1 {
             waits: Waits::No,
             route: None,
             unanswered: VecDeque::new(),
+            follows: Follows::Answers,
+            drops: false,
             finished: VecDeque::new(),
         }
     }
@@ -179,9 +186,33 @@ impl Http1 {
         self.responses.unanswered() == 0
     }
 
+    /// Another request can go to the present upstream.
+    pub(super) fn takes_requests(&self) -> bool {
+        !self.is_full() && !self.is_lost()
+    }
+
+    /// Nobody knows where the present answer ends, but by the upstream's end.
+    pub(super) fn is_lost(&self) -> bool {
+        self.follows == Follows::Lost
+    }
+
+    /// The downstream is told the end of the answers: a request that comes now is thrown away,
+    /// as it would be by the server that has closed.
+    pub(super) fn answers_over(&mut self) {
+        if self.follows != Follows::OtherProtocol {
+            self.follows = Follows::Nothing;
+            self.forget();
+        }
+    }
+
     /// The upstream has as many requests as it is given at a time.
     pub(super) fn is_full(&self) -> bool {
         self.responses.is_full()
+    }
+
+    /// The last request has passed whole.
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.requests.is_between_requests()
     }
 
     /// What the first of the downstream's bytes are. A head is told until it is asked.
@@ -189,8 +220,15 @@ impl Http1 {
         if self.told.is_some() {
             return Next::Head;
         }
+        if self.drops {
+            return if bytes.is_empty() { Next::More } else { Next::Drop };
+        }
         match self.requests.next(bytes) {
             RequestStep::NeedMore => Next::More,
+            RequestStep::Head(_) if self.follows == Follows::Nothing => {
+                self.drops = true;
+                Next::Drop
+            }
             RequestStep::Head(head) => {
                 self.told = Some(Box::new(head));
                 Next::Head
@@ -218,15 +256,31 @@ impl Http1 {
             status: 0,
             request_bytes: head.head_len as u64,
             response_bytes: 0,
+            wants_h2c: head.upgrade == Upgrade::H2c,
             line,
         });
         head.head_len
+    }
+
+    /// The head that was told and will not pass, as an exchange to be accounted.
+    pub(super) fn take_told(&mut self, now: Micros) -> Option<Exchange> {
+        let (Some(head), Some(route)) = (self.told.take(), &self.route) else { return None };
+        Some(Exchange {
+            route: Rc::clone(route),
+            began: now,
+            status: 0,
+            request_bytes: head.head_len as u64,
+            response_bytes: 0,
+            wants_h2c: false,
+            line: None,
+        })
     }
 
     /// What the first of the upstream's bytes are. Answers that end are in `finished` then.
     pub(super) fn next_answer(&mut self, bytes: &[u8]) -> Answered {
         match self.responses.next(bytes) {
             ResponseStep::NeedMore => Answered::More,
+            ResponseStep::Head(head) if self.hides_requests(head.turn) => Answered::Hides,
             ResponseStep::Head(head) => {
                 self.answer_begins(head.status, head.turn);
                 // An answer without a body has ended with its head.
@@ -243,8 +297,17 @@ impl Http1 {
             }
             ResponseStep::Opaque { bytes } => Answered::Pass(bytes),
             ResponseStep::Unasked => Answered::Unasked,
-            ResponseStep::Lost(lost) => Answered::Lost(lost),
+            ResponseStep::Lost(lost) => {
+                self.follows = Follows::Lost;
+                Answered::Lost(lost)
+            }
         }
+    }
+
+    /// The answer begins HTTP/2, in which later requests would go unseen.
+    fn hides_requests(&self, turn: Turn) -> bool {
+        let asked = self.unanswered.front().is_some_and(|exchange| exchange.wants_h2c);
+        turn == Turn::Switched && asked && self.mode == Mode::Gated
     }
 
     fn answer_begins(&mut self, status: u16, turn: Turn) {
@@ -254,7 +317,10 @@ impl Http1 {
             exchange.status = status;
         }
         match turn {
-            Turn::Switched => self.requests.upgraded(),
+            Turn::Switched => {
+                self.follows = Follows::OtherProtocol;
+                self.requests.upgraded();
+            }
             Turn::Declined => self.requests.upgrade_declined(),
             Turn::Interim | Turn::Final => return,
         }
@@ -295,6 +361,7 @@ impl Http1 {
     /// A new upstream connection has taken the place of the last one, which had answered all.
     pub(super) fn upstream_replaced(&mut self) {
         self.responses = ResponseStream::default();
+        self.follows = Follows::Answers;
         self.carried[Side::Upstream as usize].clear();
     }
 

@@ -16,8 +16,7 @@ use crate::sniff::OpaqueReason;
 use crate::sys::ring::{Ring, Sockets};
 use crate::worker::Worker;
 use crate::worker::connection::{Connection, Guide, Held, Phase, Then};
-use crate::worker::http1::Exchange;
-use crate::worker::route::Route;
+use crate::worker::route::{Exchange, Route};
 use crate::worker::token::Key;
 
 /// What is known of an HTTP/2 connection.
@@ -136,13 +135,16 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     /// Sends the SETTINGS that some clients wait for.
-    fn greet(&mut self, key: Key) {
+    pub(super) fn greet(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let Guide::Http2(http) = &mut connection.guide else { return };
         if http.greeted != Greeted::No {
             return;
         }
-        let Some(buffer) = self.ring.fill(&EMPTY_SETTINGS) else { return };
+        let Some(buffer) = self.ring.fill(&EMPTY_SETTINGS) else {
+            self.metrics.counters.buffers_starved.add(1);
+            return self.starved.push_back((key, Side::Upstream));
+        };
         http.greeted = Greeted::Sent;
         let direction = &mut connection.directions[Side::Upstream as usize];
         direction.half.received(buffer.length());
@@ -159,7 +161,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let name = claimed.name.clone();
         let claim = name.as_ref().map(|name| Claim { name, by: NameSource::Host });
         let decision = snapshot.decide(destination, claim);
-        if !matches!(decision.verdict, crate::registry::Verdict::BlackHole) {
+        let blocked = matches!(decision.verdict, crate::registry::Verdict::BlackHole);
+        // Of two names nobody knows which one the server takes.
+        if !blocked && !claimed.conflict {
             return self.follow(key, &snapshot, decision, claim, Protocol::Http2);
         }
         self.recognition_over(key);
@@ -250,7 +254,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         if route.standing == Standing::Unverified {
             self.metrics.counters.unverified_names.add(1);
         }
-        if connection.upstream.is_some_and(|upstream| route.leads_to(upstream, destination)) {
+        let here = connection.upstream.is_some_and(|up| route.leads_to(up, destination));
+        if here && !claimed.conflict {
             return true;
         }
         let Guide::Http2(http) = &mut connection.guide else { return false };
@@ -283,6 +288,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             status: 502,
             request_bytes: 0,
             response_bytes: 0,
+            wants_h2c: false,
             line,
         };
         self.account_exchange(key, exchange, ResponseFlags::None);
@@ -314,17 +320,28 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     /// Ends a connection of which a stream was refused, between two frames of the answers.
     pub(super) fn end_streams(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        // Bytes that may pass are still on their way to the upstream: their end comes here again.
+        let passes = connection.direction(Side::Downstream).operation.is_some();
+        if passes || !matches!(connection.phase, Phase::Relaying) {
+            return;
+        }
         let at_rest = connection.is_upstream_at_rest();
         let Guide::Http2(http) = &mut connection.guide else { return };
         let Some(refused) = http.refused else { return };
         if at_rest && http.boundary.to_boundary() == 0 {
             let last_stream = http.frames.last_stream();
-            let (words, reason) = match refused {
+            let (last_words, reason) = match refused {
                 Refused::Stream(stream) => (farewell(stream), CloseReason::BlackHole),
                 Refused::Connection(code) => {
                     (http2::goaway(last_stream, code).to_vec(), CloseReason::BadRequest)
                 }
             };
+            let mut words = Vec::new();
+            if http.boundary.is_at_start() && http.greeted == Greeted::No {
+                // A server's first frame.
+                words.extend_from_slice(&EMPTY_SETTINGS);
+            }
+            words.extend(last_words);
             self.retire(key, Then::Say(words.into(), reason));
         }
     }

@@ -10,8 +10,7 @@ use crate::registry::Snapshot;
 use crate::relay::Side;
 use crate::sys::ring::{Expect, Operation, Ring, Sockets};
 use crate::worker::connection::{Direction, End, Guide, Held, Phase, Then};
-use crate::worker::http1::Exchange;
-use crate::worker::route::{Route, Way};
+use crate::worker::route::{Exchange, Route, Way};
 use crate::worker::token::{Key, Target};
 use crate::worker::{LINGER_US, Worker};
 
@@ -58,7 +57,11 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         };
         let mut line = if logged { http.told_line(http.held()) } else { None };
         if let Some(line) = &mut line {
-            line.details = "direct_response";
+            line.details = match status {
+                502 => "direct_response",
+                503 => "upstream_reset_before_response_started",
+                _ => "codec_error",
+            };
         }
         let head_len = http.told.as_ref().map_or(http.held().len(), |head| head.head_len);
         let exchange = Exchange {
@@ -67,6 +70,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             status,
             request_bytes: head_len.min(HEAD_BYTES_MAX) as u64,
             response_bytes: words.len() as u64,
+            wants_h2c: false,
             line,
         };
         // Nothing that is held will pass.
@@ -83,6 +87,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             self.metrics.counters.upstream_switches.add(1);
         }
         connection.phase = Phase::Retiring { then };
+        connection.moved_at = self.now_us;
         for (operation, side) in connection.in_flight() {
             if side == Side::Upstream {
                 self.ring.cancel(operation, Target::Connection(key, side).encode());

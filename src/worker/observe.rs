@@ -73,7 +73,7 @@ impl Http1 {
                     self.carried[Side::Upstream as usize] = rest.to_vec();
                     return Ok(());
                 }
-                Answered::Unasked => return Err(None),
+                Answered::Unasked | Answered::Hides => return Err(None),
                 Answered::Lost(lost) => return Err(Some(lost)),
             }
         }

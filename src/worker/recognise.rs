@@ -8,9 +8,9 @@ use crate::registry::snapshot::{Claim, Decision, NameSource, Standing};
 use crate::relay::Side;
 use crate::sniff::{ClientHello, Name, Sni, Sniff, Sniffer};
 use crate::sys::buffers::Buffer;
-use crate::sys::ring::{Errno, Operation, Ring, Sockets};
+use crate::sys::ring::{Errno, Ring, Sockets};
 use crate::worker::Worker;
-use crate::worker::connection::{Account, Guide, Phase};
+use crate::worker::connection::{Account, Guide, Micros, Phase};
 use crate::worker::http1::{Http1, Mode};
 use crate::worker::http2::Http2;
 use crate::worker::token::Key;
@@ -131,14 +131,17 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
 
     /// There is no name, and there will be none: the address decides.
     pub(super) fn decide_nameless(&mut self, key: Key, why: Recognised) {
-        self.metrics.counters.recognised(why).add(1);
         let snapshot = self.snapshot();
+        if let Some(Guide::Recognition(_)) = self.connections.get(key.slot).map(|c| &c.guide) {
+            // Others were recognised before, and did not come to a name.
+            self.metrics.counters.recognised(why).add(1);
+        }
         let held = self.take_held(key);
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let token = super::token::Target::Connection(key, Side::Downstream).encode();
-        if connection.direction(Side::Downstream).operation == Some(Operation::Receive) {
-            // What it may still bring is relayed when it has completed.
-            self.ring.cancel(Operation::Receive, token);
+        if let Some(operation) = connection.direction(Side::Downstream).operation {
+            // What a receive may still bring is relayed when it has completed.
+            self.ring.cancel(operation, token);
         }
         connection.guide = Guide::Forward(held);
         connection.account = Account::Unsettled;
@@ -168,6 +171,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         if let Phase::Recognising { .. } = connection.phase {
             self.metrics.counters.recognising.sub(1);
+            // Decided; whoever goes on sets the phase that follows.
+            connection.phase = Phase::Connecting { deadline: Micros::MAX, attempts: None };
         }
         if let Guide::Recognition(_) = connection.guide {
             self.take_held(key);

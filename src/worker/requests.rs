@@ -77,8 +77,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     pub(super) fn resume(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let side = Side::Downstream;
-        if connection.directions[side as usize].operation.is_some() {
-            // Its completion comes here.
+        let direction = &connection.directions[side as usize];
+        if direction.operation.is_some() || direction.half.state() != State::Receiving {
+            // Its completion comes here; or nothing will pass any more.
             return;
         }
         let held = match &mut connection.guide {
@@ -176,7 +177,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let here = matches!(connection.phase, Phase::Relaying)
             && connection.upstream.is_some_and(|upstream| route.leads_to(upstream, destination));
         let Guide::Http1(http) = &mut connection.guide else { return None };
-        (here && !http.is_full()).then(|| http.ask(self.now_us, line))
+        (here && http.takes_requests()).then(|| http.ask(self.now_us, line))
     }
 
     /// The line of the head behind the first `pass` bytes that are to be decided, if it is wanted.
@@ -219,8 +220,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             (Waits::Over, _) => self.resume(key),
             (Waits::Refused(refusal), _) if idle => self.refuse_request(key, refusal),
             (Waits::Told, Some(route)) => {
-                if upstream.is_some_and(|upstream| route.leads_to(upstream, destination)) {
-                    if !http.is_full() {
+                let here = upstream.is_some_and(|upstream| route.leads_to(upstream, destination));
+                if here && !http.is_lost() {
+                    if http.takes_requests() {
                         self.resume(key);
                     }
                 } else if idle && route.is_blocked() {

@@ -2,9 +2,10 @@
 
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::access_log::Decider;
+use crate::access_log::{Decider, Request};
 use crate::config::Mode;
 use crate::identity::Identity;
 use crate::metrics::{ResponseFlags, SeriesIndex};
@@ -13,6 +14,7 @@ use crate::registry::snapshot::{
 };
 use crate::registry::{Snapshot, Verdict};
 use crate::sniff::Name;
+use crate::worker::connection::Micros;
 use crate::workload::Workload;
 
 /// What a host has led to, in one generation.
@@ -29,6 +31,21 @@ pub(super) struct Route {
     mode: Mode,
     /// The series that was found last, with what it was found by.
     pub(super) series: Cell<Option<(u16, ResponseFlags, SeriesIndex)>>,
+}
+
+/// A request that has passed, until it is accounted.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) route: Rc<Route>,
+    pub(super) began: Micros,
+    /// Of its answer; 0 before there is one.
+    pub(super) status: u16,
+    pub(super) request_bytes: u64,
+    pub(super) response_bytes: u64,
+    /// It offers to go on with HTTP/2.
+    pub(super) wants_h2c: bool,
+    /// For the access log, if there is one.
+    pub(super) line: Option<Box<Request>>,
 }
 
 /// The verdict, for as long as a route is kept.

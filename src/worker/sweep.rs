@@ -13,7 +13,8 @@ use crate::relay::{Half, Side, State};
 use crate::sys::ring::{Operation, Ring, Sockets, Trimmed};
 use crate::sys::socket::Keepalive;
 use crate::worker::accept::AcceptState;
-use crate::worker::connection::{Held, Micros, Phase, Watched};
+use crate::worker::connection::{Guide, Held, Micros, Phase, Watched};
+use crate::worker::http1::Waits;
 use crate::worker::stop::DrainStage;
 use crate::worker::token::{Key, Target};
 use crate::worker::{MICROS_PER_SECOND, RESET_WAIT_US, Worker};
@@ -153,10 +154,12 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 }
             }
             Phase::Resetting { .. } => self.continue_reset(key),
-            Phase::Recognising { .. }
-            | Phase::Retiring { .. }
-            | Phase::Lingering { .. }
-            | Phase::Closing => {}
+            Phase::Retiring { .. } => {
+                if self.now_us.saturating_sub(connection.moved_at) >= RESET_WAIT_US {
+                    self.end(key, CloseReason::ConnectFailed);
+                }
+            }
+            Phase::Recognising { .. } | Phase::Lingering { .. } | Phase::Closing => {}
         }
     }
 
@@ -165,6 +168,11 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let still_us = self.now_us.saturating_sub(connection.moved_at);
         let half_closed = connection.directions.iter().any(|direction| direction.half.is_over());
         if half_closed && still_us >= self.timeouts.half_close_us {
+            return self.end(key, CloseReason::HalfClose);
+        }
+        let lost = matches!(&connection.guide, Guide::Http1(http)
+            if http.is_lost() && http.waits != Waits::No);
+        if lost && still_us >= self.timeouts.half_close_us {
             return self.end(key, CloseReason::HalfClose);
         }
         if still_us >= self.timeouts.idle_us {

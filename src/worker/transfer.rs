@@ -7,7 +7,7 @@ use crate::sys::ring::{Errno, Expect, Operation, Ring, Sockets};
 use crate::sys::socket::Socket;
 use crate::worker::Worker;
 use crate::worker::connection::{Account, Connection, Guide, Held, Lost, Phase, Watched};
-use crate::worker::http1::Waits;
+use crate::worker::http1::{Mode, Waits};
 use crate::worker::token::{Key, Target};
 
 impl<R: Ring, S: Sockets> Worker<R, S> {
@@ -72,7 +72,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 return self.resume(key);
             }
             (Phase::Relaying, _) => {}
-            (Phase::Recognising { .. }, Guide::Http1(_)) => {}
+            (Phase::Recognising { .. }, Guide::Http1(_)) if !matches!(result, Ok(None)) => {}
             (Phase::Recognising { .. }, _) => return self.on_first_bytes(key, result),
             (Phase::Retiring { .. }, _) => {
                 self.throw_away(result);
@@ -230,7 +230,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             // A pipe was put back during the wait, or the receive was refused with EAGAIN.
             State::Receiving => {
                 direction.expect = Expect::Bytes;
-                self.advance(key, side);
+                match (&connection.guide, side) {
+                    (Guide::Forward(_), Side::Downstream) => self.resume(key),
+                    _ => self.advance(key, side),
+                }
             }
             State::Sending { .. } => self.advance(key, side),
             State::Deciding { .. } | State::Finished | State::Broken => {
@@ -242,7 +245,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     /// The source has sent FIN, and everything before it was passed on.
     pub(super) fn on_end(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let written_to = !connection.direction(side.peer()).half.is_over();
+        let written_to = !connection.direction(side.peer()).half.is_over()
+            && !connection.ends[side as usize].told_end;
         let socket = connection.ends[side as usize].socket.as_ref();
         let reset_unseen = || !socket.is_some_and(Socket::is_connected);
         if connection.ends[side as usize].lost == Lost::Yes || (written_to && reset_unseen()) {
@@ -256,8 +260,11 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
         self.drop_held(key, side);
         self.account_finished(key);
-        if side == Side::Upstream && self.gives_way(key) {
-            return self.serve(key);
+        if side == Side::Upstream {
+            if self.gives_way(key) {
+                return self.serve(key);
+            }
+            self.take_no_more_requests(key);
         }
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         if connection.direction(side.peer()).half.is_over() {
@@ -279,6 +286,21 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
     }
 
+    /// The downstream is about to be told the end of the answers: no request is served any more.
+    fn take_no_more_requests(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let Guide::Http1(http) = &mut connection.guide else { return };
+        if http.mode == Mode::Observed {
+            return;
+        }
+        let waited = http.waits != Waits::No;
+        http.answers_over();
+        let direction = &connection.directions[Side::Downstream as usize];
+        if waited && direction.operation.is_none() && direction.half.state() == State::Receiving {
+            self.advance(key, Side::Downstream);
+        }
+    }
+
     /// The connection on `side` was reset, or died.
     ///
     /// Found by writing, bytes that it sent before may still wait in its receive queue: the half
@@ -286,6 +308,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     pub(super) fn on_lost(&mut self, key: Key, side: Side, by: LostBy) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.end(side).lost = Lost::Yes;
+        if !matches!(connection.phase, Phase::Relaying) {
+            // Nothing waits behind it: these were Egret's own words.
+            return self.end(key, Connection::loss_of(side));
+        }
         if by == LostBy::Reading || connection.direction(side).half.is_over() {
             return self.end(key, Connection::loss_of(side));
         }
@@ -322,6 +348,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             match (&connection.phase, side) {
                 (Phase::Relaying, Side::Downstream) if connection.guide.is_waiting() => {}
                 (Phase::Relaying, Side::Downstream) => self.resume(key),
+                (Phase::Recognising { .. }, Side::Upstream) => self.greet(key),
                 (Phase::Relaying | Phase::Recognising { .. }, _) => self.advance(key, side),
                 (Phase::Answering { .. }, Side::Upstream) => self.speak(key),
                 _ => {}

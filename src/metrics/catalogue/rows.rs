@@ -86,7 +86,7 @@ pub const CATALOGUE: &[Row] = &[
         Metric::ConnectDuration,
         Kind::Histogram,
         "egret_connect_duration_seconds",
-        "Time from the accept to the established upstream connection.",
+        "From the decision to the established upstream connection, failed attempts included.",
     ),
     row(
         Metric::CopiedBytes,

@@ -358,6 +358,84 @@ fn a_client_that_goes_away_while_its_request_waits_is_forgotten() {
     drop(server);
     proxy.is_quiet();
     assert!(web.received().is_empty());
+    // The one that was asked, and the one that waited.
     let labels = [("response_flags", "DC"), ("response_code", "0")];
+    assert_eq!(proxy.sum("istio_requests_total", &labels), 2.0);
+}
+
+#[test]
+fn an_answer_without_an_end_does_not_hold_the_next_request_for_ever() {
+    fn lost(_: &str, _: &[u8]) -> Vec<u8> {
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: x\r\n\r\nok".to_vec()
+    }
+    let web = Web::start(lost);
+    let proxy = registry_only(&allowed(&web), "");
+    let mut client = proxy.connect(destination());
+    client.write_all(ALLOWED.as_bytes()).unwrap();
+    read_exactly(&mut client, &lost("", b""));
+    // The upstream was told that nothing more comes, so it closes, and that is the answer's end.
+    client.write_all(BLOCKED.as_bytes()).unwrap();
+    let rest = read_all(&mut client);
+    assert!(rest.is_empty() || rest.starts_with(BAD_GATEWAY), "{rest}");
+    drop(client);
+    proxy.is_quiet();
+    assert_eq!(web.text(), ALLOWED);
+    let reason = [("reason", "length_with_coding")];
+    assert_eq!(proxy.sum("egret_http_unframed_answers_total", &reason), 1.0);
+}
+
+#[test]
+fn no_request_is_served_once_the_client_was_told_the_end() {
+    let (a, b) = (Web::start(echo_path), Web::start(echo_path));
+    let entries =
+        [entry("a.example.com", "HTTP", a.address), entry("b.example.com", "HTTP", b.address)];
+    let proxy = registry_only(&entries, "");
+    let mut client = proxy.connect(destination());
+    client.write_all(b"GET /1 HTTP/1.1\r\nHost: a.example.com\r\nx-end: 1\r\n\r\n").unwrap();
+    read_exactly(&mut client, &ok(b"/1"));
+    assert_eq!(client.read(&mut [0]).unwrap(), 0, "FIN");
+    // Its answer could not be told.
+    client.write_all(b"GET /2 HTTP/1.1\r\nHost: b.example.com\r\n\r\n").unwrap();
+    drop(client);
+    proxy.is_quiet();
+    assert!(b.received().is_empty());
+}
+
+#[test]
+fn a_change_to_http2_in_which_requests_would_hide_does_not_pass() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = server.local_addr().unwrap();
+    let proxy = registry_only(&[entry("allowed.example.com", "HTTP", address)], "");
+    let mut client = proxy.connect(destination());
+    let offer = "GET /1 HTTP/1.1\r\nHost: allowed.example.com\r\n\
+                 Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\
+                 HTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
+    client.write_all(format!("{offer}{BLOCKED}").as_bytes()).unwrap();
+    let (mut upstream, _) = server.accept().unwrap();
+    read_exactly(&mut upstream, offer.as_bytes());
+    let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+                    Upgrade: h2c\r\n\r\n";
+    upstream.write_all(switched.as_bytes()).unwrap();
+    assert_eq!(crate::support::peer::read_to_reset(&mut client), (true, 0));
+    let mut got = Vec::new();
+    let _ = upstream.read_to_end(&mut got);
+    assert!(got.is_empty(), "{:?}", String::from_utf8_lossy(&got));
+    drop((client, upstream));
+    proxy.is_quiet();
+}
+
+#[test]
+fn a_name_without_an_address_is_a_503() {
+    let unresolved = "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+                      metadata: { name: none, namespace: shop }\nspec:\n  \
+                      hosts: [none.invalid]\n  \
+                      ports: [{ number: 8080, name: main, protocol: HTTP }]\n  resolution: DNS\n";
+    let proxy = registry_only(&[unresolved.to_owned()], "");
+    let mut client = proxy.connect(destination());
+    write!(client, "GET / HTTP/1.1\r\nHost: none.invalid\r\n\r\n").unwrap();
+    assert!(read_all(&mut client).starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
+    drop(client);
+    proxy.is_quiet();
+    let labels = [("response_code", "503"), ("response_flags", "UH")];
     assert_eq!(proxy.sum("istio_requests_total", &labels), 1.0);
 }

@@ -165,10 +165,34 @@ fn junk_behind_the_first_request_ends_with_goaway() {
     read_exactly(&mut upstream, &[PREFACE, &SETTINGS, &first].concat());
     // PUSH_PROMISE, which only servers send.
     client.write_all(&[0, 0, 4, 5, 4, 0, 0, 0, 1, 0, 0, 0, 2]).unwrap();
+    assert_eq!(read_frame(&mut client), SETTINGS, "a server's first frame");
     assert_eq!(read_frame(&mut client)[3], GOAWAY);
     assert_eq!(client.read(&mut [0]).unwrap(), 0);
     drop((client, upstream));
     proxy.is_quiet();
     let reason = [("reason", "push_promise")];
     assert_eq!(proxy.sum("egret_http2_refused_connections_total", &reason), 1.0);
+}
+
+#[test]
+fn nobody_is_being_recognised_after_a_block() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = allowed(&server);
+    let mut client = proxy.connect(destination());
+    client.write_all(&[PREFACE, &SETTINGS, &get(1, "blocked.example.com")].concat()).unwrap();
+    let _ = client.read_to_end(&mut Vec::new());
+    drop(client);
+    proxy.is_quiet();
+    assert_eq!(proxy.sum("egret_recognising_connections", &[]), 0.0);
+}
+
+#[test]
+fn settings_come_before_the_answer_to_a_blocked_stream() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = allowed(&server);
+    let mut client = proxy.connect(destination());
+    let sent = [PREFACE, &SETTINGS, &get(1, "allowed.example.com"), &get(3, "b.example.com")];
+    client.write_all(&sent.concat()).unwrap();
+    let _up = server.accept().unwrap();
+    assert_eq!(read_frame(&mut client), SETTINGS);
 }

@@ -219,3 +219,31 @@ fn unverified_names_are_counted_and_blocked_if_so_configured() {
         assert_eq!(proxy.sum("egret_unverified_names_total", &[]), 1.0);
     }
 }
+
+#[test]
+fn an_end_within_a_head_is_decided_by_the_address() {
+    let (proxy, server) = waiting(200);
+    let mut client = proxy.connect(server.local_addr().unwrap());
+    client.write_all(b"GET / HTTP/1.1\r\nHos").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    let (mut upstream, _) = server.accept().unwrap();
+    upstream.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let mut got = Vec::new();
+    let result = upstream.read_to_end(&mut got);
+    assert!(result.is_ok() && got == b"GET / HTTP/1.1\r\nHos", "{result:?} {got:?}");
+    drop((client, upstream));
+    proxy.is_quiet();
+}
+
+#[test]
+fn nobody_is_being_recognised_after_an_alert() {
+    let mode = Mode::RegistryOnly;
+    let proxy = Proxy::start(Setup { mode, tls_alert: true, ..Setup::default() });
+    let mut client = proxy.connect(destination());
+    client.write_all(&hello("openssl_default")).unwrap();
+    let mut alert = Vec::new();
+    client.read_to_end(&mut alert).unwrap();
+    drop(client);
+    proxy.is_quiet();
+    assert_eq!(proxy.sum("egret_recognising_connections", &[]), 0.0);
+}
