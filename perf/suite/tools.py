@@ -200,7 +200,7 @@ def _ask_versions(tools):
         done = subprocess.run([tools[program], question], capture_output=True, text=True,
                               timeout=20, check=False)
         lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-        version = re.sub(r"^\S*/bin/envoy\s+version", "envoy version", lines[0] if lines else "?")
+        version = re.sub(r"^\S*/envoy\s+version", "envoy version", lines[0] if lines else "?")
         if program.startswith("egret"):
             version += f", sha256 {_sha256(tools[program])}"
         tools.versions[program] = version
