@@ -5,9 +5,10 @@
 #
 # Builds the release binary, makes a lab of three network namespaces (scripts/lab.sh), captures what
 # leaves the pod (scripts/redirect.sh), starts Egret in the node with config/egret.yaml and nginx in
-# the world outside. Then it drives curl and `openssl s_client` from the pod: one destination
-# passes, one reaches a registered service, and after an edit of the policy file the first one is
-# blackholed. It prints what happened and the `istio_tcp_*` series, and removes what it made.
+# the world outside. Then it drives curl and `openssl s_client` from the pod: what is unknown
+# passes, what is registered reaches its service, by address, by Host or by SNI; after an edit of
+# the policy file the unknown is blocked, and counted by the name that it used. It prints what
+# happened and the series of `istio_requests_total` and `istio_tcp_*`, and removes what it made.
 #
 #     --keep         leave everything running until Ctrl-C or SIGTERM, and say how to play with it
 #     --name NAME    the lab's name (default: demo)
@@ -141,7 +142,8 @@ CONF
     say "nginx (process $NGINX_PID) serves $WEB ports 80 and 443, and $ORDERS_ENDPOINT port 8080"
 }
 
-# A copy of the shipped configuration, so that it can be edited, and a registry with one service.
+# A copy of the shipped configuration, so that it can be edited, and a registry with one service that
+# is found by its address, and one that is found by its name.
 write_config() {
     cp -R "$ROOT/config" "$DIRECTORY/config"
     rm -f "$DIRECTORY"/config/registry.d/*
@@ -161,6 +163,19 @@ spec:
   resolution: STATIC
   endpoints:
     - address: $ORDERS_ENDPOINT
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata:
+  name: api
+  namespace: shop
+spec:
+  hosts: [api.example.com]
+  ports:
+    - { number: 80, name: http, protocol: HTTP }
+    - { number: 443, name: https, protocol: HTTPS }
+  location: MESH_EXTERNAL
+  resolution: NONE
 YAML
     cat >"$DIRECTORY/config/workloads.yaml" <<YAML
 workloads:
@@ -168,7 +183,6 @@ workloads:
     workload: checkout
     namespace: shop
 YAML
-    edit_config 'destinationIp: false' 'destinationIp: true'
 }
 
 # edit_config OLD NEW: in the effective lines, by rename, as an editor does it.
@@ -193,20 +207,24 @@ start_egret() {
 
 act_everything_is_allowed() {
     heading "outboundTrafficPolicy.mode: ALLOW_ANY"
-    expect "curl http://$WEB/ passes" \
-        reads "the open web" "http://$WEB/"
+    expect "curl http://web.example.com/ passes" \
+        reads "the open web" http://web.example.com/ "$WEB"
     expect "the same over IPv6 passes" \
-        reads "the open web" "http://[$WEB_V6]/"
-    expect "openssl s_client to $WEB:443 passes, and sees nginx's own certificate" \
-        tls_handshake
+        reads "the open web" http://web.example.com/ "[$WEB_V6]"
+    expect "openssl s_client for web.example.com passes, and sees nginx's own certificate" \
+        tls_handshake web.example.com
+    expect "curl http://api.example.com/ passes, as a registered service by its Host" \
+        reads "the open web" http://api.example.com/ "$WEB"
     expect "curl http://$ORDERS/ reaches the registered service (STATIC, $ORDERS_ENDPOINT:8080)" \
-        reads "the orders service" "http://$ORDERS/"
-    expect "the connections to $WEB are counted as PassthroughCluster" \
-        wait_until 5 "the counter" counted istio_tcp_connections_closed_total 3 \
-        PassthroughCluster
+        reads "the orders service" "http://$ORDERS/" "$ORDERS"
+    expect "the requests to web.example.com are counted as PassthroughCluster, with its name" \
+        counted istio_requests_total 2 PassthroughCluster web.example.com
+    expect "and so is the TLS connection" \
+        counted istio_tcp_connections_closed_total 1 PassthroughCluster web.example.com
+    expect "the one to api.example.com is counted as that" \
+        counted istio_requests_total 1 api.example.com
     expect "the one to $ORDERS is counted as orders.example.com" \
-        wait_until 5 "the counter" counted istio_tcp_connections_closed_total 1 \
-        orders.example.com
+        counted istio_requests_total 1 orders.example.com
     series >"$DIRECTORY/series.1"
     show_series "$DIRECTORY/series.1"
 }
@@ -219,18 +237,33 @@ act_only_what_is_registered() {
     expect "Egret reads it (generation after $generation)" \
         wait_until 20 "a new generation" generation_is_after "$generation"
     opened=$(metric istio_tcp_connections_opened_total)
-    expect "curl http://$WEB/ is now blackholed" blackholed "http://$WEB/"
-    expect "the same over IPv6 is blackholed" blackholed "http://[$WEB_V6]/"
-    expect "the blackholed ones are counted as BlackHoleCluster" \
-        wait_until 5 "the counter" counted istio_tcp_connections_closed_total 2 BlackHoleCluster
+    expect "curl http://web.example.com/ is now answered with 502" \
+        status_is 502 http://web.example.com/ "$WEB"
+    expect "the same over IPv6" \
+        status_is 502 http://web.example.com/ "[$WEB_V6]"
+    expect "openssl s_client for web.example.com is cut off" \
+        not tls_handshake web.example.com
+    expect "they are counted as BlackHoleCluster, with the name" \
+        counted istio_requests_total 2 BlackHoleCluster web.example.com
+    expect "and so is the TLS connection" \
+        counted istio_tcp_connections_closed_total 1 BlackHoleCluster web.example.com
     expect "and nothing was opened for them" \
         test "$opened" = "$(metric istio_tcp_connections_opened_total)"
+    expect "curl http://api.example.com/, to the same address, still passes by its Host" \
+        reads "the open web" http://api.example.com/ "$WEB"
+    expect "openssl s_client for api.example.com still passes by its SNI" \
+        tls_handshake api.example.com
     expect "curl http://$ORDERS/ still reaches the registered service" \
-        reads "the orders service" "http://$ORDERS/"
-    expect "it is counted as orders.example.com again" \
-        wait_until 5 "the counter" counted istio_tcp_connections_closed_total 2 \
-        orders.example.com
+        reads "the orders service" "http://$ORDERS/" "$ORDERS"
+    expect "they are counted as api.example.com and orders.example.com again" \
+        both_are_counted_again
     series >"$DIRECTORY/series.2"
+}
+
+both_are_counted_again() {
+    counted istio_requests_total 2 api.example.com &&
+        counted istio_tcp_connections_closed_total 1 api.example.com &&
+        counted istio_requests_total 2 orders.example.com
 }
 
 keep() {
@@ -241,7 +274,7 @@ keep() {
     else
         say "In another terminal:"
     fi
-    say "    ip netns exec $NAME-pod curl http://$WEB/"
+    say "    ip netns exec $NAME-pod curl -i --connect-to ::$WEB: http://web.example.com/"
     say "    ip netns exec $NAME-pod curl http://$ORDERS/"
     say "    ip netns exec $NAME-node curl -s http://127.0.0.1:15020/metrics"
     say "    ip netns exec $NAME-node curl -s http://127.0.0.1:15000/"
@@ -303,40 +336,52 @@ egret_is_ready_or_gone() {
     egret_is_ready || is_gone "$EGRET_PID"
 }
 
-# reads TEXT URL: curl in the pod gets this body.
+# ask URL ADDRESS OPTION...: curl in the pod, sent to ADDRESS whatever the URL's host.
+ask() {
+    inside pod curl --silent --globoff --max-time 5 --connect-to "::$2:80" "$1" "${@:3}"
+}
+
+# reads TEXT URL ADDRESS: this is the body.
 reads() {
-    [[ $(inside pod curl --silent --globoff --max-time 5 "$2") == "$1" ]]
+    [[ $(ask "$2" "$3") == "$1" ]]
 }
 
-# blackholed URL: curl in the pod is cut off at once, without an answer: 52 is an empty reply (FIN),
-# 56 a reset.
-blackholed() {
-    local code=0
-    inside pod curl --silent --globoff --output /dev/null --max-time 5 "$1" || code=$?
-    ((code == 52 || code == 56))
+# status_is CODE URL ADDRESS
+status_is() {
+    [[ $(ask "$2" "$3" --output /dev/null --write-out '%{http_code}') == "$1" ]]
 }
 
+# tls_handshake NAME: by s_client, with nginx's own certificate.
 tls_handshake() {
-    inside pod openssl s_client -connect "$WEB:443" -servername web.example.com \
+    inside pod openssl s_client -connect "$WEB:443" -servername "$1" \
         -CAfile "$DIRECTORY/certificate.pem" -verify_return_error -brief </dev/null 2>&1 |
         grep -q 'Verification: OK'
+}
+
+not() {
+    ! "$@"
 }
 
 scrape() {
     inside node curl --silent --fail --max-time 5 http://127.0.0.1:15020/metrics
 }
 
-# metric NAME [DESTINATION_SERVICE_NAME]: the sum of its series.
+# metric NAME [DESTINATION_SERVICE_NAME [DESTINATION_SERVICE]]: the sum of its series.
 metric() {
-    scrape | awk -v name="$1" -v service="${2:+destination_service_name=\"$2\"}" '
+    scrape | awk -v name="$1" -v cluster="${2:+destination_service_name=\"$2\"}" \
+        -v service="${3:+destination_service=\"$3\"}" '
         { series = $1; sub(/\{.*/, "", series) }
-        series == name && (service == "" || index($0, service)) { sum += $NF }
+        series == name && index($0, cluster) && index($0, service) { sum += $NF }
         END { print sum + 0 }'
 }
 
-# counted NAME VALUE DESTINATION_SERVICE_NAME
+# counted NAME VALUE DESTINATION_SERVICE_NAME [DESTINATION_SERVICE]: soon, it is.
 counted() {
-    [[ $(metric "$1" "$3") == "$2" ]]
+    wait_until 5 "the counter" is_counted "$@"
+}
+
+is_counted() {
+    [[ $(metric "$1" "${@:3}") == "$2" ]]
 }
 
 generation_is_after() {
@@ -344,18 +389,18 @@ generation_is_after() {
 }
 
 series() {
-    scrape | grep '^istio_tcp_' | sort
+    scrape | grep -E '^istio_(tcp_|requests_total)' | sort
 }
 
-# The labels that tell these series apart; there are 24.
+# The labels that tell these series apart; there are 24 to 25.
 show_series() {
-    say "" && say "The istio_tcp_* series now (/metrics shows all of their labels):"
+    say "" && say "The series of requests and TCP now (/metrics shows all of their labels):"
     awk '{
         name = $0; sub(/\{.*/, "", name)
         text = ""
-        split("source_workload destination_service_name destination_ip response_flags", \
-            labels, " ")
-        for (i = 1; i <= 4; i++)
+        count = split("source_workload destination_service_name destination_service " \
+            "response_code response_flags", labels, " ")
+        for (i = 1; i <= count; i++)
             if (match($0, "[{,]" labels[i] "=\"[^\"]*\""))
                 text = text (text == "" ? "" : ",") substr($0, RSTART + 1, RLENGTH - 1)
         printf "  %s{%s} %s\n", name, text, $NF

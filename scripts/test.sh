@@ -4,8 +4,11 @@
 #     scripts/test.sh
 #
 # Sections: format, clippy, shellcheck, unit and property tests, in-process integration tests and
-# the tidy rules, documentation examples, end-to-end tests in network namespaces, and the demo
-# (scripts/run.sh). All sections run, even after one has failed; the last lines hold the totals.
+# the tidy rules, documentation examples, end-to-end tests in network namespaces, the load generator
+# held against other tools, the baseline relays, the instruction counts of the pure parts
+# (perf/instructions.sh), the demo (scripts/run.sh), and the performance suite at its smallest
+# (perf/run.sh): it must work, and its ratio is shown, not judged. All sections run, even after one
+# has failed; the last lines hold the totals.
 #
 # Needs Rust with rustfmt and clippy, a C compiler and the Debian packages named below. As root
 # what is missing is installed; else it is named, and the gate fails. Without root the sections that
@@ -40,13 +43,23 @@ main() {
     section "in-process integration tests, tidy" integration_tests
     section "documentation examples" cargo test --workspace --locked --doc
     section "end-to-end tests in network namespaces" end_to_end_tests
+    section "load generator against wrk, h2load, iperf3" \
+        cargo test --locked --package egret-loadgen --test agreement
+    section "baseline relays" \
+        "$SCRIPTS/lab.sh" enter cargo test --locked --package egret-baselines --test redirected
+    section "instruction counts" perf/instructions.sh
     section "demo" "$SCRIPTS/run.sh" --name "gate-$$"
+    section "performance suite, unit tests" \
+        python3 -B -m unittest discover --start-directory perf --top-level-directory perf
+    section "performance suite, one profile" \
+        perf/run.sh --quick --proxy direct,haproxy,egret --profile rr64
     totals
 }
 
 tools() {
     need_packages cc=gcc unshare=util-linux ip=iproute2 nft=nftables curl=curl openssl=openssl \
-        nginx=nginx shellcheck=shellcheck promtool=prometheus
+        nginx=nginx shellcheck=shellcheck promtool=prometheus wrk=wrk iperf3=iperf3 \
+        h2load=nghttp2-client valgrind=valgrind taskset=util-linux python3=python3 haproxy=haproxy
     have cargo || die "cargo is missing; install Rust as https://rustup.rs says"
     local component
     for component in fmt clippy; do

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! main ── App::start ─┬─ worker 0..n    one per processor, pinned   data plane
-//!                     └─ egret-control  tokio, one thread           admin, metrics, health, reload
+//!                     └─ egret-control  tokio, one thread           admin, metrics, names, reload
 //! ```
 //!
 //! Nothing accepts before everything is bound: a port that is taken or a kernel without io_uring is
@@ -22,6 +22,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use crate::access_log::{self, AccessLog};
 use crate::admission::Admission;
 use crate::config::{Capture, Config};
 use crate::control::{self, Control, reload};
@@ -43,6 +44,10 @@ use threads::Threads;
 /// How often the host's own addresses are looked up again.
 const ADDRESSES_PERIOD: Duration = Duration::from_secs(2);
 
+/// How long the start waits for the addresses of the registry's names, so that the first
+/// connections find them. Enough for a resolver near by; without one, the rest must not wait.
+const FIRST_ANSWERS: Duration = Duration::from_secs(1);
+
 /// What surrounds the data plane.
 pub struct Options {
     /// Read again when it, or a file that it names, changes.
@@ -51,6 +56,8 @@ pub struct Options {
     pub signals: control::Signals,
     /// Whether the admin server offers `/debug/`.
     pub debug_endpoints: control::DebugEndpoints,
+    /// Whether a name of the registry may resolve to this host's loopback.
+    pub loopback_answers: control::LoopbackAnswers,
     /// Changes the log level while running.
     pub set_log_level: control::SetLogLevel,
 }
@@ -80,6 +87,7 @@ struct Shared {
     registry: Registry,
     admission: Arc<Admission>,
     metrics: MetricsHub,
+    access_log: AccessLog,
     drain: Drain,
 }
 
@@ -116,10 +124,12 @@ impl App {
         let addresses =
             Addresses { listen: listen::addresses(&listeners)?, control: control.addresses() };
         let source = reload_source(&loaded, options.config_file);
+        let (access_log, access_log_queue) = access_log::open(&config.access_log);
         let shared = Shared {
             registry: Registry::new(loaded.snapshot(1)),
             admission: Admission::new(own_ports(&addresses), Vec::new()),
             metrics: MetricsHub::new(config.metrics.series_max),
+            access_log,
             drain: Drain::default(),
         };
         refresh_own_addresses(&shared.admission);
@@ -141,13 +151,16 @@ impl App {
                 drain: shared.drain.clone(),
                 workers: mailboxes,
                 metrics: shared.metrics.clone(),
+                access_log: access_log_queue,
                 source,
                 views: VIEWS,
                 set_log_level: options.set_log_level,
                 signals: options.signals,
                 debug: options.debug_endpoints,
+                loopback_answers: options.loopback_answers,
             })
             .context("starting the control thread")?;
+        control.await_first_answers(FIRST_ANSWERS);
         shared.serve(budget.connections_max(&config)?, &addresses, &budget);
         threads.go();
         Ok(Self { addresses, shared, threads, control })
@@ -191,6 +204,7 @@ impl Shared {
             reader: self.registry.reader(),
             admission: Arc::clone(&self.admission),
             metrics: self.metrics.worker(id),
+            access_log: self.access_log.clone(),
             drain: self.drain.clone(),
             inbox,
             waker,
@@ -240,16 +254,16 @@ fn reload_source(first: &Loaded, config_file: PathBuf) -> reload::Source {
             return Err(loaded.problems);
         }
         Ok(reload::Candidate {
-            config: Arc::clone(&loaded.config),
-            problems: std::mem::take(&mut loaded.problems),
-            files: std::mem::take(&mut loaded.files),
-            directories: std::mem::take(&mut loaded.directories),
+            parts: loaded.parts,
+            problems: loaded.problems,
+            files: loaded.files,
+            directories: loaded.directories,
             fingerprint: loaded.fingerprint,
-            build: Box::new(move |generation| loaded.snapshot(generation)),
         })
     };
     reload::Source {
         load: Box::new(load),
+        parts: first.parts.clone(),
         files: first.files.clone(),
         directories: first.directories.clone(),
         fingerprint: first.fingerprint,

@@ -1,17 +1,17 @@
 //! `egret check` and `egret explain`: what the files say, and what they mean for one connection.
 //!
 //! Both read the same files through the same code as `egret run`, so what they say is what it does.
-//! They open no connection and print nothing themselves: they return the text and the exit code.
+//! They open no connection, resolve no name and print nothing themselves: they return the text and
+//! the exit code.
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use crate::load::{self, Loaded};
-use crate::prefix;
+use crate::load;
 use crate::problem::{Problem, Severity};
-use crate::registry::snapshot::{Match, Service, Snapshot, Target, Verdict};
-use crate::workload::Workload;
+
+mod explain;
 
 /// Exit code when the files are good.
 pub const EXIT_OK: u8 = 0;
@@ -49,8 +49,8 @@ pub fn check(config_file: &Path) -> Outcome {
                 "{file}: ok: {}, {}, {} ({}), {}, policy {}",
                 count(warnings(&loaded.problems), "warning"),
                 count(loaded.files.len(), "file"),
-                plural(loaded.entries, "service entry", "service entries"),
-                count(snapshot.services().len(), "matching port"),
+                plural(loaded.parts.entries.len(), "service entry", "service entries"),
+                count(snapshot.services().len(), "service"),
                 count(snapshot.workloads.len(), "workload"),
                 loaded.config.outbound_traffic_policy.mode.as_str(),
             );
@@ -60,8 +60,9 @@ pub fn check(config_file: &Path) -> Outcome {
     }
 }
 
-/// Which entry or policy decides on a connection from `source` to `destination`, how it matches,
-/// the verdict, and where Egret would connect. `host` is the name that the connection would carry.
+/// Which entry or policy decides on a connection from `source` to `destination`, whether Egret
+/// waits for its name, how it matches, the verdict, and where Egret would connect. `host` is the
+/// name that the connection would carry.
 #[must_use]
 pub fn explain(
     config_file: &Path,
@@ -71,90 +72,10 @@ pub fn explain(
 ) -> Outcome {
     match load::load(config_file) {
         Ok(loaded) => {
-            Outcome { text: explanation(&loaded, source, destination, host), code: EXIT_OK }
+            let text = explain::text(loaded.preview(), source, destination, host);
+            Outcome { text, code: EXIT_OK }
         }
         Err(problems) => refused(&problems, config_file),
-    }
-}
-
-fn explanation(
-    loaded: &Loaded,
-    source: Option<IpAddr>,
-    destination: SocketAddr,
-    host: Option<&str>,
-) -> String {
-    let snapshot = loaded.preview();
-    let mut lines: Vec<(&str, String)> = Vec::new();
-    if let Some(source) = source {
-        let owner = describe(&snapshot.workload(source).value);
-        lines.push(("source", format!("{source}, workload {owner}")));
-    }
-    lines.push(("destination", destination.to_string()));
-    if let Some(host) = host {
-        let note = "not used: the decision is by address and port";
-        lines.push(("host", format!("{} ({note})", host.escape_debug())));
-    }
-    let verdict = snapshot.lookup(destination);
-    let (name, decided_by, connects_to) = match verdict {
-        Verdict::Service(service, matched) => {
-            lines.push(("matched", how(matched, destination)));
-            ("service", by_entry(service), upstream(service, destination))
-        }
-        Verdict::Passthrough => ("passthrough", by_policy(snapshot), destination.to_string()),
-        Verdict::BlackHole => ("blackhole", by_policy(snapshot), "nothing: it is blocked".into()),
-    };
-    lines.push(("decided by", decided_by));
-    lines.push(("verdict", name.into()));
-    lines.push(("connects to", connects_to));
-    let cluster = &snapshot.cluster(verdict).value;
-    lines.push(("accounted to", format!("destination_service_name=\"{}\"", cluster.service_name)));
-    let mut text = String::new();
-    for (label, value) in lines {
-        let _ = writeln!(text, "{label:<13}{value}");
-    }
-    text
-}
-
-fn describe(workload: &Workload) -> String {
-    let name = workload.workload.as_deref().or(workload.app.as_deref()).unwrap_or("unknown");
-    match workload.namespace.as_deref() {
-        Some(namespace) => format!("{namespace}/{name}"),
-        None => name.to_owned(),
-    }
-}
-
-fn how(matched: Match, destination: SocketAddr) -> String {
-    let port = destination.port();
-    match matched {
-        Match::Address => format!("address {} and port {port}", destination.ip().to_canonical()),
-        Match::Prefix(prefix) => format!("prefix {} and port {port}", prefix::display(&prefix)),
-        Match::Port => format!("port {port} alone: the entry has no addresses"),
-    }
-}
-
-fn by_entry(service: &Service) -> String {
-    let (file, line) = (service.origin.file.display(), service.origin.line);
-    format!("service entry {} ({file}:{line})", service.entry)
-}
-
-fn by_policy(snapshot: &Snapshot) -> String {
-    let mode = snapshot.config.outbound_traffic_policy.mode.as_str();
-    format!("outboundTrafficPolicy.mode {mode}: no service entry matches")
-}
-
-fn upstream(service: &Service, destination: SocketAddr) -> String {
-    match &service.target {
-        Target::OriginalDestination { target_port } => {
-            let port = target_port.unwrap_or(destination.port());
-            SocketAddr::new(destination.ip(), port).to_string()
-        }
-        Target::Endpoints(endpoints) => {
-            let list: Vec<String> = endpoints.iter().map(ToString::to_string).collect();
-            match list.as_slice() {
-                [only] => only.clone(),
-                _ => format!("one of {}", list.join(", ")),
-            }
-        }
     }
 }
 

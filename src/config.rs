@@ -13,7 +13,10 @@ use serde::{Serialize, Serializer};
 
 use crate::problem::Problem;
 
+mod names;
 mod parse;
+
+pub use names::{AccessLog, AccessLogFormat, Names, Unverified};
 
 /// The effective configuration: what the file says, and the defaults for what it leaves out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -27,6 +30,8 @@ pub struct Config {
     pub outbound_traffic_policy: OutboundTrafficPolicy,
     /// How a blackholed connection ends.
     pub black_hole: BlackHole,
+    /// What the names in a connection's bytes decide.
+    pub names: Names,
     /// Globs, relative ones already joined to the directory of the configuration file.
     pub registry: Vec<String>,
     /// File that maps source addresses to workloads, joined likewise.
@@ -47,6 +52,8 @@ pub struct Config {
     pub drain: Drain,
     /// Log output.
     pub log: Log,
+    /// One line per connection and per request.
+    pub access_log: AccessLog,
 }
 
 /// Where redirected connections arrive.
@@ -104,6 +111,8 @@ pub enum Mode {
 pub struct BlackHole {
     /// What the downstream sees.
     pub action: Action,
+    /// Whether a TLS client is told first, by a fatal alert `access_denied` (RFC 8446 6.2).
+    pub tls_alert: bool,
 }
 
 /// What the downstream of a blackholed connection sees.
@@ -213,7 +222,8 @@ impl Default for Config {
             listen: Listen { capture: Capture::Redirect, port: 15001, addresses: vec![v4, v6] },
             workers: Workers::Auto,
             outbound_traffic_policy: OutboundTrafficPolicy { mode: Mode::AllowAny },
-            black_hole: BlackHole { action: Action::Close },
+            black_hole: BlackHole { action: Action::Close, tls_alert: false },
+            names: Names::default(),
             registry: Vec::new(),
             workloads: None,
             upstream: Upstream { mark: Some(1337) },
@@ -232,6 +242,7 @@ impl Default for Config {
             health: Health { address: SocketAddr::new(v4, 15021) },
             drain: Drain { deadline: seconds(45) },
             log: Log { level: "info".into(), format: LogFormat::Text },
+            access_log: AccessLog { format: AccessLogFormat::Off, path: None },
         }
     }
 }

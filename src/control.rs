@@ -1,33 +1,42 @@
 //! The control plane: one thread that may be slow, because nothing on the data path waits for it.
 //!
-//! It runs the admin, metrics and health servers and takes the signals; a helper thread of its own
-//! reads changed files ([`reload`]). It reaches the workers through what they publish (counters,
-//! the registry snapshot, the drain switch) and through their mailboxes, never through a lock.
+//! It runs the admin, metrics and health servers, takes the signals and resolves the registry's
+//! names ([`dns`]); helper threads of its own read changed files ([`reload`]), write the
+//! [`access_log`], and write a scrape while it lasts. It reaches the workers through what they
+//! publish (counters, the registry snapshot, the drain switch) and through their mailboxes, never
+//! through a lock.
 //!
 //! [`Control::bind`] comes first, so that a taken port is told before anything starts;
 //! [`Control::start`] when the workers exist. It neither starts nor ends workers: `app` does.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
+use crate::access_log::{self, AccessLog};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::mailbox::{Mailbox, Request};
 use crate::metrics::MetricsHub;
 use crate::registry::{Registry, Snapshot};
+pub use listen::BindError;
+use listen::listen;
 
 mod admin;
+mod dns;
 mod exporter;
 mod health;
+mod listen;
 pub mod reload;
 mod serve;
+mod stream;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -60,54 +69,6 @@ pub struct Addresses {
     pub health: SocketAddr,
 }
 
-/// A server could not listen. The message names the address and what to do.
-#[derive(Debug, thiserror::Error)]
-pub enum BindError {
-    /// EADDRINUSE.
-    #[error(
-        "port taken: the {server} server cannot listen on {address}; another process does (find it \
-         with `ss -ltnp`), or set {server}.address to a free port"
-    )]
-    Taken {
-        /// `admin`, `metrics` or `health`, as in the configuration.
-        server: &'static str,
-        /// The address that is taken.
-        address: SocketAddr,
-    },
-    /// EACCES.
-    #[error(
-        "no permission: the {server} server cannot listen on {address}; set {server}.address to a \
-         port above 1023, or grant CAP_NET_BIND_SERVICE"
-    )]
-    Denied {
-        /// `admin`, `metrics` or `health`, as in the configuration.
-        server: &'static str,
-        /// The address that is denied.
-        address: SocketAddr,
-    },
-    /// EADDRNOTAVAIL.
-    #[error(
-        "no such address: the {server} server cannot listen on {address}; set {server}.address to \
-         an address of this host"
-    )]
-    NotLocal {
-        /// `admin`, `metrics` or `health`, as in the configuration.
-        server: &'static str,
-        /// The address that the host does not have.
-        address: SocketAddr,
-    },
-    /// Anything else.
-    #[error("the {server} server cannot listen on {address}: {source}; see {server}.address")]
-    Other {
-        /// `admin`, `metrics` or `health`, as in the configuration.
-        server: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
-}
-
 /// What the control plane works with.
 pub struct Inputs {
     /// The current snapshot: read by the admin server, replaced by a reload.
@@ -118,6 +79,8 @@ pub struct Inputs {
     pub workers: Vec<Mailbox>,
     /// The hub that the workers' metrics came from.
     pub metrics: MetricsHub,
+    /// What the workers tell the access log.
+    pub access_log: access_log::Queue,
     /// Where the next generations come from.
     pub source: reload::Source,
     /// How the admin server shows what it does not understand itself.
@@ -128,6 +91,8 @@ pub struct Inputs {
     pub signals: Signals,
     /// Whether the admin server offers what only tests want.
     pub debug: DebugEndpoints,
+    /// Whether a name of the registry may resolve to this host's loopback.
+    pub loopback_answers: LoopbackAnswers,
 }
 
 /// Changes the log level; the error says what levels there are.
@@ -145,7 +110,8 @@ pub struct Views {
 /// Whether the control plane takes the process' signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signals {
-    /// SIGTERM and SIGINT drain, the second one ends at once; SIGHUP reloads.
+    /// SIGTERM and SIGINT drain, the second one ends at once; SIGHUP reloads, and has the
+    /// access log's file opened again.
     Handle,
     /// Signals are somebody else's (tests that run many proxies in one process).
     Ignore,
@@ -160,11 +126,23 @@ pub enum DebugEndpoints {
     On,
 }
 
+/// Whether a name of the registry may resolve to a loopback address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoopbackAnswers {
+    /// It may not: Egret would lead workloads to servers that are meant for this host alone.
+    Refused,
+    /// It may, for tests in one network namespace.
+    Accepted,
+}
+
 /// The running control plane. Dropping it ends it.
 pub struct Handle {
     shared: Arc<Shared>,
+    first_answers: Receiver<()>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// Ends last: until then the servers and the reload thread may have wishes.
+    _access_log: access_log::Writer,
 }
 
 impl Control {
@@ -198,19 +176,36 @@ impl Control {
             set: inputs.set_log_level,
             level: Mutex::new(inputs.registry.current().config.log.level.clone()),
         });
+        let (wanted, names_wanted) = watch::channel(dns::Wanted::default());
+        let counters = inputs.metrics.control();
+        let access_log = access_log::Writer::start(inputs.access_log, Arc::clone(counters))?;
         let target = reload::Target {
             registry: inputs.registry.clone(),
-            counters: Arc::clone(inputs.metrics.control()),
+            counters: Arc::clone(counters),
             log: Arc::clone(&log),
+            access_log: access_log.log().clone(),
+            wanted,
         };
+        let reload = reload::Handle::start(inputs.source, target)?;
+        let (first_answers, first_answers_come) = sync_channel(1);
+        let names = dns::Inputs {
+            wanted: names_wanted,
+            offer: reload.offer(),
+            counters: Arc::clone(counters),
+            loopback: inputs.loopback_answers,
+            first_answers,
+        };
+        let names = dns::spawn(names, &runtime);
         let shared = Arc::new(Shared {
-            reload: reload::Handle::start(inputs.source, target)?,
+            reload,
+            names,
             registry: inputs.registry,
             drain: inputs.drain,
             workers: inputs.workers,
             metrics: inputs.metrics,
             views: inputs.views,
             log,
+            access_log: access_log.log().clone(),
             debug: inputs.debug,
         });
         self.spawn_servers(&runtime, &shared)?;
@@ -226,7 +221,13 @@ impl Control {
             let _ = runtime.block_on(stopped);
             drop(runtime);
         })?;
-        Ok(Handle { shared, stop: Some(stop), thread: Some(thread) })
+        Ok(Handle {
+            shared,
+            first_answers: first_answers_come,
+            stop: Some(stop),
+            thread: Some(thread),
+            _access_log: access_log,
+        })
     }
 
     fn spawn_servers(self, runtime: &Runtime, shared: &Arc<Shared>) -> io::Result<()> {
@@ -257,7 +258,16 @@ impl Handle {
         self.shared.begin_drain_within(deadline);
     }
 
-    /// Ends the servers and the reload thread; open requests are cut.
+    /// Waits until the registry's names were asked for and their addresses are published, but not
+    /// longer than `at_most`: a DNS server that does not answer must not keep the proxy from
+    /// serving all other destinations.
+    pub fn await_first_answers(&self, at_most: Duration) {
+        if self.first_answers.recv_timeout(at_most).is_err() {
+            tracing::warn!(waited = ?at_most, "some names have no answer yet; serving without");
+        }
+    }
+
+    /// Ends the servers, the reload thread and the access log; open requests are cut.
     pub fn stop(self) {
         drop(self);
     }
@@ -282,8 +292,10 @@ struct Shared {
     workers: Vec<Mailbox>,
     metrics: MetricsHub,
     reload: reload::Handle,
+    names: dns::Names,
     views: Views,
     log: Arc<LogControl>,
+    access_log: AccessLog,
     debug: DebugEndpoints,
 }
 
@@ -342,27 +354,10 @@ async fn handle_end_signals(signals: [Signal; 2], shared: Arc<Shared>) {
 async fn handle_reload_signal(mut hangup: Signal, shared: Arc<Shared>) {
     while hangup.recv().await.is_some() {
         tracing::info!("signal; reloading");
+        shared.access_log.reopen();
         // The reload thread logs and counts what comes of it.
         let _ = shared.reload.ask().await;
     }
-}
-
-fn listen(
-    server: &'static str,
-    address: SocketAddr,
-) -> Result<(TcpListener, SocketAddr), BindError> {
-    let bind = || {
-        let listener = TcpListener::bind(address)?;
-        listener.set_nonblocking(true)?;
-        let bound = listener.local_addr()?;
-        Ok((listener, bound))
-    };
-    bind().map_err(|source: io::Error| match source.kind() {
-        io::ErrorKind::AddrInUse => BindError::Taken { server, address },
-        io::ErrorKind::PermissionDenied => BindError::Denied { server, address },
-        io::ErrorKind::AddrNotAvailable => BindError::NotLocal { server, address },
-        _ => BindError::Other { server, address, source },
-    })
 }
 
 /// Locks what a panicked thread may have left: each value here is replaced as a whole.

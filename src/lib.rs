@@ -21,34 +21,52 @@
 //! **Admitted.** [`admission`] says whether it may have a slot at all: there is a limit, and a
 //! connection that would come back to Egret (a self-call) is refused.
 //!
-//! **Decided.** The worker asks the current snapshot of the [`registry`] for the verdict: a
-//! service entry, passthrough or blackhole. `registry/service_entry.rs` holds Istio's language,
-//! `registry/snapshot.rs` the lookup, by exact address, by longest [`prefix`], by port. The
-//! snapshot also says who the source is, its [`workload`]. Both answers carry an [`identity`], by
-//! which the worker finds the connection's series in [`metrics`] without hashing a string.
+//! **Recognised.** Whether a name could change the decision, the current snapshot of the
+//! [`registry`] says. If so, `worker/recognise.rs` holds the first bytes, and connects nowhere
+//! yet: [`sniff`] says what they are (TLS, HTTP/1, HTTP/2, opaque) and reads a ClientHello's
+//! name. If not, the connection goes on at once, and `worker/watch.rs` asks [`sniff`] about the
+//! bytes as they pass, for a label. `worker/sweep.rs` ends the waiting at `names.deadline`.
+//!
+//! **Decided.** The snapshot gives the verdict: a service entry, passthrough or blackhole.
+//! `registry/service_entry.rs` holds Istio's language, `registry/snapshot.rs` the lookup, by exact
+//! address, by longest [`prefix`], by name, by port; it says as well what vouches for a name. The
+//! snapshot also says who the source is, its [`workload`]. Both answers carry an [`identity`], so
+//! that of all labels only the name is looked at when `worker/account.rs` finds the connection's
+//! series in [`metrics`].
 //!
 //! **Connected.** `worker/connect.rs` opens the upstream connection, one attempt after the other.
-//! A blackholed connection never comes here: it is told its end and lingers until it has closed.
+//! A blackholed connection never comes here: `worker/last_words.rs` tells it so (502, a TLS alert,
+//! or just FIN or RST), and it lingers until it has closed.
 //!
 //! **Relayed.** A connection is two halves, one per direction. [`relay`] is a half as a state
 //! machine: it says what comes next and touches nothing. `worker/transfer.rs` does it: receives
-//! into a buffer that the kernel picks and sends from it, or splices through a pipe when the half
-//! moves bulk. `worker/connection.rs` holds what belongs to one connection.
+//! into a buffer that the kernel picks and sends from it; `worker/splice.rs` does it through a
+//! pipe when the half moves bulk. `worker/connection.rs` holds what belongs to one connection,
+//! with a picture of its life, and its `Guide`: who looks at bytes before they pass.
 //!
-//! **Named, later.** [`sniff`] recognises what the first bytes are and reads the name in them, and
-//! [`http1`] finds where each request and answer ends. Both are complete and stand apart: no
-//! worker asks them yet, so every verdict is by address and port.
+//! **Asked again.** A kept HTTP connection makes many requests, and where names decide, each is
+//! judged by its own. [`http1`] finds where each request and answer begins and ends;
+//! `worker/http1.rs` keeps what is asked and unanswered, `worker/requests.rs` lets a request pass
+//! to where its host leads (`worker/route.rs`), and `worker/answers.rs` follows the answers, so
+//! that the upstream can be changed between two. `worker/observe.rs` only counts, where the
+//! address has decided. [`http2`] finds each stream's authority; `worker/http2.rs` lets those pass
+//! that may go where the connection goes.
 //!
 //! **Ended.** Every end has one [`metrics::CloseReason`]. `worker/close.rs` accounts it once,
 //! tells the side that lives (a reset stays a reset), and closes when nothing is in flight. Time,
 //! too, ends connections: `worker/sweep.rs` looks at each of them now and then instead of keeping
 //! timers.
 //!
+//! **Told.** If the operator wants it, each HTTP/1 request and every other connection leaves one
+//! line in the [`access_log`]: the worker queues a record, a thread of its own writes it.
+//! A request's line is read from its head by `worker/line.rs`.
+//!
 //! **Seen from outside.** The [`control`] plane serves scrapes, health probes and the admin
-//! pages, takes signals, and reloads changed files into the next snapshot. It reaches a worker by
-//! what both may read, by its [`mailbox`], and by the [`drain`] switch that ends the process
-//! (`worker/stop.rs` is the worker's end of both). [`check`] answers the same questions without a
-//! running proxy: `egret check` and `egret explain`.
+//! pages, takes signals, asks DNS for the addresses of the registry's names, and makes changed
+//! files and addresses into the next snapshot. It reaches a worker by what both may read, by its
+//! [`mailbox`], and by the [`drain`] switch that ends the process (`worker/stop.rs` is the worker's
+//! end of both). [`check`] answers the same questions without a running proxy: `egret check` and
+//! `egret explain`.
 //!
 //! A module imports from lower layers only; `ARCHITECTURE.md` has the table.
 #![deny(unsafe_code)]
@@ -76,10 +94,14 @@ pub mod sniff;
 
 pub mod http1;
 
+pub mod http2;
+
 // From verdict to close.
 pub mod relay;
 
 pub mod metrics;
+
+pub mod access_log;
 
 // Beside the data path.
 pub mod drain;

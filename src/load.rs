@@ -15,14 +15,19 @@ use foldhash::quality::FixedState;
 
 use crate::config::Config;
 use crate::problem::{Fault, Problem, Severity};
-use crate::registry::service_entry;
-use crate::registry::snapshot::Snapshot;
+use crate::registry::service_entry::{self, ServiceEntry};
+use crate::registry::snapshot::{Answers, Snapshot};
+use crate::sniff::Name;
 use crate::workload::Workloads;
 
 /// Far above any real configuration; a larger file is not one.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
 /// About 100 000 service entries as people write them; more can be spread over several files.
 pub const REGISTRY_BYTES_MAX: u64 = 32 << 20;
+/// Hosts and addresses, each times the ports of its entry, in all files: what a snapshot holds. Far
+/// above what 100 000 entries claim; bounds the memory (about 350 MiB) that some large entries,
+/// 256 hosts times 256 ports each, could take.
+pub const CLAIMS_MAX: usize = 1_000_000;
 
 /// Everything that one generation is made of, read from files.
 #[derive(Debug)]
@@ -37,13 +42,40 @@ pub struct Loaded {
     pub directories: Vec<PathBuf>,
     /// Equal as long as the same files hold the same contents.
     pub fingerprint: u64,
-    /// How many service entries the registry holds, whether they can match or not.
-    pub entries: usize,
+    /// What the snapshot is built from.
+    pub parts: Parts,
     snapshot: Snapshot,
 }
 
+/// What a snapshot is built from, apart from what names resolve to: shared, so that the next one
+/// can be built from it when an answer changes.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The effective configuration.
+    pub config: Arc<Config>,
+    /// All service entries, whether they can match or not.
+    pub entries: Arc<[ServiceEntry]>,
+    /// Who the sources are.
+    pub workloads: Arc<Workloads>,
+}
+
+impl Parts {
+    /// The snapshot with these `answers`, and the warnings about it.
+    #[must_use]
+    pub fn build(&self, generation: u64, answers: &Answers) -> (Snapshot, Vec<Problem>) {
+        let (config, workloads) = (Arc::clone(&self.config), Arc::clone(&self.workloads));
+        Snapshot::build(generation, config, &self.entries, workloads, answers)
+    }
+
+    /// The names whose addresses the service entries need.
+    #[must_use]
+    pub fn names_to_resolve(&self) -> BTreeSet<Name> {
+        service_entry::names_to_resolve(&self.entries)
+    }
+}
+
 impl Loaded {
-    /// The snapshot, as this generation.
+    /// The snapshot, as this generation, before any name is resolved.
     #[must_use]
     pub fn snapshot(self, generation: u64) -> Snapshot {
         let mut snapshot = self.snapshot;
@@ -139,23 +171,41 @@ impl Sources {
         let workloads = self
             .workloads
             .and_then(|(path, text)| kept(Workloads::parse(&text, &path), &mut problems));
+        problems.extend(too_many(entries.iter().flatten()));
         let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
         let Some(config) = self.config.filter(|_| !refused) else { return Err(problems) };
-        let (config, count) = (Arc::new(config), entries.iter().map(Vec::len).sum());
-        let entries = entries.into_iter().flatten().collect();
-        let (snapshot, conflicts) =
-            Snapshot::build(0, Arc::clone(&config), entries, workloads.unwrap_or_default());
-        problems.extend(conflicts);
+        let parts = Parts {
+            config: Arc::new(config),
+            entries: entries.into_iter().flatten().collect(),
+            workloads: Arc::new(workloads.unwrap_or_default()),
+        };
+        let (snapshot, warnings) = parts.build(0, &Answers::default());
+        problems.extend(warnings);
         Ok(Loaded {
-            config,
+            config: Arc::clone(&parts.config),
             problems,
             files: self.files,
             directories: self.directories,
             fingerprint: self.fingerprint,
-            entries: count,
+            parts,
             snapshot,
         })
     }
+}
+
+/// The error at the entry with which the registry becomes too large.
+fn too_many<'a>(entries: impl Iterator<Item = &'a ServiceEntry>) -> Option<Problem> {
+    let mut claims = 0;
+    for entry in entries {
+        claims += entry.claims();
+        if claims > CLAIMS_MAX {
+            let message =
+                format!("more than {CLAIMS_MAX} hosts and addresses, each times its ports");
+            let fault = Fault::at(entry.origin.line, message).fix("remove entries, or their ports");
+            return Some(fault.problem(Severity::Error, &entry.origin.file));
+        }
+    }
+    None
 }
 
 struct Reader {

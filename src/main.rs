@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use egret::config::LogFormat;
 use egret::{app, check, control, load};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{Layer, Registry, reload};
@@ -58,7 +58,7 @@ Examples:
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Say which entry or policy decides on a connection, and how.
+    /// Say which entry or policy decides on a connection, how, and whether it waits for a name.
     #[command(after_help = "\
 Examples:
   egret explain 203.0.113.7:443
@@ -70,7 +70,7 @@ Examples:
         /// Source address, which names the workload
         #[arg(long, value_name = "IP")]
         source: Option<IpAddr>,
-        /// Name that the workload uses
+        /// Name that the workload uses, as Host (HTTP) or SNI (TLS)
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
         /// Original destination
@@ -137,6 +137,7 @@ fn run(config_file: PathBuf, debug_endpoints: bool) -> ExitCode {
             true => control::DebugEndpoints::On,
             false => control::DebugEndpoints::Off,
         },
+        loopback_answers: control::LoopbackAnswers::Refused,
         set_log_level,
     };
     match app::App::start(loaded, options) {
@@ -160,7 +161,9 @@ fn start_logging(log: &egret::config::Log) -> control::SetLogLevel {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    tracing_subscriber::registry().with(lines.with_filter(filter)).init();
+    // The resolver's library tells of every packet; what comes of a question Egret says itself.
+    let own = filter_fn(|event| !event.target().starts_with("hickory"));
+    tracing_subscriber::registry().with(lines.with_filter(own.and(filter))).init();
     Box::new(move |name| {
         let level = level(name)?;
         handle.modify(|filter| *filter = level).map_err(|error| error.to_string())

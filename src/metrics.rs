@@ -6,7 +6,8 @@
 //! socket (see `control::exporter`).
 //!
 //! * [`counters`]: what one worker counts beside the series.
-//! * [`series`]: the `istio_tcp_*` label sets of one worker.
+//! * [`series`]: the label sets of one worker: `istio_tcp_*`, `istio_request*`.
+//! * [`requests`]: the histograms of requests.
 //! * [`timing`]: connect durations and loop turns.
 //! * [`hub`]: the control plane's end: the sum over the workers.
 //! * [`catalogue`]: name, type and help of every metric, in the order of a scrape.
@@ -22,12 +23,14 @@ pub mod counters;
 pub mod encode;
 pub mod hub;
 mod labels;
+pub mod requests;
 pub mod series;
 pub mod timing;
 
-pub use counters::{ControlCounters, ReloadResult, WorkerCounters};
+pub use counters::{ControlCounters, DnsResult, Recognised, ReloadResult, WorkerCounters};
 pub use encode::Format;
 pub use hub::{MetricsHub, WorkerMetrics};
+pub use requests::RequestCells;
 pub use series::{SeriesCells, SeriesIndex, SeriesKey, SeriesTable};
 
 /// A counter or gauge with one writer: no read-modify-write instruction, it loads and stores.
@@ -90,11 +93,15 @@ pub enum CloseReason {
     DrainDeadline,
     /// It was not redirected, or came from Egret itself.
     SelfCall,
+    /// The service's name has not resolved to an endpoint.
+    NoEndpoint,
+    /// A request that is malformed, and was refused.
+    BadRequest,
 }
 
 impl CloseReason {
     /// Every reason, in the order of declaration (so `ALL[r as usize] == r`).
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 17] = [
         Self::Finished,
         Self::DownstreamReset,
         Self::UpstreamReset,
@@ -110,6 +117,8 @@ impl CloseReason {
         Self::HalfClose,
         Self::DrainDeadline,
         Self::SelfCall,
+        Self::NoEndpoint,
+        Self::BadRequest,
     ];
 
     /// The reason as it stands in the `reason` label and in the log.
@@ -131,6 +140,8 @@ impl CloseReason {
             Self::HalfClose => "half_close",
             Self::DrainDeadline => "drain_deadline",
             Self::SelfCall => "self_call",
+            Self::NoEndpoint => "no_endpoint",
+            Self::BadRequest => "bad_request",
         }
     }
 
@@ -146,7 +157,8 @@ impl CloseReason {
             | Self::SelfCall => ResponseFlags::None,
             Self::DownstreamReset => ResponseFlags::DownstreamReset,
             Self::UpstreamReset => ResponseFlags::UpstreamReset,
-            Self::BlackHole => ResponseFlags::BlackHole,
+            Self::BlackHole | Self::NoEndpoint => ResponseFlags::BlackHole,
+            Self::BadRequest => ResponseFlags::DownstreamProtocol,
             Self::ConnectRefused
             | Self::ConnectTimeout
             | Self::ConnectUnreachable
@@ -174,17 +186,23 @@ pub enum ResponseFlags {
     UpstreamReset,
     /// `DC`: the downstream ended the connection.
     DownstreamReset,
+    /// `DPE`: what the downstream sent is malformed.
+    DownstreamProtocol,
+    /// `UF`: the upstream connection of a request failed.
+    UpstreamFailed,
 }
 
 impl ResponseFlags {
     /// Every value.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
         Self::None,
         Self::BlackHole,
         Self::ConnectFailed,
         Self::Overflow,
         Self::UpstreamReset,
         Self::DownstreamReset,
+        Self::DownstreamProtocol,
+        Self::UpstreamFailed,
     ];
 
     /// The value of the `response_flags` label.
@@ -197,6 +215,8 @@ impl ResponseFlags {
             Self::Overflow => "UO",
             Self::UpstreamReset => "UC",
             Self::DownstreamReset => "DC",
+            Self::DownstreamProtocol => "DPE",
+            Self::UpstreamFailed => "UF",
         }
     }
 }

@@ -10,7 +10,7 @@ use arc_swap::ArcSwap;
 pub mod service_entry;
 pub mod snapshot;
 
-pub use snapshot::{Snapshot, Verdict};
+pub use snapshot::{Answers, Snapshot, Verdict};
 
 /// Where the current snapshot stands.
 #[derive(Debug, Clone)]

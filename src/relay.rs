@@ -7,13 +7,21 @@
 //! from.
 //!
 //! ```text
-//!              received(n)                 taken(pipe)
-//!   Receiving ------------> Sending      Receiving ----> Filling --filled(n)--> Flushing
-//!       ^                      |             ^              ^  |                    |
-//!       +--sent, nothing left--+             +--put_back----+  +<--flushed, empty---+
+//!              received(n)            pass(n)
+//!   Receiving ------------> Deciding ---------> Sending
+//!     ^  ^                    |    ^               |
+//!     |  +--- set_aside ------+    +--sent, a rest-+
+//!     +---------- sent, nothing left --------------+
+//!
+//!   Receiving --taken(pipe)--> Filling --filled(n)--> Flushing
+//!       ^                       |   ^                    |
+//!       +------- put_back ------+   +--- flushed, empty--+
 //!
 //!   Receiving, Filling --ended (FIN)--> Finished        any --target lost--> Broken
 //! ```
+//!
+//! Whether bytes that have arrived may pass is not the half's decision: in `Deciding` it waits to
+//! be told how many do. Where nobody looks at the bytes that is at once, and all of them.
 //!
 //! Three rules make it correct:
 //! - The source is read only when the half holds nothing. So at most one buffer or pipe is held, a
@@ -61,12 +69,21 @@ const SMALL_PIECES_MAX: u8 = 8;
 pub enum State {
     /// Waits for the source's next bytes, holding none.
     Receiving,
-    /// A buffer's bytes `sent..received` are on their way to the target.
+    /// A buffer's bytes `from..length` have arrived, and it is not decided whether they pass.
+    Deciding {
+        /// Bytes of the buffer that have passed.
+        from: u32,
+        /// Bytes that the buffer was given.
+        length: u32,
+    },
+    /// A buffer's bytes `sent..until` are on their way to the target.
     Sending {
         /// Bytes of the buffer that the target has taken.
         sent: u32,
+        /// Where the bytes that may pass end.
+        until: u32,
         /// Bytes that the buffer was given.
-        received: u32,
+        length: u32,
     },
     /// Has an empty pipe and waits for the source's next bytes.
     Filling,
@@ -83,17 +100,30 @@ pub enum State {
 pub enum Step {
     /// Receive from the source into a buffer.
     Receive,
-    /// Send the buffer's bytes from this offset on.
+    /// Send these bytes of the buffer.
     Send {
         /// Bytes of the buffer that were sent before.
         from: u32,
+        /// Where the bytes that may pass end.
+        until: u32,
     },
     /// Wait until the source is readable, then fill the pipe.
     Fill,
     /// Wait until the target is writable, then flush the pipe.
     Flush,
-    /// Nothing, ever.
+    /// Nothing: until it is decided what passes, or ever.
     Rest,
+}
+
+/// How far the sending of a buffer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// Bytes that may pass are left.
+    Partly,
+    /// What may pass has passed; what else the buffer holds is to be decided on.
+    Piece,
+    /// All of it: the buffer is free.
+    All,
 }
 
 /// One direction of a connection.
@@ -124,17 +154,17 @@ impl Half {
     pub fn next(&self) -> Step {
         match self.state {
             State::Receiving => Step::Receive,
-            State::Sending { sent, .. } => Step::Send { from: sent },
+            State::Sending { sent, until, .. } => Step::Send { from: sent, until },
             State::Filling => Step::Fill,
             State::Flushing => Step::Flush,
-            State::Finished | State::Broken => Step::Rest,
+            State::Deciding { .. } | State::Finished | State::Broken => Step::Rest,
         }
     }
 
     /// Bytes are held that the target has not taken.
     #[must_use]
     pub fn is_holding(&self) -> bool {
-        matches!(self.state, State::Sending { .. } | State::Flushing)
+        matches!(self.state, State::Deciding { .. } | State::Sending { .. } | State::Flushing)
     }
 
     /// The source will not be read again.
@@ -150,19 +180,43 @@ impl Half {
             LARGE_PIECE_BYTES.. => self.streak_bytes.saturating_add(bytes),
             _ => 0,
         };
-        self.state = State::Sending { sent: 0, received: bytes };
+        self.state = State::Deciding { from: 0, length: bytes };
     }
 
-    /// The target took `bytes` of the buffer. Returns whether the buffer is free now.
-    pub fn sent(&mut self, bytes: u32) -> bool {
-        let State::Sending { sent, received } = self.state else {
+    /// The next `bytes` (not 0) of the buffer may pass.
+    pub fn pass(&mut self, bytes: u32) {
+        let State::Deciding { from, length } = self.state else {
+            panic!("nothing is to be decided in state {:?}", self.state);
+        };
+        let until = from + bytes;
+        assert!(bytes > 0 && until <= length, "{until} of {length} bytes may pass");
+        self.state = State::Sending { sent: from, until, length };
+    }
+
+    /// What the buffer still holds was taken out of the half's hands: it is kept elsewhere, or
+    /// thrown away. The buffer is free.
+    pub fn set_aside(&mut self) {
+        assert!(matches!(self.state, State::Deciding { .. }), "only what is held is set aside");
+        self.state = State::Receiving;
+    }
+
+    /// The target took `bytes` of the buffer.
+    pub fn sent(&mut self, bytes: u32) -> Sent {
+        let State::Sending { sent, until, length } = self.state else {
             panic!("bytes were sent in state {:?}", self.state);
         };
         let sent = sent + bytes;
-        assert!(sent <= received, "the target took {sent} of {received} bytes");
-        let empty = sent == received;
-        self.state = if empty { State::Receiving } else { State::Sending { sent, received } };
-        empty
+        assert!(sent <= until, "the target took {sent} of {until} bytes");
+        if sent < until {
+            self.state = State::Sending { sent, until, length };
+            Sent::Partly
+        } else if until < length {
+            self.state = State::Deciding { from: until, length };
+            Sent::Piece
+        } else {
+            self.state = State::Receiving;
+            Sent::All
+        }
     }
 
     /// It moves bulk, and a pipe would be cheaper than buffers.
@@ -240,13 +294,34 @@ mod tests {
 
     use super::*;
 
+    /// One buffer from end to end.
+    fn relayed(half: &mut Half, bytes: u32) {
+        half.received(bytes);
+        half.pass(bytes);
+        assert_eq!(half.sent(bytes), Sent::All);
+    }
+
     #[test]
     fn a_partial_send_goes_on_where_it_stopped() {
         let mut half = Half::default();
         half.received(100);
-        assert!(!half.sent(30));
-        assert_eq!(half.next(), Step::Send { from: 30 });
-        assert!(half.sent(70));
+        half.pass(100);
+        assert_eq!(half.sent(30), Sent::Partly);
+        assert_eq!(half.next(), Step::Send { from: 30, until: 100 });
+        assert_eq!(half.sent(70), Sent::All);
+        assert_eq!(half.next(), Step::Receive);
+    }
+
+    #[test]
+    fn only_what_may_pass_is_sent() {
+        let mut half = Half::default();
+        half.received(100);
+        assert_eq!(half.next(), Step::Rest);
+        half.pass(60);
+        assert_eq!(half.next(), Step::Send { from: 0, until: 60 });
+        assert_eq!(half.sent(60), Sent::Piece);
+        assert_eq!(half.state(), State::Deciding { from: 60, length: 100 });
+        half.set_aside();
         assert_eq!(half.next(), Step::Receive);
     }
 
@@ -254,8 +329,7 @@ mod tests {
     fn small_pieces_never_ask_for_a_pipe() {
         let mut half = Half::default();
         for _ in 0..1000 {
-            half.received(LARGE_PIECE_BYTES - 1);
-            half.sent(LARGE_PIECE_BYTES - 1);
+            relayed(&mut half, LARGE_PIECE_BYTES - 1);
             assert!(!half.wants_pipe());
         }
     }
@@ -264,13 +338,10 @@ mod tests {
     fn a_small_piece_ends_a_streak() {
         let mut half = Half::default();
         for _ in 0..BULK_BYTES / LARGE_PIECE_BYTES - 1 {
-            half.received(LARGE_PIECE_BYTES);
-            half.sent(LARGE_PIECE_BYTES);
+            relayed(&mut half, LARGE_PIECE_BYTES);
         }
-        half.received(1);
-        half.sent(1);
-        half.received(LARGE_PIECE_BYTES);
-        half.sent(LARGE_PIECE_BYTES);
+        relayed(&mut half, 1);
+        relayed(&mut half, LARGE_PIECE_BYTES);
         assert!(!half.wants_pipe());
     }
 
@@ -278,8 +349,7 @@ mod tests {
     fn bulk_asks_for_a_pipe_and_small_pieces_give_it_back() {
         let mut half = Half::default();
         while !half.wants_pipe() {
-            half.received(32 * 1024);
-            half.sent(32 * 1024);
+            relayed(&mut half, 32 * 1024);
         }
         half.take_pipe();
         for _ in 0..SMALL_PIECES_MAX {
@@ -322,8 +392,13 @@ mod tests {
                     buffer = unread.drain(..choose().min(32 * 1024).min(unread.len())).collect();
                     half.received(u32::try_from(buffer.len()).unwrap());
                 }
-                Step::Send { from } => {
-                    let rest = &buffer[from as usize..];
+                Step::Rest if matches!(half.state(), State::Deciding { .. }) => {
+                    let State::Deciding { from, length } = half.state() else { unreachable!() };
+                    let most = usize::try_from(length - from).unwrap();
+                    half.pass(u32::try_from(choose().min(most)).unwrap());
+                }
+                Step::Send { from, until } => {
+                    let rest = &buffer[from as usize..until as usize];
                     let taken = choose().min(rest.len());
                     target.extend_from_slice(&rest[..taken]);
                     half.sent(u32::try_from(taken).unwrap());

@@ -11,13 +11,25 @@
 //! plane's questions.
 
 mod accept;
+mod account;
+mod answers;
 mod close;
 mod connect;
 mod connection;
+mod http1;
+mod http2;
+mod last_words;
+mod line;
+mod observe;
+mod recognise;
+mod requests;
+mod route;
+mod splice;
 mod stop;
 mod sweep;
 mod token;
 mod transfer;
+mod watch;
 
 use std::collections::VecDeque;
 use std::io;
@@ -28,6 +40,7 @@ use std::time::Instant;
 
 use slab::Slab;
 
+use crate::access_log::AccessLog;
 use crate::admission::Admission;
 use crate::drain::Drain;
 use crate::mailbox::Request;
@@ -73,6 +86,8 @@ pub struct Parts {
     pub admission: Arc<Admission>,
     /// This worker's counters.
     pub metrics: WorkerMetrics,
+    /// Where what happened to its connections is told.
+    pub access_log: AccessLog,
     /// The process's life.
     pub drain: Drain,
     /// Requests of the control plane.
@@ -103,6 +118,7 @@ pub struct Worker<R, S> {
     mark: Option<u32>,
     admission: Arc<Admission>,
     metrics: WorkerMetrics,
+    access_log: AccessLog,
     drain: Drain,
     inbox: Receiver<Request>,
     waker: Waker,
@@ -128,12 +144,13 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             generation: 0,
             starved: VecDeque::new(),
             pipes: PipePool::new(parts.pipes_max),
-            timeouts: Limits::from(&snapshot.config.timeouts),
+            timeouts: Limits::from(&*snapshot.config),
             mark: snapshot.config.upstream.mark,
             reader,
             snapshot,
             admission: parts.admission,
             metrics: parts.metrics,
+            access_log: parts.access_log,
             drain: parts.drain,
             inbox: parts.inbox,
             waker: parts.waker,
@@ -241,7 +258,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let current = self.reader.load();
         if !Arc::ptr_eq(current, &self.snapshot) {
             self.snapshot = Rc::new(Arc::clone(current));
-            self.timeouts = Limits::from(&self.snapshot.config.timeouts);
+            self.timeouts = Limits::from(&*self.snapshot.config);
             self.mark = self.snapshot.config.upstream.mark;
         }
     }

@@ -43,3 +43,13 @@ fn the_corpus_of_framing_holds_no_surprise() {
 fn the_corpus_of_names_holds_no_surprise() {
     replay("name", properties::name);
 }
+
+#[test]
+fn the_corpus_of_files_holds_no_surprise() {
+    replay("yaml", properties::yaml);
+}
+
+#[test]
+fn the_corpus_of_http2_holds_no_surprise() {
+    replay("http2", properties::http2);
+}

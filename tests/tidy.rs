@@ -30,15 +30,16 @@ const LAYERS: [&[&str]; 6] = [
         "relay",
         "sniff",
         "http1",
+        "http2",
     ],
-    &["registry", "metrics", "drain", "mailbox", "load", "admission"],
+    &["registry", "metrics", "access_log", "drain", "mailbox", "load", "admission"],
     &["worker", "control"],
     &["app", "check"],
     &["main", "lib"],
 ];
 
 /// Values in, values out: no sockets, no clocks, no threads, no files.
-const PURE: [&str; 10] = [
+const PURE: [&str; 11] = [
     "identity",
     "prefix",
     "yaml",
@@ -49,6 +50,7 @@ const PURE: [&str; 10] = [
     "relay",
     "sniff",
     "http1",
+    "http2",
 ];
 const IMPURE: [&str; 8] = [
     "std::fs",
@@ -60,6 +62,9 @@ const IMPURE: [&str; 8] = [
     "Instant::now",
     "SystemTime::now",
 ];
+
+/// Beside `src/sys`: the runtimes that the baselines are written for lend no borrowed descriptor.
+const UNSAFE_OUTSIDE_SYS: &str = "perf/baselines/src/lib.rs";
 
 #[derive(Debug)]
 struct Source {
@@ -137,6 +142,7 @@ fn product() -> Vec<Source> {
 fn everything() -> Vec<Source> {
     let mut all = product();
     all.extend(sources_under("tests"));
+    all.extend(sources_under("perf"));
     all
 }
 
@@ -247,7 +253,7 @@ fn unsafe_stays_in_sys() {
             if is_unsafe && !code.contains('"') {
                 if in_sys {
                     found_in_sys += 1;
-                } else {
+                } else if source.path != Path::new(UNSAFE_OUTSIDE_SYS) {
                     offences.insert(source.at(number));
                 }
             }

@@ -17,13 +17,33 @@ fn explained(destination: &str, source: Option<&str>) -> String {
     outcome.text.replace(env!("CARGO_MANIFEST_DIR"), "")
 }
 
+/// The text about a connection to `destination` that carries `host`, with a configuration of these
+/// lines and one registry file.
+fn with_name(config: &str, registry: &str, destination: &str, host: &str) -> String {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("egret.yaml");
+    fs::write(&file, format!("registry: [r.yaml]\n{config}")).unwrap();
+    fs::write(directory.path().join("r.yaml"), registry).unwrap();
+    let outcome = explain(&file, None, destination.parse().unwrap(), Some(host));
+    assert_eq!(outcome.code, EXIT_OK, "{}", outcome.text);
+    outcome.text.replace(&directory.path().display().to_string(), "")
+}
+
+/// A service entry with these fields of its `spec`.
+fn entry(name: &str, spec: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+         spec: {{{spec}}}\n---\n"
+    )
+}
+
 #[test]
 fn the_shipped_files_pass() {
     let outcome = check(&shipped());
     assert_eq!(outcome.code, EXIT_OK);
     assert_eq!(
         outcome.text.replace(env!("CARGO_MANIFEST_DIR"), ""),
-        "/config/egret.yaml: ok: 0 warnings, 4 files, 2 service entries (3 matching ports), \
+        "/config/egret.yaml: ok: 0 warnings, 5 files, 3 service entries (5 services), \
          2 workloads, policy ALLOW_ANY\n"
     );
 }
@@ -34,6 +54,7 @@ fn a_prefix_match_is_explained() {
         explained("203.0.113.7:443", Some("10.10.0.2")),
         "source       10.10.0.2, workload shop/checkout-v2\n\
          destination  203.0.113.7:443\n\
+         waits        no: a name would change nothing\n\
          matched      prefix 203.0.113.0/24 and port 443\n\
          decided by   service entry shop/partner-api (/config/registry.d/partner-api.yaml:3)\n\
          verdict      service\n\
@@ -62,8 +83,85 @@ fn without_an_entry_the_policy_is_named() {
     fs::write(&file, "outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n").unwrap();
     let outcome = explain(&file, None, "192.0.2.1:1".parse().unwrap(), Some("a.example.com"));
     assert!(outcome.text.contains("verdict      blackhole\nconnects to  nothing"));
-    assert!(outcome.text.contains("host         a.example.com (not used"));
+    let name = "name         a.example.com: no entry that is found by a name matches it\n\
+                waits        up to 5s for a name (names.deadline)\n";
+    assert!(outcome.text.contains(name), "{}", outcome.text);
     assert!(outcome.text.contains("\"BlackHoleCluster\""));
+}
+
+#[test]
+fn a_name_is_explained_as_the_ports_protocol_reads_it() {
+    let web =
+        entry("web", "hosts: ['*.example.com'], ports: [{number: 443, name: t, protocol: TLS}]");
+    assert_eq!(
+        with_name("", &web, "192.0.2.1:443", "API.example.com."),
+        "destination  192.0.2.1:443\n\
+         name         api.example.com, as SNI (TLS); as Host (HTTP): passthrough, \
+         outboundTrafficPolicy.mode ALLOW_ANY: no service entry matches\n\
+         waits        up to 5s for a name (names.deadline)\n\
+         matched      wildcard *.example.com and port 443\n\
+         standing     unverified: the entry has no endpoints, and the address is none of its own; \
+         names.unverified is allow\n\
+         decided by   service entry default/web (/r.yaml:1)\n\
+         verdict      service\n\
+         connects to  192.0.2.1:443\n\
+         accounted to destination_service_name=\"*.example.com\", \
+         destination_service=\"api.example.com\"\n"
+    );
+    let blocked =
+        with_name("names: {unverified: block}\n", &web, "192.0.2.1:443", "api.example.com");
+    let decided = "decided by   names.unverified block: nothing vouches for the name in service \
+                   entry default/web (/r.yaml:1)\nverdict      blackhole\n";
+    assert!(blocked.contains(decided), "{blocked}");
+
+    let http =
+        entry("http", "hosts: [api.example.com], ports: [{number: 443, name: h, protocol: HTTP}]");
+    let both = with_name("", &format!("{web}{http}"), "192.0.2.1:443", "api.example.com");
+    let line = "name         api.example.com, as Host (HTTP); as SNI (TLS): service, service entry \
+                default/web (/r.yaml:1)\n";
+    assert!(both.contains(line), "{both}");
+    assert!(both.contains("decided by   service entry default/http (/r.yaml:6)\n"), "{both}");
+}
+
+#[test]
+fn names_that_do_not_count_are_said_not_to() {
+    let spec = "hosts: [a.example.com], addresses: [192.0.2.1], ports: [\
+                {number: 443, name: t, protocol: TLS}, {number: 25, name: s, protocol: TLS}]";
+    let web = entry("web", spec);
+    let text = with_name("", &web, "192.0.2.1:443", "b.example.com");
+    let said = "name         b.example.com: a label only, because the address decides\n\
+                waits        no: a name would change nothing\n";
+    assert!(text.contains(said), "{text}");
+    let text = with_name("", &web, "192.0.2.9:25", "a.example.com");
+    assert!(text.contains("waits        no: names.opaquePorts lists port 25\n"), "{text}");
+    assert!(text.contains("verdict      passthrough\n"), "{text}");
+    let text = with_name("names: {enabled: false}\n", &web, "192.0.2.9:443", "a.example.com");
+    assert!(text.contains("waits        no: names.enabled is false\n"), "{text}");
+    let text = with_name("", &web, "192.0.2.9:443", "a b");
+    assert!(text.contains("name         none: `a b`: the host name has a byte that"), "{text}");
+}
+
+#[test]
+fn what_an_answer_of_dns_would_decide_is_said() {
+    let web = entry(
+        "web",
+        "hosts: [a.example.com], resolution: DNS, ports: [{number: 443, name: t, protocol: TLS}]",
+    );
+    let text = with_name("", &web, "192.0.2.1:443", "a.example.com");
+    let said = "standing     verified: it goes to the entry's own endpoints\n";
+    assert!(text.contains(said), "{text}");
+    let said = "connects to  an address of a.example.com, resolved while Egret runs\n";
+    assert!(text.contains(said), "{text}");
+
+    let db = entry(
+        "db",
+        "hosts: [db.example.com], resolution: DNS, ports: [{number: 5000, name: t, protocol: TCP}]",
+    );
+    let text = with_name("", &db, "192.0.2.1:5000", "db.example.com");
+    let said = "unless       192.0.2.1 is an address that Egret resolves, which is not tried here, \
+                for service entry default/db (/r.yaml:1)\n\
+                decided by   outboundTrafficPolicy.mode ALLOW_ANY: no service entry matches\n";
+    assert!(text.contains(said), "{text}");
 }
 
 #[test]

@@ -3,12 +3,16 @@
 //! Starts from the defaults and overwrites what the file sets, so a default stands in one place
 //! only. Each rule sits with the field that it is about; rules on two fields follow at the end.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::time::Duration;
 
-use super::{Action, Capture, Config, Listen, LogFormat, Metrics, Mode, Timeouts, Workers};
+use super::names::STDOUT;
+use super::{
+    AccessLog, AccessLogFormat, Action, Capture, Config, Listen, LogFormat, Metrics, Mode, Names,
+    Timeouts, Unverified, Workers,
+};
 use crate::problem::{Fault, Problem, Report};
 use crate::yaml::fields::Fields;
 use crate::yaml::{self, Node, values};
@@ -21,6 +25,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(600);
 /// conntrack forgets a flow this long after one side closed
 /// (`nf_conntrack_tcp_timeout_close_wait`).
 const CONNTRACK_CLOSE_WAIT: Duration = Duration::from_secs(60);
+/// A client that has said nothing for so long never will; more only holds its slot.
+const NAME_DEADLINE_MAX: Duration = Duration::from_secs(600);
 const WORKERS_MAX: u16 = 1024;
 /// A thousand times the default: refuses a slip of the keyboard, no choice of size.
 const CONNECTIONS_MAX: u32 = 100_000_000;
@@ -55,7 +61,11 @@ fn sections(config: &mut Config, mut root: Fields<'_, '_>, directory: &Path) {
         let actions = [("close", Action::Close), ("reset", Action::Reset)];
         let action = &mut config.black_hole.action;
         fields.read("action", action, |node| values::choice(node, &actions));
+        fields.read("tlsAlert", &mut config.black_hole.tls_alert, values::boolean);
         fields.refuse_others();
+    }
+    if let Some(fields) = root.section("names") {
+        names(&mut config.names, fields);
     }
     root.read("registry", &mut config.registry, |node| {
         values::list(node, |item| pattern(item, directory))
@@ -90,6 +100,9 @@ fn sections(config: &mut Config, mut root: Fields<'_, '_>, directory: &Path) {
         fields.read("format", &mut config.log.format, |node| values::choice(node, &formats));
         fields.refuse_others();
     }
+    if let Some(fields) = root.section("accessLog") {
+        access_log(&mut config.access_log, fields, directory);
+    }
     root.refuse_others();
 }
 
@@ -112,6 +125,49 @@ fn timeouts(timeouts: &mut Timeouts, mut fields: Fields<'_, '_>) {
         let fix = "use less than 60s, or raise net.netfilter.nf_conntrack_tcp_timeout_close_wait";
         fields.report().warning(Fault::at(line, message).fix(fix));
     }
+    fields.refuse_others();
+}
+
+fn names(names: &mut Names, mut fields: Fields<'_, '_>) {
+    fields.read("enabled", &mut names.enabled, values::boolean);
+    let deadline = |node| values::duration(node, SHORTEST..=NAME_DEADLINE_MAX);
+    fields.read("deadline", &mut names.deadline, deadline);
+    fields.read("opaquePorts", &mut names.opaque_ports, |node| {
+        let mut ports = values::list(node, |item| values::number(item, 1..=u16::MAX))?;
+        ports.sort_unstable();
+        ports.dedup();
+        Ok(ports)
+    });
+    let unverified = [Unverified::Allow, Unverified::Block].map(|word| (word.as_str(), word));
+    fields.read("unverified", &mut names.unverified, |node| values::choice(node, &unverified));
+    fields.read("dnsServers", &mut names.dns_servers, |node| values::list(node, dns_server));
+    fields.refuse_others();
+}
+
+fn dns_server(node: &Node<'_>) -> Result<SocketAddr, Fault> {
+    const DNS_PORT: u16 = 53;
+    let text = values::text(node)?;
+    let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
+    match address.or_else(|_| text.parse()) {
+        Ok(server) if server.port() != 0 && !server.ip().is_unspecified() => Ok(server),
+        _ => {
+            let message = format!("`{}` is not the address of a server", values::shortened(text));
+            Err(Fault::at(node.line, message).fix("write it as 192.0.2.53 or 192.0.2.53:5353"))
+        }
+    }
+}
+
+fn access_log(log: &mut AccessLog, mut fields: Fields<'_, '_>, directory: &Path) {
+    let formats = [
+        ("off", AccessLogFormat::Off),
+        ("json", AccessLogFormat::Json),
+        ("text", AccessLogFormat::Text),
+    ];
+    fields.read("format", &mut log.format, |node| values::choice(node, &formats));
+    fields.read("path", &mut log.path, |node| {
+        let path = not_empty(node)?;
+        Ok((path != STDOUT).then(|| directory.join(path)))
+    });
     fields.refuse_others();
 }
 

@@ -41,7 +41,10 @@ fn every_field_is_read() {
 listen: { capture: tproxy, port: 1, addresses: ['10.0.0.1'] }
 workers: 4
 outboundTrafficPolicy: { mode: REGISTRY_ONLY }
-blackHole: { action: reset }
+blackHole: { action: reset, tlsAlert: true }
+names:
+  { enabled: false, deadline: 1s, opaquePorts: [9, 3, 9], unverified: block,
+    dnsServers: [10.0.0.53, '[::1]:5353'] }
 registry: ['a/*.yaml', '/abs/b.yaml']
 workloads: w.yaml
 upstream: { mark: 0x10 }
@@ -52,6 +55,7 @@ metrics: { address: '127.0.0.1:3', destinationIp: true, seriesMax: 9 }
 health: { address: '127.0.0.1:4' }
 drain: { deadline: 1m 30s }
 log: { level: debug, format: json }
+accessLog: { format: text, path: access.log }
 ";
     let (config, warnings) = parse(text).unwrap();
     assert_eq!(warnings, []);
@@ -59,7 +63,11 @@ log: { level: debug, format: json }
         "listen": { "capture": "tproxy", "port": 1, "addresses": ["10.0.0.1"] },
         "workers": 4,
         "outboundTrafficPolicy": { "mode": "REGISTRY_ONLY" },
-        "blackHole": { "action": "reset" },
+        "blackHole": { "action": "reset", "tlsAlert": true },
+        "names": {
+            "enabled": false, "deadline": "1s", "opaquePorts": [3, 9], "unverified": "block",
+            "dnsServers": ["10.0.0.53:53", "[::1]:5353"],
+        },
         "registry": ["etc/a/*.yaml", "/abs/b.yaml"],
         "workloads": "etc/w.yaml",
         "upstream": { "mark": 16 },
@@ -70,8 +78,16 @@ log: { level: debug, format: json }
         "health": { "address": "127.0.0.1:4" },
         "drain": { "deadline": "1m 30s" },
         "log": { "level": "debug", "format": "json" },
+        "accessLog": { "format": "text", "path": "etc/access.log" },
     });
     assert_eq!(serde_json::to_value(&config).unwrap(), expected);
+}
+
+#[test]
+fn the_access_log_goes_to_standard_output_unless_a_file_is_named() {
+    let log = |text: &str| parse(text).unwrap().0.access_log;
+    assert_eq!(log("accessLog: { format: off, path: stdout }"), Config::default().access_log);
+    assert_eq!(log("accessLog: { path: ./stdout }").path, Some("etc/./stdout".into()));
 }
 
 #[test]
@@ -125,6 +141,17 @@ fn values_out_of_range_are_refused() {
         "upstream: { mark: 0 }",
         "upstream: { mark: 4294967296 }",
         "drain: { deadline: 0s }",
+        "names: { enabled: 1 }",
+        "names: { deadline: 5ms }",
+        "names: { deadline: 11m }",
+        "names: { opaquePorts: [0] }",
+        "names: { opaquePorts: 25 }",
+        "names: { unverified: maybe }",
+        "names: { dnsServers: [dns.example.com] }",
+        "names: { dnsServers: ['10.0.0.53:0'] }",
+        "names: { dnsServers: ['0.0.0.0'] }",
+        "accessLog: { format: yaml }",
+        "accessLog: { path: '' }",
         "registry: 'a.yaml'",
         "registry: ['a[']",
         "registry: ['']",
@@ -162,7 +189,8 @@ fn a_directory_with_brackets_is_not_a_pattern() {
 fn only_fields_that_cannot_change_live_need_a_restart() {
     let old = Config::default();
     let live = "outboundTrafficPolicy: { mode: REGISTRY_ONLY }\nlog: { level: debug }\n\
-                timeouts: { idle: 5s }\nmetrics: { destinationIp: true }\n";
+                timeouts: { idle: 5s }\nmetrics: { destinationIp: true }\n\
+                names: { enabled: false }\naccessLog: { format: json }\n";
     assert_eq!(old.restart_needed(&parse(live).unwrap().0), Vec::<&str>::new());
     let fixed = "listen: { port: 1 }\nworkers: 2\nmetrics: { seriesMax: 5 }\n";
     let new = parse(fixed).unwrap().0;
@@ -194,7 +222,7 @@ fn the_annotated_file_names_every_field_with_its_default_and_a_comment() {
             }
         }
     }
-    assert_eq!(fields, 21);
+    assert_eq!(fields, 29);
 }
 
 fn has_comment(name: &str, node: &Node<'_>) -> usize {

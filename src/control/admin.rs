@@ -32,7 +32,7 @@ const WORKER_ANSWER: Duration = Duration::from_secs(1);
 const INDEX: &str = "\
 GET  /                      this list
 GET  /config                the effective configuration
-GET  /registry              generation, policy, services and what is wrong with the files
+GET  /registry              generation, policy, services, names, what is wrong with the files
 GET  /connections?limit=N   live connections, 1000 unless limit says otherwise
 GET  /stats                 connect durations and loop turns since the start, as quantiles
 GET  /log                   the log level
@@ -88,6 +88,7 @@ async fn registry(State(shared): State<Arc<Shared>>) -> Response {
         "warnings": warnings,
         "refused": refused,
         "services": (shared.views.services)(&snapshot),
+        "names": shared.names.view(),
     });
     pretty(StatusCode::OK, &answer)
 }

@@ -5,29 +5,38 @@
 //! become the next generation in one pointer swap; bad ones change nothing, are logged once and
 //! counted. Connections that are open keep the verdict they have.
 //!
+//! The same thread publishes a generation when the addresses of a name have changed ([`super::dns`]
+//! tells it), from the files that are in use: only one thread publishes, so none is lost.
+//!
 //! Knows nothing of YAML or of globs: [`Loader`] does. What to watch comes from it as well.
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::oneshot;
 
+use super::dns::Wanted;
 use super::{LogControl, lock};
+use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::metrics::{ControlCounters, ReloadResult};
 use crate::problem::{Problem, Severity};
-use crate::registry::Registry;
+use crate::registry::{Answers, Registry};
 
+mod basis;
+mod handle;
 mod signature;
 mod source;
 #[cfg(test)]
 mod tests;
 mod watch;
 
+use basis::Basis;
+pub(super) use handle::Handle;
+use handle::Message;
 use signature::Signature;
 pub use source::{Candidate, Loader, Outcome, Source};
 use watch::Watcher;
@@ -51,26 +60,14 @@ pub(super) struct Status {
     pub(super) refused: Vec<Problem>,
 }
 
-/// The way to the reload thread. When it is dropped the thread ends.
-#[derive(Debug)]
-pub(super) struct Handle {
-    inbox: Sender<Message>,
-    pub(super) status: Arc<Mutex<Status>>,
-    thread: Option<JoinHandle<()>>,
-}
-
 /// What a reload acts on.
 pub(super) struct Target {
     pub(super) registry: Registry,
     pub(super) counters: Arc<ControlCounters>,
     pub(super) log: Arc<LogControl>,
-}
-
-#[derive(Debug)]
-enum Message {
-    FilesChanged,
-    Asked(oneshot::Sender<Outcome>),
-    Stop,
+    /// Told which names the files in use need the addresses of.
+    pub(super) wanted: tokio::sync::watch::Sender<Wanted>,
+    pub(super) access_log: AccessLog,
 }
 
 /// Why the files are read.
@@ -80,38 +77,6 @@ enum Cause {
     Change,
     /// They may have changed right after they were read last. Says and counts nothing new.
     Recheck,
-}
-
-impl Handle {
-    /// Starts the thread.
-    pub(super) fn start(source: Source, target: Target) -> std::io::Result<Self> {
-        let (inbox, messages) = channel();
-        let status = Status { problems: source.problems.clone(), refused: Vec::new() };
-        let status = Arc::new(Mutex::new(status));
-        let mut reloader = Reloader::new(source, target, Arc::clone(&status), inbox.clone());
-        let thread = std::thread::Builder::new()
-            .name("egret-reload".into())
-            .spawn(move || reloader.run(&messages))?;
-        Ok(Self { inbox, status, thread: Some(thread) })
-    }
-
-    /// Asks for a reload now. The answer comes when it is done; it does not come when the thread
-    /// has ended.
-    pub(super) fn ask(&self) -> oneshot::Receiver<Outcome> {
-        let (reply, outcome) = oneshot::channel();
-        // A thread that has ended drops the reply, which the caller sees.
-        let _ = self.inbox.send(Message::Asked(reply));
-        outcome
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        let _ = self.inbox.send(Message::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
 }
 
 /// The thread's state.
@@ -124,6 +89,7 @@ struct Reloader {
     poll: Duration,
     files: Vec<PathBuf>,
     directories: Vec<PathBuf>,
+    basis: Basis,
     /// Of the generation in use.
     fingerprint: u64,
     /// Of the refusal that was logged last; `None` once the files are good again.
@@ -150,6 +116,8 @@ impl Reloader {
         let signature = Signature::take(&source.files, &source.directories);
         target.counters.config_generation.set(target.registry.current().generation);
         target.counters.config_last_success_s.set(unix_time_s());
+        let basis = Basis::new(source.parts, source.problems);
+        target.wanted.send_replace(basis.wanted());
         Self {
             load: source.load,
             restart_needed: source.restart_needed,
@@ -159,6 +127,7 @@ impl Reloader {
             poll: source.poll,
             files: source.files,
             directories: source.directories,
+            basis,
             fingerprint: source.fingerprint,
             refusal: None,
             // The files may have changed between the load of the first generation and now.
@@ -180,13 +149,32 @@ impl Reloader {
                     let _ = reply.send(self.reload(Cause::Change));
                 }
                 Ok(Message::FilesChanged) => {
-                    let Some(replies) = settle(messages) else { return };
+                    let Some(replies) = self.settle(messages) else { return };
                     let outcome = self.reload(Cause::Change);
                     for reply in replies {
                         let _ = reply.send(outcome.clone());
                     }
                 }
+                Ok(Message::Resolved(answers, _done)) => self.take_answers(&answers),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Waits until no file event has come for a while. Returns those who asked meanwhile; `None` to
+    /// stop.
+    fn settle(&mut self, messages: &Receiver<Message>) -> Option<Vec<oneshot::Sender<Outcome>>> {
+        let mut replies = Vec::new();
+        let give_up = Instant::now() + QUIET_MAX;
+        loop {
+            let wait = QUIET.min(give_up.saturating_duration_since(Instant::now()));
+            match messages.recv_timeout(wait) {
+                Err(RecvTimeoutError::Timeout) => return Some(replies),
+                Ok(Message::FilesChanged) if Instant::now() >= give_up => return Some(replies),
+                Ok(Message::FilesChanged) => {}
+                Ok(Message::Asked(reply)) => replies.push(reply),
+                Ok(Message::Resolved(answers, _done)) => self.take_answers(&answers),
+                Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
             }
         }
     }
@@ -238,7 +226,7 @@ impl Reloader {
 
     fn accept(&mut self, candidate: Candidate, cause: Cause) -> Outcome {
         let current = self.target.registry.current();
-        let counters = &self.target.counters;
+        let counters = Arc::clone(&self.target.counters);
         counters.config_last_success_s.set(unix_time_s());
         let was_refused = self.refusal.take().is_some();
         let mut status = lock(&self.status);
@@ -252,21 +240,45 @@ impl Reloader {
             }
             return Outcome::Unchanged { generation: current.generation };
         }
-        status.problems.clone_from(&candidate.problems);
         drop(status);
 
-        let generation = current.generation + 1;
-        let new = Arc::clone(&candidate.config);
+        let new = Arc::clone(&candidate.parts.config);
         self.fingerprint = candidate.fingerprint;
-        self.target.registry.publish((candidate.build)(generation));
-        counters.config_generation.set(generation);
+        self.basis.replace(candidate.parts, candidate.problems);
+        let generation = self.publish();
+        self.target.wanted.send_if_modified(|wanted| {
+            let new = self.basis.wanted();
+            *wanted != new && {
+                *wanted = new;
+                true
+            }
+        });
         counters.reloads(ReloadResult::Success).add(1);
-        tracing::info!(generation, warnings = candidate.problems.len(), "configuration reloaded");
-        for problem in &candidate.problems {
+        let status = lock(&self.status);
+        tracing::info!(generation, warnings = status.problems.len(), "configuration reloaded");
+        for problem in &status.problems {
             tracing::warn!(%problem, "configuration problem");
         }
+        drop(status);
         self.apply_live(&current.config, &new);
         Outcome::Success { generation }
+    }
+
+    /// Publishes the files in use with the addresses that are known for their names.
+    fn publish(&self) -> u64 {
+        let generation = self.target.registry.current().generation + 1;
+        let (snapshot, problems) = self.basis.build(generation);
+        self.target.registry.publish(snapshot);
+        self.target.counters.config_generation.set(generation);
+        lock(&self.status).problems = problems;
+        generation
+    }
+
+    fn take_answers(&mut self, answers: &Answers) {
+        if self.basis.adopt(answers) {
+            let generation = self.publish();
+            tracing::debug!(generation, "published with changed addresses");
+        }
     }
 
     /// Takes over what can change at run time, and names what cannot.
@@ -279,6 +291,9 @@ impl Reloader {
                 Ok(()) => tracing::info!(level = new.log.level, "log level changed"),
                 Err(error) => tracing::warn!(level = new.log.level, error, "log level refused"),
             }
+        }
+        if old.access_log != new.access_log {
+            self.target.access_log.configure(&new.access_log);
         }
     }
 
@@ -325,22 +340,6 @@ impl Reloader {
             }
         }
         self.follow(&files, &directories);
-    }
-}
-
-/// Waits until no event has come for a while. Returns those who asked meanwhile; `None` to stop.
-fn settle(messages: &Receiver<Message>) -> Option<Vec<oneshot::Sender<Outcome>>> {
-    let mut replies = Vec::new();
-    let give_up = Instant::now() + QUIET_MAX;
-    loop {
-        let wait = QUIET.min(give_up.saturating_duration_since(Instant::now()));
-        match messages.recv_timeout(wait) {
-            Err(RecvTimeoutError::Timeout) => return Some(replies),
-            Ok(Message::FilesChanged) if Instant::now() >= give_up => return Some(replies),
-            Ok(Message::FilesChanged) => {}
-            Ok(Message::Asked(reply)) => replies.push(reply),
-            Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
-        }
     }
 }
 

@@ -3,18 +3,24 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use super::reload::{Candidate, Source, Watching};
-use crate::config::Config;
-use crate::problem::{Problem, Severity};
-use crate::registry::Snapshot;
-use crate::workload::Workloads;
+use tokio::sync::watch;
 
-/// A snapshot of `config` with an empty registry.
-pub(super) fn snapshot(generation: u64, config: Arc<Config>) -> Snapshot {
-    Snapshot::build(generation, config, Vec::new(), Workloads::default()).0
+use super::dns::Wanted;
+use super::reload::{Candidate, Source, Target, Watching};
+use super::{LogControl, SetLogLevel};
+use crate::access_log;
+use crate::config::{AccessLogFormat, Config};
+use crate::load::Parts;
+use crate::metrics::ControlCounters;
+use crate::problem::{Problem, Severity};
+use crate::registry::{Answers, Registry, Snapshot};
+
+/// `config` with an empty registry.
+pub(super) fn parts(config: Arc<Config>) -> Parts {
+    Parts { config, entries: Arc::new([]), workloads: Arc::default() }
 }
 
 /// A configuration that listens on free ports of loopback.
@@ -28,7 +34,8 @@ pub(super) fn config() -> Config {
 }
 
 /// Reads `directory/*.yaml`. Each file is a log level, a space, any text and ` end`; a file without
-/// the end is refused. The texts become `Config::registry`, the last level the log level.
+/// the end is refused. The texts become `Config::registry`, the last level the log level; the text
+/// `told` switches the access log on.
 pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
     let pattern = directory.join("*.yaml");
     let files: Vec<PathBuf> =
@@ -51,6 +58,9 @@ pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
         };
         config.log.level = level.into();
         config.registry.push(content.into());
+        if content == "told" {
+            config.access_log.format = AccessLogFormat::Text;
+        }
         all += &text;
     }
     let config = Arc::new(config);
@@ -59,12 +69,11 @@ pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
         foldhash::quality::FixedState::default().hash_one(&all)
     };
     Ok(Candidate {
-        config: Arc::clone(&config),
+        parts: parts(config),
         problems: Vec::new(),
         files,
         directories: vec![directory.to_owned()],
         fingerprint,
-        build: Box::new(move |generation| snapshot(generation, config)),
     })
 }
 
@@ -74,6 +83,7 @@ pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (S
     let path = directory.to_owned();
     let source = Source {
         load: Box::new(move || load(&path)),
+        parts: first.parts.clone(),
         files: first.files,
         directories: first.directories,
         fingerprint: first.fingerprint,
@@ -84,7 +94,21 @@ pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (S
         poll,
         watching,
     };
-    (source, (first.build)(1))
+    (source, first.parts.build(1, &Answers::default()).0)
+}
+
+/// What a reload acts on, for `registry`; `loud` is no log level.
+pub(super) fn target(
+    registry: &Registry,
+    wanted: watch::Sender<Wanted>,
+) -> (Target, Arc<ControlCounters>) {
+    let counters: Arc<ControlCounters> = Arc::default();
+    let set: SetLogLevel =
+        Box::new(|level| if level == "loud" { Err("no such level".into()) } else { Ok(()) });
+    let log = Arc::new(LogControl { set, level: Mutex::new("info".into()) });
+    let (access_log, _) = access_log::open(&registry.current().config.access_log);
+    let registry = registry.clone();
+    (Target { registry, counters: Arc::clone(&counters), log, access_log, wanted }, counters)
 }
 
 /// Waits for `condition`, for ten seconds at most.
@@ -111,12 +135,13 @@ impl Answer {
     }
 }
 
-/// One request on a connection of its own; `headers` with line ends.
+/// One request on a connection of its own; `headers` with line ends. In HTTP/1.0 an answer whose
+/// length is not known ends with the connection, so there is nothing to decode.
 pub(super) fn http(address: SocketAddr, method: &str, path: &str, headers: &str) -> Answer {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
     let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };
-    write!(stream, "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.0\r\n{host}Connection: close\r\n{headers}\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
     let (head, body) = text.split_once("\r\n\r\n").expect("an answer");

@@ -1,7 +1,7 @@
 //! The servers over real HTTP, with workers that are played by the test.
 
 use std::collections::HashSet;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
@@ -11,10 +11,11 @@ use tempfile::TempDir;
 use super::reload::Watching;
 use super::testing::{Answer, config, get, http, source, wait_until};
 use super::*;
+use crate::config;
 use crate::drain::Phase;
 use crate::mailbox::{ConnectionInfo, ConnectionPage, Wake};
-use crate::metrics::testing::read_strictly;
-use crate::metrics::{Format, ReloadResult};
+use crate::metrics::testing::{cluster, read_strictly, workload};
+use crate::metrics::{Format, ReloadResult, ResponseFlags, SeriesKey};
 
 #[derive(Debug)]
 struct NoWake;
@@ -29,6 +30,7 @@ struct Bench {
     registry: Registry,
     drain: Drain,
     metrics: MetricsHub,
+    access_log: AccessLog,
     workers: Vec<Receiver<Request>>,
     _handle: Handle,
 }
@@ -41,12 +43,17 @@ fn bench(signals: Signals, debug: DebugEndpoints) -> Bench {
     let (source, first) = source(directory.path(), Watching::PollOnly, Duration::from_secs(3600));
     let (registry, drain) = (Registry::new(first), Drain::default());
     let metrics = MetricsHub::new(100);
+    let (log, access_log) = access_log::open(&config::AccessLog {
+        format: config::AccessLogFormat::Text,
+        path: Some(directory.path().join("access.log")),
+    });
     let (mailboxes, workers) = (0..2).map(|_| Mailbox::new(Box::new(NoWake))).unzip();
     let inputs = Inputs {
         registry: registry.clone(),
         drain: drain.clone(),
         workers: mailboxes,
         metrics: metrics.clone(),
+        access_log,
         source,
         views: Views {
             config: |config| serde_yaml::to_string(config).unwrap(),
@@ -58,9 +65,10 @@ fn bench(signals: Signals, debug: DebugEndpoints) -> Bench {
         }),
         signals,
         debug,
+        loopback_answers: LoopbackAnswers::Refused,
     };
     let _handle = control.start(inputs).unwrap();
-    Bench { directory, addresses, registry, drain, metrics, workers, _handle }
+    Bench { directory, addresses, registry, drain, metrics, access_log: log, workers, _handle }
 }
 
 fn quiet() -> Bench {
@@ -98,6 +106,41 @@ fn a_scrape_comes_in_the_format_that_was_asked_for() {
     }
     assert_eq!(http(bench.addresses.metrics, "POST", "/metrics", "").status, 405);
     assert_eq!(get(bench.addresses.metrics, "/config").status, 404);
+}
+
+#[test]
+fn a_scraper_that_does_not_read_holds_up_nobody() {
+    let bench = quiet();
+    let mut worker = bench.metrics.worker(0);
+    let (source, cluster) = (workload("shop"), cluster("api.example"));
+    for n in 0..100 {
+        let name = format!("host-{n}.example");
+        let series = worker.requests.find(SeriesKey {
+            source: &source,
+            cluster: &cluster,
+            service: Some(&name),
+            destination_ip: None,
+            response_code: Some(200),
+            flags: ResponseFlags::None,
+        });
+        worker.requests.cells(series).record(Duration::from_millis(3), 100, 2_000);
+    }
+    let slow: Vec<_> = (0..SCRAPERS_MAX - 1)
+        .map(|_| {
+            let mut stream = TcpStream::connect(bench.addresses.metrics).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+            // The answer has begun: its writer is at work.
+            stream.read_exact(&mut [0; 100]).unwrap();
+            stream
+        })
+        .collect();
+    assert_eq!(get(bench.addresses.health, "/healthz/live").status, 200);
+    let answer = get(bench.addresses.metrics, "/metrics");
+    let samples = read_strictly(&answer.body, Format::Text);
+    let lines = samples.keys().filter(|name| name.starts_with("istio_re"));
+    // Requests, and three histograms of 20 buckets, a sum and a count.
+    assert_eq!(lines.count(), 100 * (1 + 3 * 22));
+    drop(slow);
 }
 
 #[test]
@@ -218,6 +261,17 @@ fn play_worker(id: usize, requests: Receiver<Request>, count: usize) {
 }
 
 #[test]
+fn a_reload_switches_the_access_log() {
+    let bench = quiet();
+    let file = bench.directory.path().join("a.yaml");
+    for (text, is_on) in [("told", true), ("untold", false)] {
+        std::fs::write(&file, format!("info {text} end")).unwrap();
+        assert_eq!(bench.post("/reload").json()["result"], "success");
+        assert_eq!(bench.access_log.is_on(), is_on);
+    }
+}
+
+#[test]
 fn live_connections_come_from_all_workers_page_by_page() {
     let mut bench = quiet();
     for (id, requests) in bench.workers.drain(..).enumerate() {
@@ -308,8 +362,12 @@ fn signals_reload_and_drain() {
     let bench = bench(Signals::Handle, DebugEndpoints::Off);
     bench.drain.serve();
     std::fs::write(bench.directory.path().join("a.yaml"), "info two end").unwrap();
+    let (log, renamed) =
+        (bench.directory.path().join("access.log"), bench.directory.path().join("1"));
+    wait_until("the access log", || std::fs::rename(&log, &renamed).is_ok());
     kill(Pid::this(), Signal::SIGHUP).unwrap();
     wait_until("the reload", || bench.registry.current().generation == 2);
+    wait_until("the access log is opened again", || log.exists());
     kill(Pid::this(), Signal::SIGTERM).unwrap();
     for worker in &bench.workers {
         assert!(matches!(worker.recv().unwrap(), Request::Drain));

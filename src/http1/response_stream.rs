@@ -124,6 +124,16 @@ impl From<&RequestHead> for Asked {
 }
 
 impl Lost {
+    /// Every reason, for the metric that counts them.
+    pub const ALL: [Self; 6] = [
+        Self::BadHead,
+        Self::HeadTooLarge,
+        Self::BadLength,
+        Self::LengthWithCoding,
+        Self::BadChunk,
+        Self::UnaskedSwitch,
+    ];
+
     /// The value of a metric's label.
     #[must_use]
     pub const fn label(self) -> &'static str {

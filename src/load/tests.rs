@@ -55,7 +55,7 @@ fn all_files_are_read_and_all_directories_named() {
     let lab = Lab::new();
     let loaded = lab.load().unwrap();
     assert_eq!(loaded.problems, []);
-    assert_eq!(loaded.entries, 1);
+    assert_eq!(loaded.parts.entries.len(), 1);
     assert_eq!(loaded.files, ["egret.yaml", "registry.d/a.yaml", "w.yaml"].map(|n| lab.path(n)));
     let directory = |name: &str| if name.is_empty() { lab.0.path().into() } else { lab.path(name) };
     assert_eq!(loaded.directories, ["", "registry.d"].map(directory));
@@ -119,6 +119,24 @@ fn a_huge_file_is_refused_without_being_read() {
 }
 
 #[test]
+fn entries_that_claim_too_much_are_refused_where_it_becomes_too_much() {
+    let lab = Lab::new();
+    let hosts: Vec<String> = (0..256).map(|n| format!("h{n}.example.com")).collect();
+    let ports: Vec<String> =
+        (1..=256).map(|n| format!("{{number: {n}, name: p{n}, protocol: TLS}}")).collect();
+    let entry = format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a}}\n\
+         spec: {{hosts: [{}], ports: [{}]}}\n---\n",
+        hosts.join(", "),
+        ports.join(", ")
+    );
+    lab.write("registry.d/b.yaml", entry.repeat(16));
+    let problem = lab.error("registry.d/b.yaml");
+    assert!(problem.message.starts_with("more than 1000000 hosts and addresses"), "{problem}");
+    assert_eq!(problem.line, Some(15 * 5 + 1));
+}
+
+#[test]
 fn a_file_that_grows_past_its_metadata_is_still_bounded() {
     // /proc files say that they are empty and are not.
     let text = read(Path::new("/proc/self/status"), 16);
@@ -157,7 +175,7 @@ fn hidden_files_are_left_alone_and_overlapping_patterns_read_once() {
     symlink("someone@host", lab.path("registry.d/.#a.yaml")).unwrap();
     lab.write("egret.yaml", "registry: [\"registry.d/*.yaml\", \"registry.d/a*\"]\n");
     let loaded = lab.load().unwrap();
-    assert_eq!((loaded.entries, loaded.problems), (1, vec![]));
+    assert_eq!((loaded.parts.entries.len(), loaded.problems), (1, vec![]));
 }
 
 #[test]
@@ -166,7 +184,7 @@ fn a_directory_with_brackets_in_its_name_works() {
     lab.write("x[1]/egret.yaml", "registry: [\"r/*.yaml\"]\n");
     lab.write("x[1]/r/a.yaml", ENTRY);
     let loaded = load(&lab.path("x[1]/egret.yaml")).unwrap();
-    assert_eq!(loaded.entries, 1);
+    assert_eq!(loaded.parts.entries.len(), 1);
     assert!(loaded.directories.contains(&lab.path("x[1]/r")), "{:?}", loaded.directories);
 }
 
@@ -177,5 +195,5 @@ fn kubernetes_links_are_followed() {
     symlink("..1", lab.path("registry.d/..data")).unwrap();
     symlink("..data/b.yaml", lab.path("registry.d/b.yaml")).unwrap();
     let loaded = lab.load().unwrap();
-    assert_eq!((loaded.entries, loaded.files.len()), (2, 4));
+    assert_eq!((loaded.parts.entries.len(), loaded.files.len()), (2, 4));
 }

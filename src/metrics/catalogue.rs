@@ -3,7 +3,9 @@
 //! `encode` gives the values; a test compares this list with what a scrape shows. A new metric is a
 //! variant here, its row below, and its values there: the compiler asks for the last two.
 
-use super::timing::{CONNECT_BOUNDS_US, TURN_BOUNDS_US};
+mod rows;
+
+pub use rows::CATALOGUE;
 
 /// How a metric's values behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,8 +14,8 @@ pub enum Kind {
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Counts by upper bound; the bounds in microseconds.
-    Histogram(&'static [u64]),
+    /// Counts by upper bound.
+    Histogram,
 }
 
 /// One metric.
@@ -27,6 +29,14 @@ pub enum Metric {
     SentBytes,
     /// `istio_tcp_received_bytes_total`
     ReceivedBytes,
+    /// `istio_requests_total`
+    Requests,
+    /// `istio_request_duration_milliseconds`
+    RequestDuration,
+    /// `istio_request_bytes`
+    RequestBytes,
+    /// `istio_response_bytes`
+    ResponseBytes,
     /// `egret_connections_active`
     ConnectionsActive,
     /// `egret_worker_connections_active`
@@ -63,12 +73,44 @@ pub enum Metric {
     Series,
     /// `egret_metric_series_overflow_total`
     SeriesOverflow,
+    /// `egret_recognised_connections_total`
+    Recognised,
+    /// `egret_recognising_connections`
+    Recognising,
+    /// `egret_recognising_bytes`
+    RecognisingBytes,
+    /// `egret_unverified_names_total`
+    UnverifiedNames,
+    /// `egret_name_conflicts_total`
+    NameConflicts,
+    /// `egret_junk_names_total`
+    JunkNames,
+    /// `egret_http_refused_requests_total`
+    RefusedRequests,
+    /// `egret_http_unframed_answers_total`
+    UnframedAnswers,
+    /// `egret_http_upstream_switches_total`
+    UpstreamSwitches,
+    /// `egret_http2_blocked_streams_total`
+    BlockedStreams,
+    /// `egret_http2_refused_connections_total`
+    RefusedFrames,
+    /// `egret_access_log_lines_total`
+    AccessLogLines,
+    /// `egret_access_log_dropped_total`
+    AccessLogDropped,
+    /// `egret_access_log_lost_total`
+    AccessLogLost,
     /// `egret_config_generation`
     ConfigGeneration,
     /// `egret_config_reloads_total`
     ConfigReloads,
     /// `egret_config_last_success_timestamp_seconds`
     ConfigLastSuccess,
+    /// `egret_dns_resolutions_total`
+    DnsResolutions,
+    /// `egret_dns_names`
+    DnsNames,
     /// `egret_phase`
     Phase,
     /// `egret_open_descriptors`
@@ -92,179 +134,6 @@ pub struct Row {
     pub help: &'static str,
 }
 
-/// Every metric, in the order of a scrape.
-pub const CATALOGUE: &[Row] = &[
-    row(
-        Metric::Opened,
-        Kind::Counter,
-        "istio_tcp_connections_opened_total",
-        "Upstream connections established.",
-    ),
-    row(
-        Metric::Closed,
-        Kind::Counter,
-        "istio_tcp_connections_closed_total",
-        "Connections that ended, blackholed and failed ones included.",
-    ),
-    row(
-        Metric::SentBytes,
-        Kind::Counter,
-        "istio_tcp_sent_bytes_total",
-        "Bytes written to the downstream (the workload).",
-    ),
-    row(
-        Metric::ReceivedBytes,
-        Kind::Counter,
-        "istio_tcp_received_bytes_total",
-        "Bytes read from the downstream (the workload).",
-    ),
-    row(
-        Metric::ConnectionsActive,
-        Kind::Gauge,
-        "egret_connections_active",
-        "Connections held now, over all workers.",
-    ),
-    row(
-        Metric::WorkerConnectionsActive,
-        Kind::Gauge,
-        "egret_worker_connections_active",
-        "Connections held now, by worker.",
-    ),
-    row(
-        Metric::Accepts,
-        Kind::Counter,
-        "egret_accepts_total",
-        "Accepts by result: accepted, refused_limit, self_call or error.",
-    ),
-    row(
-        Metric::SelfCalls,
-        Kind::Counter,
-        "egret_self_calls_total",
-        "Connections that were not redirected or came from Egret itself, closed at once.",
-    ),
-    row(
-        Metric::ConnectionsClosed,
-        Kind::Counter,
-        "egret_connections_closed_total",
-        "Connections that ended, by close reason.",
-    ),
-    row(
-        Metric::ConnectDuration,
-        Kind::Histogram(CONNECT_BOUNDS_US),
-        "egret_connect_duration_seconds",
-        "Time from the accept to the established upstream connection.",
-    ),
-    row(
-        Metric::CopiedBytes,
-        Kind::Counter,
-        "egret_copied_bytes_total",
-        "Bytes relayed through a buffer, both directions.",
-    ),
-    row(
-        Metric::SplicedBytes,
-        Kind::Counter,
-        "egret_spliced_bytes_total",
-        "Bytes relayed through a pipe by splice, both directions.",
-    ),
-    row(Metric::PipesInUse, Kind::Gauge, "egret_pipes_in_use", "Pipes lent to connections now."),
-    row(
-        Metric::PipeFallbacks,
-        Kind::Counter,
-        "egret_pipe_fallbacks_total",
-        "Times a connection wanted a pipe, got none, and went on copying.",
-    ),
-    row(
-        Metric::BuffersStarved,
-        Kind::Counter,
-        "egret_buffers_starved_total",
-        "Receives that found no free buffer and waited for one.",
-    ),
-    row(
-        Metric::CompletionQueueOverflows,
-        Kind::Counter,
-        "egret_completion_queue_overflows_total",
-        "Times a worker's completion queue was full.",
-    ),
-    row(
-        Metric::WorkerBusySeconds,
-        Kind::Counter,
-        "egret_worker_busy_seconds_total",
-        "Processor time of a worker, user and kernel, by worker.",
-    ),
-    row(
-        Metric::WorkerTurns,
-        Kind::Counter,
-        "egret_worker_turns_total",
-        "Turns of a worker's loop, by worker.",
-    ),
-    row(
-        Metric::WorkerCompletions,
-        Kind::Counter,
-        "egret_worker_completions_total",
-        "Completions that a worker handled, by worker.",
-    ),
-    row(
-        Metric::TurnDuration,
-        Kind::Histogram(TURN_BOUNDS_US),
-        "egret_worker_turn_duration_seconds",
-        "Busy part of one turn of a worker's loop.",
-    ),
-    row(
-        Metric::Series,
-        Kind::Gauge,
-        "egret_metric_series",
-        "Label sets of the istio_tcp metrics; metrics.seriesMax bounds them.",
-    ),
-    row(
-        Metric::SeriesOverflow,
-        Kind::Counter,
-        "egret_metric_series_overflow_total",
-        "Times a label set found no room and was accounted to destination_service other.",
-    ),
-    row(
-        Metric::ConfigGeneration,
-        Kind::Gauge,
-        "egret_config_generation",
-        "Generation of the configuration and registry in use.",
-    ),
-    row(
-        Metric::ConfigReloads,
-        Kind::Counter,
-        "egret_config_reloads_total",
-        "Reloads by result: success, failure (the last good generation serves on) or unchanged.",
-    ),
-    row(
-        Metric::ConfigLastSuccess,
-        Kind::Gauge,
-        "egret_config_last_success_timestamp_seconds",
-        "When configuration and registry were last read without an error.",
-    ),
-    row(
-        Metric::Phase,
-        Kind::Gauge,
-        "egret_phase",
-        "Where the process stands: 1 for starting, serving or draining, 0 for the others.",
-    ),
-    row(
-        Metric::OpenDescriptors,
-        Kind::Gauge,
-        "egret_open_descriptors",
-        "File descriptors that the process holds open.",
-    ),
-    row(
-        Metric::DescriptorsLimit,
-        Kind::Gauge,
-        "egret_descriptors_limit",
-        "File descriptors that the process may hold open (RLIMIT_NOFILE).",
-    ),
-    row(
-        Metric::BuildInfo,
-        Kind::Gauge,
-        "egret_build_info",
-        "Always 1; the version stands in the label.",
-    ),
-];
-
 const fn row(metric: Metric, kind: Kind, name: &'static str, help: &'static str) -> Row {
     Row { metric, kind, name, help }
 }
@@ -275,7 +144,7 @@ impl Row {
     pub fn family(&self) -> &'static str {
         match self.kind {
             Kind::Counter => self.name.strip_suffix("_total").unwrap_or(self.name),
-            Kind::Gauge | Kind::Histogram(_) => self.name,
+            Kind::Gauge | Kind::Histogram => self.name,
         }
     }
 }
@@ -291,9 +160,17 @@ mod tests {
         let names: HashSet<_> = CATALOGUE.iter().map(|row| row.name).collect();
         assert_eq!(names.len(), CATALOGUE.len());
         for row in CATALOGUE {
-            assert!(row.name.starts_with("istio_tcp_") || row.name.starts_with("egret_"));
+            assert!(row.name.starts_with("istio_") || row.name.starts_with("egret_"));
             assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}", row.name);
             assert!(row.help.ends_with('.'), "{}", row.name);
+        }
+    }
+
+    #[test]
+    fn the_readme_tells_every_metric() {
+        let readme = include_str!("../../README.md");
+        for row in CATALOGUE {
+            assert!(readme.contains(&format!("`{}`", row.name)), "{}", row.name);
         }
     }
 }

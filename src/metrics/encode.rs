@@ -4,7 +4,7 @@
 //! a counter's family carries the `_total` of its samples. So there a counter is written under its
 //! full name, sample by sample like a gauge, and `promtool` finds type and help of each.
 //!
-//! Reads numbers that were summed before; knows no sockets (see `control::exporter`).
+//! Writes as it goes, and keeps no text; knows no sockets (see `control::exporter`).
 
 use std::fmt;
 
@@ -17,9 +17,16 @@ use prometheus_client::registry::Registry;
 
 use super::catalogue::{CATALOGUE, Kind, Metric, Row};
 use super::hub::{SeriesSum, Totals};
-use super::timing::{Buckets, seconds};
-use super::{Cell, CloseReason, ReloadResult, ResponseFlags, WorkerCounters};
+use super::labels::{LabelText, Labels};
+use super::requests::Measure;
+use super::timing::{Buckets, CONNECT_BOUNDS_US, TURN_BOUNDS_US, seconds};
+use super::{
+    Cell, CloseReason, DnsResult, Recognised, ReloadResult, ResponseFlags, WorkerCounters,
+};
 use crate::drain::Phase;
+use crate::http1::{Lost, Refusal};
+use crate::http2::FrameError;
+use crate::sniff::NameError;
 
 /// How a scrape is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -63,19 +70,15 @@ fn quality(range: &str) -> f32 {
     q.map_or(1.0, |q| q.trim().parse().unwrap_or(0.0))
 }
 
-/// Bytes that one line of an `istio_tcp_*` series takes, roughly: to size the buffer once.
-const LINE_BYTES: usize = 900;
-
-/// The text of a scrape.
-pub(super) fn scrape(totals: Totals, format: Format) -> String {
-    let mut out = String::with_capacity(16_384 + totals.series.len() * LINE_BYTES);
+/// Writes a scrape, piece by piece.
+pub(super) fn scrape(totals: Totals, format: Format, out: &mut impl fmt::Write) -> fmt::Result {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Scrape { totals, format }));
-    text::encode_registry(&mut out, &registry).expect("writing to a string does not fail");
-    if format == Format::OpenMetrics {
-        text::encode_eof(&mut out).expect("writing to a string does not fail");
+    text::encode_registry(out, &registry)?;
+    match format {
+        Format::OpenMetrics => text::encode_eof(out),
+        Format::Text => Ok(()),
     }
-    out
 }
 
 #[derive(Debug)]
@@ -91,7 +94,7 @@ impl Collector for Scrape {
                 (Kind::Counter, Format::Text) => (row.name, MetricType::Counter),
                 (Kind::Counter, Format::OpenMetrics) => (row.family(), MetricType::Counter),
                 (Kind::Gauge, _) => (row.name, MetricType::Gauge),
-                (Kind::Histogram(_), _) => (row.name, MetricType::Histogram),
+                (Kind::Histogram, _) => (row.name, MetricType::Histogram),
             };
             let encoder = encoder.encode_descriptor(name, row.help, None, kind)?;
             let mut family = Family { encoder, format: self.format, kind: row.kind };
@@ -102,11 +105,18 @@ impl Collector for Scrape {
 }
 
 impl Scrape {
+    // tidy: long, because the compiler then asks for each metric's values.
     fn values(&self, row: &Row, family: &mut Family<'_>) -> fmt::Result {
         let totals = &self.totals;
         match row.metric {
             Metric::Opened => self.series(family, |s| s.opened),
             Metric::Closed => self.all_series(family, |s| s.closed),
+            Metric::Requests => {
+                family.series(totals.requests.iter().map(|r| (&*r.labels, r.requests())))
+            }
+            Metric::RequestDuration => self.requests(family, Measure::Duration),
+            Metric::RequestBytes => self.requests(family, Measure::RequestBytes),
+            Metric::ResponseBytes => self.requests(family, Measure::ResponseBytes),
             Metric::SentBytes => self.series(family, |s| s.sent_bytes),
             Metric::ReceivedBytes => self.series(family, |s| s.received_bytes),
             Metric::ConnectionsActive => self.sum(family, |w| &w.connections_active),
@@ -119,7 +129,9 @@ impl Scrape {
                 let count = self.total(|w| w.closed(reason));
                 family.labelled("reason", reason.label(), Number::Whole(count))
             }),
-            Metric::ConnectDuration => self.histogram(row, family),
+            Metric::ConnectDuration => {
+                family.histogram(&totals.timings.connect.buckets(CONNECT_BOUNDS_US))
+            }
             Metric::CopiedBytes => self.sum(family, |w| &w.bytes_copied),
             Metric::SplicedBytes => self.sum(family, |w| &w.bytes_spliced),
             Metric::PipesInUse => self.sum(family, |w| &w.pipes_in_use),
@@ -133,9 +145,42 @@ impl Scrape {
             Metric::WorkerCompletions => {
                 self.by_worker(family, |w| Number::Whole(w.completions.get()))
             }
-            Metric::TurnDuration => self.histogram(row, family),
-            Metric::Series => family.number(Number::Whole(totals.series_count)),
+            Metric::TurnDuration => family.histogram(&totals.timings.turn.buckets(TURN_BOUNDS_US)),
+            Metric::Series => self.series_counts(family),
             Metric::SeriesOverflow => family.number(Number::Whole(totals.series_overflow)),
+            Metric::Recognised => {
+                let values = Recognised::ALL;
+                self.by_label(family, "result", &values, Recognised::label, |w, r| w.recognised(r))
+            }
+            Metric::Recognising => self.sum(family, |w| &w.recognising),
+            Metric::RecognisingBytes => self.sum(family, |w| &w.recognising_bytes),
+            Metric::UnverifiedNames => self.sum(family, |w| &w.unverified_names),
+            Metric::NameConflicts => self.sum(family, |w| &w.name_conflicts),
+            Metric::JunkNames => {
+                let values = NameError::ALL;
+                self.by_label(family, "reason", &values, NameError::label, |w, e| w.junk_names(e))
+            }
+            Metric::RefusedRequests => {
+                let (values, label) = (Refusal::ALL, Refusal::label);
+                self.by_label(family, "reason", &values, label, |w, r| w.refused_requests(r))
+            }
+            Metric::UnframedAnswers => {
+                let (values, label) = (Lost::ALL, Lost::label);
+                self.by_label(family, "reason", &values, label, |w, l| w.unframed_answers(l))
+            }
+            Metric::RefusedFrames => {
+                let (values, label) = (FrameError::ALL, FrameError::label);
+                self.by_label(family, "reason", &values, label, |w, e| w.refused_frames(e))
+            }
+            Metric::UpstreamSwitches => self.sum(family, |w| &w.upstream_switches),
+            Metric::BlockedStreams => self.sum(family, |w| &w.blocked_streams),
+            Metric::AccessLogDropped => self.sum(family, |w| &w.access_log_dropped),
+            Metric::AccessLogLines => {
+                family.number(Number::Whole(totals.control.access_log_lines.get()))
+            }
+            Metric::AccessLogLost => {
+                family.number(Number::Whole(totals.control.access_log_lost.get()))
+            }
             Metric::ConfigGeneration => {
                 family.number(Number::Whole(totals.control.config_generation.get()))
             }
@@ -146,6 +191,11 @@ impl Scrape {
             Metric::ConfigLastSuccess => {
                 family.number(Number::Whole(totals.control.config_last_success_s.get()))
             }
+            Metric::DnsResolutions => DnsResult::ALL.into_iter().try_for_each(|result| {
+                let count = totals.control.dns_resolutions(result).get();
+                family.labelled("result", result.label(), Number::Whole(count))
+            }),
+            Metric::DnsNames => family.number(Number::Whole(totals.control.dns_names.get())),
             Metric::Phase => PHASES.into_iter().try_for_each(|(phase, label)| {
                 let here = u64::from(phase == totals.phase);
                 family.labelled("phase", label, Number::Whole(here))
@@ -160,15 +210,37 @@ impl Scrape {
 
     /// Every series, those with flags included.
     fn all_series(&self, family: &mut Family<'_>, value: fn(&SeriesSum) -> u64) -> fmt::Result {
-        self.totals.series.iter().try_for_each(|s| family.with(&*s.labels, Number::Whole(value(s))))
+        family.series(self.totals.series.iter().map(|s| (&*s.labels, value(s))))
     }
 
     /// The series without flags: the flags are known at the end, when only the close is counted.
     fn series(&self, family: &mut Family<'_>, value: fn(&SeriesSum) -> u64) -> fmt::Result {
-        let series = self.totals.series.iter();
-        series
-            .filter(|s| s.labels.flags == ResponseFlags::None)
-            .try_for_each(|s| family.with(&*s.labels, Number::Whole(value(s))))
+        let series = self.totals.series.iter().filter(|s| s.labels.flags == ResponseFlags::None);
+        family.series(series.map(|s| (&*s.labels, value(s))))
+    }
+
+    fn requests(&self, family: &mut Family<'_>, measure: Measure) -> fmt::Result {
+        let mut text = LabelText::default();
+        self.totals.requests.iter().try_for_each(|group| {
+            let sum = group.histogram(measure);
+            let mut encoder = family.encoder.encode_family(text.replace(&group.labels))?;
+            encoder.encode_histogram::<NoLabelSet>(sum.sum(), sum.count(), &sum.buckets(), None)
+        })
+    }
+
+    /// One value per label, over all workers.
+    fn by_label<T: Copy>(
+        &self,
+        family: &mut Family<'_>,
+        name: &str,
+        values: &[T],
+        label: fn(T) -> &'static str,
+        cell: fn(&WorkerCounters, T) -> &Cell,
+    ) -> fmt::Result {
+        values.iter().try_for_each(|&value| {
+            let total = self.total(|worker| cell(worker, value));
+            family.labelled(name, label(value), Number::Whole(total))
+        })
     }
 
     fn accepts(&self, family: &mut Family<'_>) -> fmt::Result {
@@ -202,12 +274,12 @@ impl Scrape {
             .try_for_each(|(id, w)| family.labelled("worker", &id.to_string(), value(w)))
     }
 
-    fn histogram(&self, row: &Row, family: &mut Family<'_>) -> fmt::Result {
-        let Kind::Histogram(bounds_us) = row.kind else { return Err(fmt::Error) };
-        let timings = &self.totals.timings;
-        let distribution =
-            if row.metric == Metric::TurnDuration { &timings.turn } else { &timings.connect };
-        family.histogram(&distribution.buckets(bounds_us))
+    fn series_counts(&self, family: &mut Family<'_>) -> fmt::Result {
+        let counts =
+            [("connections", self.totals.series.len()), ("requests", self.totals.requests.len())];
+        counts.into_iter().try_for_each(|(kind, count)| {
+            family.labelled("kind", kind, Number::Whole(count as u64))
+        })
     }
 }
 
@@ -236,6 +308,12 @@ impl Family<'_> {
     fn with<L: EncodeLabelSet>(&mut self, labels: &L, value: Number) -> fmt::Result {
         let (format, kind) = (self.format, self.kind);
         write_number(&mut self.encoder.encode_family(labels)?, format, kind, value)
+    }
+
+    /// One line per label set.
+    fn series<'l>(&mut self, mut lines: impl Iterator<Item = (&'l Labels, u64)>) -> fmt::Result {
+        let mut text = LabelText::default();
+        lines.try_for_each(|(labels, n)| self.with(text.replace(labels), Number::Whole(n)))
     }
 
     fn labelled(&mut self, name: &str, label: &str, value: Number) -> fmt::Result {

@@ -7,6 +7,7 @@
 //! back.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::hash::BuildHasherDefault;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -14,9 +15,10 @@ use std::time::Duration;
 
 use super::encode::{self, Format};
 use super::labels::Labels;
-use super::series::{AlreadyHashed, Overflow, Series};
+use super::requests::{HistogramSum, Measure, RequestCells};
+use super::series::{AlreadyHashed, Overflow, Series, SeriesCells};
 use super::timing::{Quantiles, Recorder, Timings, lock};
-use super::{ControlCounters, SeriesTable, WorkerCounters};
+use super::{Cell, ControlCounters, SeriesTable, WorkerCounters};
 use crate::drain::Phase;
 
 /// What a worker owns of the metrics.
@@ -25,7 +27,9 @@ pub struct WorkerMetrics {
     /// Counters beside the series.
     pub counters: Arc<WorkerCounters>,
     /// The `istio_tcp_*` series.
-    pub series: SeriesTable,
+    pub series: SeriesTable<SeriesCells>,
+    /// The `istio_request*` series.
+    pub requests: SeriesTable<RequestCells>,
     recorder: Recorder,
 }
 
@@ -65,9 +69,16 @@ pub struct MetricsHub {
 struct Inner {
     series_max: usize,
     workers: Vec<Worker>,
-    announce: Sender<Arc<Series>>,
-    announced: Receiver<Arc<Series>>,
-    fold: Fold,
+    connections: Collection<SeriesCells>,
+    requests: Collection<RequestCells>,
+}
+
+/// The label sets of one kind.
+#[derive(Debug)]
+struct Collection<C> {
+    announce: Sender<Arc<Series<C>>>,
+    announced: Receiver<Arc<Series<C>>>,
+    fold: Fold<C>,
 }
 
 /// One worker, as the control plane sees it.
@@ -89,12 +100,13 @@ pub struct Latencies {
 }
 
 impl MetricsHub {
-    /// A hub whose workers, each and together, have at most `series_max` label sets.
+    /// A hub whose workers, each and together, have at most `series_max` label sets of connections,
+    /// and as many of requests.
     #[must_use]
     pub fn new(series_max: usize) -> Self {
-        let (announce, announced) = channel();
-        let fold = Fold::new(series_max);
-        let inner = Inner { series_max, workers: Vec::new(), announce, announced, fold };
+        let connections = Collection::new(series_max, Labels::other(None));
+        let requests = Collection::new(series_max, Labels::other(Some(0)));
+        let inner = Inner { series_max, workers: Vec::new(), connections, requests };
         Self { inner: Arc::new(Mutex::new(inner)), control: Arc::default() }
     }
 
@@ -104,10 +116,13 @@ impl MetricsHub {
         let counters = Arc::new(WorkerCounters::default());
         let (recorder, timings) = Recorder::new();
         let mut inner = lock(&self.inner);
-        let series =
-            SeriesTable::new(inner.series_max, inner.announce.clone(), Arc::clone(&counters));
+        let series_max = inner.series_max;
+        let announce = inner.connections.announce.clone();
+        let series = SeriesTable::new(series_max, announce, Arc::clone(&counters));
+        let announce = inner.requests.announce.clone();
+        let requests = SeriesTable::new(series_max, announce, Arc::clone(&counters));
         inner.workers.push(Worker { id, counters: Arc::clone(&counters), timings });
-        WorkerMetrics { counters, series, recorder }
+        WorkerMetrics { counters, series, requests, recorder }
     }
 
     /// The control plane's own counters.
@@ -116,10 +131,22 @@ impl MetricsHub {
         &self.control
     }
 
-    /// A scrape: every metric, in the order of the catalogue.
+    /// A scrape: every metric, in the order of the catalogue, written in small parts. Ten thousand
+    /// label sets of requests are half a GiB of text, which nobody should hold as a whole. No lock
+    /// is held while it is written.
+    ///
+    /// # Errors
+    /// The writer's.
+    pub fn write(&self, format: Format, phase: Phase, out: &mut impl fmt::Write) -> fmt::Result {
+        encode::scrape(self.totals(phase), format, out)
+    }
+
+    /// A scrape in one piece.
     #[must_use]
     pub fn encode(&self, format: Format, phase: Phase) -> String {
-        encode::scrape(self.totals(phase), format)
+        let mut text = String::new();
+        self.write(format, phase, &mut text).expect("writing to a string does not fail");
+        text
     }
 
     /// Connections that the workers hold now.
@@ -135,24 +162,38 @@ impl MetricsHub {
         Latencies { connect: timings.connect.quantiles(), turn: timings.turn.quantiles() }
     }
 
-    /// What a scrape shows, taken together before a line is written: the workers go on counting
-    /// while the text is built.
+    /// What a scrape shows. The numbers of connections are taken together before a line is written,
+    /// because the workers go on counting while the text is built, and opened and closed must fit.
     fn totals(&self, phase: Phase) -> Totals {
         let mut inner = lock(&self.inner);
         let inner = &mut *inner;
-        for series in inner.announced.try_iter() {
-            inner.fold.take(series);
-        }
+        let (connections, requests) = (inner.connections.fold(), inner.requests.fold());
         let refused: u64 = inner.workers.iter().map(|w| w.counters.series_refused.get()).sum();
+        let folds_refused = connections.refused.len() + requests.refused.len();
         Totals {
-            series: inner.fold.sums(),
-            series_count: inner.fold.len() as u64,
-            series_overflow: refused.wrapping_add(inner.fold.refused.len() as u64),
+            series: connections.groups().map(Group::sum).collect(),
+            requests: requests.groups().cloned().collect(),
+            series_overflow: refused.wrapping_add(folds_refused as u64),
             timings: inner.timings(),
             workers: inner.workers.iter().map(|w| (w.id, Arc::clone(&w.counters))).collect(),
             control: Arc::clone(&self.control),
             phase,
         }
+    }
+}
+
+impl<C> Collection<C> {
+    fn new(series_max: usize, other: Labels) -> Self {
+        let (announce, announced) = channel();
+        Self { announce, announced, fold: Fold::new(series_max, other) }
+    }
+
+    /// The label sets up to now.
+    fn fold(&mut self) -> &Fold<C> {
+        for series in self.announced.try_iter() {
+            self.fold.take(series);
+        }
+        &self.fold
     }
 }
 
@@ -170,7 +211,9 @@ impl Inner {
 #[derive(Debug)]
 pub(super) struct Totals {
     pub(super) series: Vec<SeriesSum>,
-    pub(super) series_count: u64,
+    /// Their numbers are read as they are written: they are many, and each histogram is whole by
+    /// itself.
+    pub(super) requests: Vec<Group<RequestCells>>,
     pub(super) series_overflow: u64,
     pub(super) timings: Timings,
     pub(super) workers: Vec<(usize, Arc<WorkerCounters>)>,
@@ -190,37 +233,41 @@ pub(super) struct SeriesSum {
 
 /// The label sets of all workers, equal ones together.
 #[derive(Debug)]
-struct Fold {
+struct Fold<C> {
     series_max: usize,
-    groups: Vec<Group>,
+    groups: Vec<Group<C>>,
     /// Hash to the groups with that hash.
     by_hash: HashMap<u64, Vec<usize>, BuildHasherDefault<AlreadyHashed>>,
-    /// What found no room, here or at a worker.
-    other: Option<Group>,
+    /// What found no room, here or at a worker; no parts: everything did.
+    other: Group<C>,
     /// The label sets that found no room here, by hash: to count each once.
     refused: HashSet<u64, BuildHasherDefault<AlreadyHashed>>,
 }
 
+/// One label set with the workers' parts of it.
 #[derive(Debug)]
-struct Group {
-    labels: Arc<Labels>,
-    parts: Vec<Arc<Series>>,
+pub(super) struct Group<C> {
+    pub(super) labels: Arc<Labels>,
+    parts: Vec<Arc<Series<C>>>,
 }
 
-impl Fold {
-    fn new(series_max: usize) -> Self {
-        let (by_hash, refused) = (HashMap::default(), HashSet::default());
-        Self { series_max, groups: Vec::new(), by_hash, other: None, refused }
+impl<C> Clone for Group<C> {
+    fn clone(&self) -> Self {
+        Self { labels: Arc::clone(&self.labels), parts: self.parts.clone() }
     }
+}
 
-    fn len(&self) -> usize {
-        self.groups.len() + usize::from(self.other.is_some())
+impl<C> Fold<C> {
+    fn new(series_max: usize, other: Labels) -> Self {
+        let (by_hash, refused) = (HashMap::default(), HashSet::default());
+        let other = Group { labels: Arc::new(other), parts: Vec::new() };
+        Self { series_max, groups: Vec::new(), by_hash, other, refused }
     }
 
     /// Gives a worker's series its place, for good.
-    fn take(&mut self, series: Arc<Series>) {
+    fn take(&mut self, series: Arc<Series<C>>) {
         if series.overflow == Overflow::Yes {
-            self.other().parts.push(series);
+            self.other.parts.push(series);
             return;
         }
         let same_hash = self.by_hash.entry(series.hash).or_default();
@@ -233,34 +280,44 @@ impl Fold {
             self.groups.push(Group { labels, parts: vec![series] });
         } else {
             self.refused.insert(series.hash);
-            self.other().parts.push(series);
+            self.other.parts.push(series);
         }
     }
 
-    fn other(&mut self) -> &mut Group {
-        self.other
-            .get_or_insert_with(|| Group { labels: Arc::new(Labels::other()), parts: Vec::new() })
-    }
-
-    fn sums(&self) -> Vec<SeriesSum> {
-        self.groups.iter().chain(&self.other).map(Group::sum).collect()
+    fn groups(&self) -> impl Iterator<Item = &Group<C>> {
+        let other = (!self.other.parts.is_empty()).then_some(&self.other);
+        self.groups.iter().chain(other)
     }
 }
 
-impl Group {
+impl Group<SeriesCells> {
     fn sum(&self) -> SeriesSum {
-        let sum = |cell: fn(&Series) -> u64| {
-            self.parts.iter().fold(0_u64, |sum, part| sum.wrapping_add(cell(part)))
+        let sum = |cell: fn(&SeriesCells) -> &Cell| {
+            self.parts.iter().fold(0_u64, |sum, part| sum.wrapping_add(cell(&part.cells).get()))
         };
         // Closed before opened: a connection that opens and closes meanwhile shows as open, and
         // opened minus closed is never negative.
-        let closed = sum(|s| s.cells.closed.get());
+        let closed = sum(|cells| &cells.closed);
         SeriesSum {
             labels: Arc::clone(&self.labels),
             closed,
-            opened: sum(|s| s.cells.opened.get()),
-            sent_bytes: sum(|s| s.cells.sent_bytes.get()),
-            received_bytes: sum(|s| s.cells.received_bytes.get()),
+            opened: sum(|cells| &cells.opened),
+            sent_bytes: sum(|cells| &cells.sent_bytes),
+            received_bytes: sum(|cells| &cells.received_bytes),
         }
+    }
+}
+
+impl Group<RequestCells> {
+    /// How many requests.
+    pub(super) fn requests(&self) -> u64 {
+        self.parts.iter().fold(0, |sum, part| sum.wrapping_add(part.cells.requests()))
+    }
+
+    /// One of the histograms.
+    pub(super) fn histogram(&self, measure: Measure) -> HistogramSum {
+        let mut sum = HistogramSum::new(measure);
+        self.parts.iter().for_each(|part| sum.add(&part.cells));
+        sum
     }
 }

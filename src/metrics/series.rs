@@ -1,4 +1,5 @@
-//! The `istio_tcp_*` label sets of one worker, found by the identities of source and cluster.
+//! The label sets of one worker, found by the identities of source and cluster: one table for the
+//! connections (`istio_tcp_*`), one for the requests (`istio_request*`).
 //!
 //! A worker looks a connection's series up after the verdict and again at its end, when the flags
 //! are known; in between it only adds to cells. A hit hashes nothing and allocates nothing: the
@@ -8,7 +9,7 @@
 //! The table is bounded. What finds no room is accounted to one series, for good.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -25,8 +26,13 @@ pub struct SeriesKey<'a> {
     pub source: &'a Identity<Workload>,
     /// Where it went: the `destination_service*` labels.
     pub cluster: &'a Identity<Cluster>,
+    /// `destination_service`, if the connection or request has shown a name: in its normal form.
+    /// `None`: the cluster's own.
+    pub service: Option<&'a str>,
     /// `destination_ip`, if `metrics.destinationIp` is set.
     pub destination_ip: Option<IpAddr>,
+    /// Of a request: its answer's status, 0 if there was none. `None` for a connection.
+    pub response_code: Option<u16>,
     /// `response_flags`: none while it lives, then those of its close reason.
     pub flags: ResponseFlags,
 }
@@ -35,7 +41,7 @@ pub struct SeriesKey<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeriesIndex(u32);
 
-/// The counters of one label set, written by one worker.
+/// The counters of connections with one label set, written by one worker.
 #[derive(Debug, Default)]
 pub struct SeriesCells {
     /// Upstream connections established.
@@ -52,8 +58,8 @@ pub struct SeriesCells {
 /// workers write to the same cache line.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(super) struct Series {
-    pub(super) cells: SeriesCells,
+pub(super) struct Series<C> {
+    pub(super) cells: C,
     pub(super) hash: u64,
     pub(super) labels: Labels,
     /// Whether it is the worker's overflow series.
@@ -69,35 +75,35 @@ pub(super) enum Overflow {
     Yes,
 }
 
-/// One worker's series.
+/// One worker's series, with cells of one kind.
 #[derive(Debug)]
-pub struct SeriesTable {
-    entries: Vec<Entry>,
+pub struct SeriesTable<C> {
+    entries: Vec<Entry<C>>,
     /// Hash to the first entry with that hash.
     heads: HashMap<u64, u32, BuildHasherDefault<AlreadyHashed>>,
     overflow: Option<SeriesIndex>,
     /// Entries at most, the overflow series not counted.
     series_max: usize,
-    announce: Sender<Arc<Series>>,
+    announce: Sender<Arc<Series<C>>>,
     counters: Arc<WorkerCounters>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct Entry<C> {
     /// The labels by the newest pointers seen, so that after a reload a hit is a hit by pointer
     /// again.
     labels: Labels,
     /// The hash of the label set without its flags.
     base_hash: u64,
-    series: Arc<Series>,
+    series: Arc<Series<C>>,
     /// The next entry with the same hash.
     next: Option<u32>,
 }
 
-impl SeriesTable {
+impl<C: Default> SeriesTable<C> {
     pub(super) fn new(
         series_max: usize,
-        announce: Sender<Arc<Series>>,
+        announce: Sender<Arc<Series<C>>>,
         counters: Arc<WorkerCounters>,
     ) -> Self {
         // The index is a u32, and the overflow series takes one place.
@@ -141,7 +147,7 @@ impl SeriesTable {
     fn search(
         &mut self,
         hash: u64,
-        mut is_wanted: impl FnMut(&mut Entry) -> bool,
+        mut is_wanted: impl FnMut(&mut Entry<C>) -> bool,
     ) -> Option<SeriesIndex> {
         let mut at = self.heads.get(&hash).copied();
         while let Some(index) = at {
@@ -157,7 +163,7 @@ impl SeriesTable {
 
     /// The counters of a series.
     #[must_use]
-    pub fn cells(&self, index: SeriesIndex) -> &SeriesCells {
+    pub fn cells(&self, index: SeriesIndex) -> &C {
         // Indices come from `find` alone, and entries are never removed.
         &self.entries[index.0 as usize].series.cells
     }
@@ -181,7 +187,8 @@ impl SeriesTable {
             if let Some(index) = self.overflow {
                 return index;
             }
-            let index = self.push(Labels::other(), (0, 0), Overflow::Yes, None);
+            let code = labels.response_code.map(|_| 0);
+            let index = self.push(Labels::other(code), (0, 0), Overflow::Yes, None);
             self.overflow = Some(index);
             return index;
         }
@@ -198,7 +205,7 @@ impl SeriesTable {
         overflow: Overflow,
         next: Option<u32>,
     ) -> SeriesIndex {
-        let cells = SeriesCells::default();
+        let cells = C::default();
         let series = Arc::new(Series { cells, hash, labels: labels.clone(), overflow });
         // The receiver ends before the workers only when the process ends: nobody scrapes any more.
         let _ = self.announce.send(Arc::clone(&series));
@@ -220,6 +227,9 @@ impl SeriesKey<'_> {
         #[expect(clippy::cast_possible_truncation, reason = "both halves of the address are used")]
         let (low, high) = (ip as u64, (ip >> 64) as u64);
         let hash = fold(self.source.hash ^ SEED, self.cluster.hash.rotate_left(32) ^ STEP);
+        let code = self.response_code.map_or(0, |code| u64::from(code) + 1);
+        let service = self.service.map_or(0, service_hash);
+        let hash = fold(hash ^ service, STEP ^ code);
         fold(hash ^ low ^ SEED, high ^ STEP) ^ family
     }
 
@@ -227,18 +237,24 @@ impl SeriesKey<'_> {
         Labels {
             source: Arc::clone(&self.source.value),
             cluster: Arc::clone(&self.cluster.value),
+            service: self.service.map(Into::into),
             destination_ip: self.destination_ip,
+            response_code: self.response_code,
             flags: self.flags,
         }
     }
 }
 
-impl Entry {
+impl<C> Entry<C> {
     /// Whether this is the entry of `key`: by pointer, else by value (another generation built the
     /// same value anew; its pointers are kept for the next time).
     fn is(&mut self, key: &SeriesKey<'_>) -> bool {
         let labels = &mut self.labels;
-        if labels.flags != key.flags || labels.destination_ip != key.destination_ip {
+        if labels.flags != key.flags
+            || labels.response_code != key.response_code
+            || labels.destination_ip != key.destination_ip
+            || labels.service.as_deref() != key.service
+        {
             return false;
         }
         let same_source = Arc::ptr_eq(&labels.source, &key.source.value);
@@ -259,6 +275,14 @@ impl Entry {
 /// Odd constants with bits everywhere (wyhash's), so that a zero hash does not fold to zero.
 const SEED: u64 = 0xa076_1d64_78bd_642f;
 const STEP: u64 = 0xe703_7ed1_a0b4_28db;
+
+/// The hash of a name that peers choose. The same in every worker, so that equal label sets meet at
+/// a scrape; a seed that nobody outside knows, so that names cannot be made to collide.
+fn service_hash(service: &str) -> u64 {
+    static HASHER: std::sync::LazyLock<foldhash::fast::RandomState> =
+        std::sync::LazyLock::new(Default::default);
+    HASHER.hash_one(service)
+}
 
 /// The hash of a whole label set.
 fn with_flags(base_hash: u64, flags: ResponseFlags) -> u64 {
@@ -301,13 +325,22 @@ mod tests {
     use super::*;
     use crate::metrics::testing::{cluster, workload};
 
-    fn table(series_max: usize) -> (SeriesTable, std::sync::mpsc::Receiver<Arc<Series>>) {
+    type Announced = std::sync::mpsc::Receiver<Arc<Series<SeriesCells>>>;
+
+    fn table(series_max: usize) -> (SeriesTable<SeriesCells>, Announced) {
         let (announce, announced) = channel();
         (SeriesTable::new(series_max, announce, Arc::default()), announced)
     }
 
     fn key<'a>(source: &'a Identity<Workload>, cluster: &'a Identity<Cluster>) -> SeriesKey<'a> {
-        SeriesKey { source, cluster, destination_ip: None, flags: ResponseFlags::None }
+        SeriesKey {
+            source,
+            cluster,
+            service: None,
+            destination_ip: None,
+            response_code: None,
+            flags: ResponseFlags::None,
+        }
     }
 
     #[test]
@@ -343,11 +376,15 @@ mod tests {
             SeriesKey { destination_ip: Some("0.0.0.1".parse().unwrap()), ..plain },
             SeriesKey { destination_ip: Some("::1".parse().unwrap()), ..plain },
             SeriesKey { flags: ResponseFlags::BlackHole, ..plain },
+            SeriesKey { service: Some("a"), ..plain },
+            SeriesKey { service: Some("b"), ..plain },
+            SeriesKey { response_code: Some(0), ..plain },
+            SeriesKey { response_code: Some(502), ..plain },
         ];
         let mut indices: Vec<_> = keys.into_iter().map(|k| table.find(k).0).collect();
         indices.sort_unstable();
         indices.dedup();
-        assert_eq!(indices.len(), 6);
+        assert_eq!(indices.len(), 10);
     }
 
     #[test]
@@ -377,5 +414,22 @@ mod tests {
         assert!(!indices[..3].contains(&indices[3]));
         assert_eq!(table.counters.series_refused.get(), 3);
         assert_eq!(announced.try_iter().filter(|s| s.overflow == Overflow::Yes).count(), 1);
+    }
+
+    #[test]
+    fn a_million_names_leave_the_table_at_its_bound() {
+        let (mut table, announced) = table(1_000);
+        let (source, cluster) = (workload("shop"), cluster("api.example"));
+        for n in 0..1_000_000 {
+            let name = format!("{n:x}.junk.example");
+            let index = table.find(SeriesKey { service: Some(&name), ..key(&source, &cluster) });
+            table.cells(index).opened.add(1);
+        }
+        assert_eq!(table.len(), 1_000);
+        assert_eq!(table.heads.len(), 1_000);
+        assert_eq!(announced.try_iter().count(), 1_001);
+        assert_eq!(table.counters.series_refused.get(), 999_000);
+        let other = table.overflow.unwrap();
+        assert_eq!(table.cells(other).opened.get(), 999_000);
     }
 }

@@ -1,73 +1,51 @@
 //! One immutable generation: what the workers decide by.
 //!
-//! Built from the configuration, the service entries and the workloads at start and at every
-//! reload; asked once per connection, with the original destination, for the verdict. It takes no
-//! decision that depends on the connection's bytes and connects to nothing.
+//! Built from the configuration, the service entries, the workloads and what names resolved to, at
+//! start, at every reload and when an answer changes; asked once per connection, with the original
+//! destination, and once more per name that the connection shows, for the verdict. It reads no
+//! bytes of a connection and connects to nothing.
 //!
-//! The more specific entry wins: exact address, longest prefix, bare port. Only entries that have
-//! the port compete. Lookup costs a hash probe, one walk down a prefix tree per port, and another
-//! probe.
+//! The more specific entry wins: exact address, longest prefix, exact host, longest wildcard, bare
+//! port. Only entries that have the port compete, and by name only those whose protocol spells its
+//! name where the connection did. A name is a claim of the workload: [`Standing`] says whether
+//! anything vouches for it.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-use foldhash::fast::RandomState;
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
 
-use super::service_entry::{Origin, Port, Reach, Resolution, ServiceEntry};
-use crate::config::{Config, Mode};
+mod answers;
+mod host_index;
+mod index;
+mod service;
+mod warnings;
+
+pub use self::answers::Answers;
+pub use self::service::{Cluster, Service, Target};
+pub use super::service_entry::NameSource;
 pub use crate::identity::Identity;
-use crate::prefix::{self, Prefixes};
-use crate::problem::{Fault, PROBLEMS_MAX, Problem, Severity};
+
+use super::service_entry::{ByAddress, Reach, Resolution, ServiceEntry};
+use crate::config::{Config, Mode, Unverified};
+use crate::problem::Problem;
+use crate::sniff::Name;
 use crate::workload::{Workload, Workloads};
+use index::Index;
+use warnings::Warnings;
 
 /// `destination_service_name` of connections that pass without a service entry.
 pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 /// `destination_service_name` of connections that are blocked.
 pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
 
-/// What a connection is accounted to: the `destination_*` labels.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Cluster {
-    /// `destination_service_name`: `PassthroughCluster`, `BlackHoleCluster` or the entry's host.
-    pub service_name: Box<str>,
-    /// `destination_service`: the entry's host; `None` prints as `unknown`.
-    pub service: Option<Box<str>>,
-    /// `destination_service_namespace`: the entry's namespace; `None` prints as `unknown`.
-    pub service_namespace: Option<Box<str>>,
-}
-
-/// Where a service's connections go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Target {
-    /// Resolution NONE: the original destination, with the port replaced by `targetPort` if set.
-    OriginalDestination {
-        /// The port to connect to instead.
-        target_port: Option<u16>,
-    },
-    /// Resolution STATIC: one of these, round robin, the next on failure. Never empty.
-    Endpoints(Vec<SocketAddr>),
-}
-
-/// One port of one service entry.
-#[derive(Debug)]
-pub struct Service {
-    /// `namespace/name` of the ServiceEntry document.
-    pub entry: Box<str>,
-    /// What its connections are accounted to.
-    pub cluster: Identity<Cluster>,
-    /// The port that workloads connect to.
-    pub port: u16,
-    /// Where its connections go.
-    pub target: Target,
-    /// The entry's addresses; none: it matches by port alone.
-    pub addresses: Arc<[IpNet]>,
-    /// Where the document stands.
-    pub origin: Origin,
-    cursor: AtomicUsize,
+/// The name that a connection shows.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// The name.
+    pub name: &'a Name,
+    /// Which bytes spelled it.
+    pub by: NameSource,
 }
 
 /// How a service entry came to match.
@@ -75,8 +53,14 @@ pub struct Service {
 pub enum Match {
     /// By exactly this address and port.
     Address,
+    /// By an address that its name resolved to, and the port.
+    Resolved,
     /// By this prefix and the port.
     Prefix(IpNet),
+    /// By exactly this name and the port.
+    Host,
+    /// By a wildcard that takes in the name, and the port.
+    Wildcard,
     /// By the port alone.
     Port,
 }
@@ -88,8 +72,30 @@ pub enum Verdict<'a> {
     Service(&'a Arc<Service>, Match),
     /// Nothing matches, and the policy is `ALLOW_ANY`.
     Passthrough,
-    /// Nothing matches, and the policy is `REGISTRY_ONLY`.
+    /// Nothing matches, and the policy is `REGISTRY_ONLY`; or the name that matches is unverified,
+    /// and `names.unverified` is `block`.
     BlackHole,
+}
+
+/// What vouches for the name that decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// No name decided, or the entry takes any address on the port.
+    NotNeeded,
+    /// The connection goes to the entry's own endpoints, wherever the workload meant it to go.
+    Verified,
+    /// Nothing: the connection would go where the workload says, under a name that it chose. (Were
+    /// that address among the entry's own, it would have matched by address.)
+    Unverified,
+}
+
+/// A verdict, and what it rests on.
+#[derive(Debug, Clone, Copy)]
+pub struct Decision<'a> {
+    /// What happens.
+    pub verdict: Verdict<'a>,
+    /// What vouches for the name.
+    pub standing: Standing,
 }
 
 /// One immutable generation.
@@ -100,65 +106,99 @@ pub struct Snapshot {
     /// The configuration of this generation.
     pub config: Arc<Config>,
     /// Who the sources are.
-    pub workloads: Workloads,
+    pub workloads: Arc<Workloads>,
     services: Vec<Arc<Service>>,
     index: Index,
     passthrough: Identity<Cluster>,
     black_hole: Identity<Cluster>,
 }
 
-/// Positions in `Snapshot::services`, by what a connection shows.
-#[derive(Debug, Default)]
-struct Index {
-    addresses: HashMap<(IpAddr, u16), usize, RandomState>,
-    prefixes: HashMap<u16, Prefixes<usize>, RandomState>,
-    ports: HashMap<u16, usize, RandomState>,
-}
-
 impl Snapshot {
-    /// The snapshot of these parts, and a warning for each service entry that loses an address or a
-    /// port to an earlier one.
+    /// The snapshot of these parts, and a warning for each service that loses an address, a name or
+    /// a port to an earlier one, or that the configuration leaves without effect.
     #[must_use]
     pub fn build(
         generation: u64,
         config: Arc<Config>,
-        mut entries: Vec<ServiceEntry>,
-        workloads: Workloads,
+        entries: &[ServiceEntry],
+        workloads: Arc<Workloads>,
+        answers: &Answers,
     ) -> (Self, Vec<Problem>) {
-        // The first to claim an address keeps it, so the order is the tie-break: the oldest first,
+        // The first to claim something keeps it, so the order is the tie-break: the oldest first,
         // those without a time last, then by name. The origin makes it total for equal names.
-        entries.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
-        let mut services = Vec::new();
+        let mut in_order: Vec<&ServiceEntry> = entries.iter().collect();
+        in_order.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
+        let mut services: Vec<Arc<Service>> = Vec::new();
         let mut index = Index::default();
-        let mut conflicts = Conflicts::default();
-        for entry in &entries {
-            for port in &entry.ports {
-                let reach = entry.reach(port);
-                if let Reach::Nothing(_) = reach {
-                    continue;
+        let mut warnings = Warnings::default();
+        for entry in in_order {
+            for (port, reach) in entry.reachable_ports() {
+                warnings.effect_of(&config.names, entry, port, reach);
+            }
+            for service in services_of(entry, answers) {
+                for taken in index.add(services.len(), &service, answers) {
+                    warnings.conflict(&service, &services[taken.by], &taken);
                 }
-                let service = services.len();
-                services.push(Arc::new(Service::new(entry, port)));
-                index.add(service, &services, reach, &mut conflicts);
+                services.push(Arc::new(service));
             }
         }
         let (passthrough, black_hole) =
             (reserved(PASSTHROUGH_CLUSTER), reserved(BLACK_HOLE_CLUSTER));
         let snapshot =
             Self { generation, config, workloads, services, index, passthrough, black_hole };
-        (snapshot, conflicts.finish())
+        (snapshot, warnings.finish())
     }
 
-    /// The verdict on a connection to `destination`.
+    /// The verdict on a connection to `destination`, by address and port alone.
     #[must_use]
     pub fn lookup(&self, destination: SocketAddr) -> Verdict<'_> {
-        match self.index.find(destination.ip().to_canonical(), destination.port()) {
-            Some((service, matched)) => Verdict::Service(&self.services[service], matched),
-            None => match self.config.outbound_traffic_policy.mode {
+        self.decide(destination, None).verdict
+    }
+
+    /// Whether a name could still change what [`Snapshot::lookup`] says about a connection to
+    /// `destination`, or give a connection that it blocks a chance.
+    #[must_use]
+    pub fn awaits_name(&self, destination: SocketAddr) -> bool {
+        let (address, port) = (destination.ip().to_canonical(), destination.port());
+        if !self.config.names.decide_on(port) || self.index.by_address(address, port).is_some() {
+            return false;
+        }
+        let is_blocked = self.mode() == Mode::RegistryOnly && self.index.by_port(port).is_none();
+        is_blocked || self.index.has_hosts(port)
+    }
+
+    /// The verdict on a connection to `destination`, or on one of its requests, that shows the name
+    /// in `claim`. The name decides only where no entry has the address.
+    #[must_use]
+    pub fn decide(&self, destination: SocketAddr, claim: Option<Claim<'_>>) -> Decision<'_> {
+        let Some((service, matched)) = self.find(destination, claim) else {
+            let verdict = match self.mode() {
                 Mode::AllowAny => Verdict::Passthrough,
                 Mode::RegistryOnly => Verdict::BlackHole,
-            },
-        }
+            };
+            return Decision { verdict, standing: Standing::NotNeeded };
+        };
+        let standing = service.standing(matched);
+        let is_refused =
+            standing == Standing::Unverified && self.config.names.unverified == Unverified::Block;
+        let verdict =
+            if is_refused { Verdict::BlackHole } else { Verdict::Service(service, matched) };
+        Decision { verdict, standing }
+    }
+
+    /// The service that a connection finds, and how, before any policy.
+    #[must_use]
+    pub fn find(
+        &self,
+        destination: SocketAddr,
+        claim: Option<Claim<'_>>,
+    ) -> Option<(&Arc<Service>, Match)> {
+        let (address, port) = (destination.ip().to_canonical(), destination.port());
+        let claim = claim.filter(|_| self.config.names.decide_on(port));
+        let by_name = || self.index.by_name(claim?, port);
+        let found = self.index.by_address(address, port).or_else(by_name);
+        let (position, matched) = found.or_else(|| self.index.by_port(port))?;
+        Some((&self.services[position], matched))
     }
 
     /// Cluster of a verdict, for accounting.
@@ -181,147 +221,48 @@ impl Snapshot {
     pub fn services(&self) -> impl ExactSizeIterator<Item = &Arc<Service>> {
         self.services.iter()
     }
-}
 
-impl Service {
-    fn new(entry: &ServiceEntry, port: &Port) -> Self {
-        let host = entry.hosts.first().cloned().unwrap_or_default();
-        let target = match entry.resolution {
-            Resolution::Static => {
-                let address = |endpoint| ServiceEntry::endpoint_port(port, endpoint);
-                let endpoints = entry.endpoints.iter();
-                Target::Endpoints(endpoints.map(|e| (e.address, address(e)).into()).collect())
-            }
-            Resolution::None | Resolution::ByName => {
-                Target::OriginalDestination { target_port: port.target_port }
-            }
-        };
-        Self {
-            entry: entry.full_name().into(),
-            cluster: Identity::new(Cluster {
-                service_name: host.clone(),
-                service: Some(host),
-                service_namespace: Some(entry.namespace.clone()),
-            }),
-            port: port.number,
-            target,
-            addresses: Arc::clone(&entry.addresses),
-            origin: entry.origin.clone(),
-            cursor: AtomicUsize::new(0),
-        }
-    }
-
-    /// Where to start in `Target::Endpoints` for the next connection (round robin over all
-    /// workers); 0 for another target.
-    #[must_use]
-    pub fn next_endpoint(&self) -> usize {
-        match &self.target {
-            // Nothing is published through the cursor, so no ordering is needed.
-            Target::Endpoints(list) => self.cursor.fetch_add(1, Ordering::Relaxed) % list.len(),
-            Target::OriginalDestination { .. } => 0,
-        }
+    fn mode(&self) -> Mode {
+        self.config.outbound_traffic_policy.mode
     }
 }
 
-/// For the admin server's registry dump.
-impl Serialize for Service {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeStruct;
-        let mut view = serializer.serialize_struct("Service", 8)?;
-        view.serialize_field("entry", &self.entry)?;
-        view.serialize_field("host", &self.cluster.value.service_name)?;
-        let addresses: Vec<String> = self.addresses.iter().map(prefix::display).collect();
-        view.serialize_field("addresses", &addresses)?;
-        view.serialize_field("port", &self.port)?;
-        let (resolution, endpoints, target_port) = match &self.target {
-            Target::OriginalDestination { target_port } => ("NONE", &[][..], *target_port),
-            Target::Endpoints(endpoints) => ("STATIC", endpoints.as_slice(), None),
-        };
-        view.serialize_field("resolution", resolution)?;
-        view.serialize_field("targetPort", &target_port)?;
-        view.serialize_field("endpoints", endpoints)?;
-        view.serialize_field("origin", &self.origin)?;
-        view.end()
+/// The services of `entry`: one per port and host that can be found.
+fn services_of<'a>(
+    entry: &'a ServiceEntry,
+    answers: &'a Answers,
+) -> impl Iterator<Item = Service> + 'a {
+    let clusters: Vec<_> = entry.hosts.iter().map(|host| service::cluster(entry, host)).collect();
+    entry.reachable_ports().flat_map(move |(port, reach)| {
+        let hosts = entry.hosts.iter().zip(clusters.clone()).enumerate();
+        hosts.filter_map(move |(rank, (host, cluster))| {
+            let own_reach = reach_of_host(reach, rank)?;
+            let standing = standing_by_name(entry, reach);
+            let of = service::Of { entry, port, host, cluster, reach: own_reach, standing };
+            Some(Service::new(of, answers))
+        })
+    })
+}
+
+/// What vouches for a name by which a port of `entry` with this reach is found.
+fn standing_by_name(entry: &ServiceEntry, of_port: Reach) -> Standing {
+    match entry.resolution {
+        Resolution::Static | Resolution::Dns => Standing::Verified,
+        // Every address is the entry's own: whatever the name, the port alone would do.
+        Resolution::None if of_port.by_address == ByAddress::Any => Standing::NotNeeded,
+        Resolution::None | Resolution::DynamicDns => Standing::Unverified,
     }
 }
 
-impl Index {
-    fn find(&self, address: IpAddr, port: u16) -> Option<(usize, Match)> {
-        if let Some(service) = self.addresses.get(&(address, port)) {
-            return Some((*service, Match::Address));
-        }
-        let prefixes = self.prefixes.get(&port);
-        if let Some((prefix, service)) = prefixes.and_then(|p| p.longest(address)) {
-            return Some((*service, Match::Prefix(prefix)));
-        }
-        self.ports.get(&port).map(|service| (*service, Match::Port))
-    }
-
-    fn add(
-        &mut self,
-        service: usize,
-        services: &[Arc<Service>],
-        reach: Reach,
-        conflicts: &mut Conflicts,
-    ) {
-        let newcomer = &services[service];
-        let port = newcomer.port;
-        if reach == Reach::BarePort {
-            let winner = *self.ports.entry(port).or_insert(service);
-            if winner != service {
-                conflicts.add(newcomer, &services[winner], "every address");
-            }
-            return;
-        }
-        for prefix in newcomer.addresses.iter() {
-            let winner = if prefix::is_single(prefix) {
-                *self.addresses.entry((prefix.addr(), port)).or_insert(service)
-            } else {
-                let prefixes = self.prefixes.entry(port).or_default();
-                prefixes.get(prefix).copied().unwrap_or_else(|| {
-                    prefixes.insert(*prefix, service);
-                    service
-                })
-            };
-            if winner != service {
-                conflicts.add(newcomer, &services[winner], &prefix::display(prefix));
-            }
-        }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Conflicts {
-    problems: Vec<Problem>,
-    left_out: usize,
-}
-
-impl Conflicts {
-    fn add(&mut self, loser: &Service, winner: &Service, what: &str) {
-        if self.problems.len() >= PROBLEMS_MAX {
-            self.left_out += 1;
-            return;
-        }
-        let Service { entry, port, .. } = loser;
-        let Origin { file, line } = &winner.origin;
-        let message = format!(
-            "{entry} loses {what} port {port} to {} ({}:{line})",
-            winner.entry,
-            file.display()
-        );
-        let fix = "the older entry wins, then the first by name; remove it from one of them";
-        let fault = Fault::at(loser.origin.line, message).fix(fix);
-        self.problems.push(fault.problem(Severity::Warning, &loser.origin.file));
-    }
-
-    fn finish(mut self) -> Vec<Problem> {
-        if let Some(last) = self.problems.last().filter(|_| self.left_out > 0) {
-            let more = Fault::whole(format!("{} more conflicts, in all files", self.left_out));
-            let problem = more.problem(Severity::Warning, &last.file);
-            self.problems.push(problem);
-        }
-        self.problems
-    }
+/// What the entry's host with this `rank` is found by. The addresses that an entry lists say
+/// nothing about which of its hosts is meant: they are the first one's.
+fn reach_of_host(of_port: Reach, rank: usize) -> Option<Reach> {
+    let by_address = match of_port.by_address {
+        ByAddress::Listed | ByAddress::Any if rank > 0 => ByAddress::Nothing,
+        other => other,
+    };
+    let is_found = by_address != ByAddress::Nothing || of_port.by_name.is_some();
+    is_found.then_some(Reach { by_address, ..of_port })
 }
 
 fn precedence(entry: &ServiceEntry) -> impl Ord + use<'_> {

@@ -12,6 +12,7 @@
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -106,6 +107,19 @@ pub struct BufferPool {
     tail: u16,
     offered: u16,
     window: u16,
+    /// What the offered buffers have been used for since the last trim.
+    offered_use: Use,
+}
+
+/// Whether pages of offered buffers can exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// The kernel took some since the last trim.
+    Recent,
+    /// None was taken since the last trim; those that came back before may have pages.
+    Past,
+    /// Their pages were given back.
+    None,
 }
 
 impl BufferPool {
@@ -126,6 +140,7 @@ impl BufferPool {
             tail: 0,
             offered: 0,
             window: WINDOW_MIN.min(count),
+            offered_use: Use::None,
         })
     }
 
@@ -156,6 +171,7 @@ impl BufferPool {
         assert_eq!(place, Some(&mut Place::Offered), "the kernel returned buffer {id}");
         self.places[usize::from(id)] = Place::Held;
         self.offered -= 1;
+        self.offered_use = Use::Recent;
         Buffer { id, length: length.min(BUFFER_BYTES) }
     }
 
@@ -188,10 +204,35 @@ impl BufferPool {
         unsafe { std::slice::from_raw_parts(start, buffer.length as usize) }
     }
 
-    /// The address of `buffer`'s bytes from `offset` on, and how many there are.
-    pub(in crate::sys) fn range(&self, buffer: &Buffer, offset: u32) -> (*const u8, u32) {
-        let bytes = &self.bytes(buffer)[offset as usize..];
-        (bytes.as_ptr(), buffer.length - offset)
+    /// The address of these bytes of `buffer`.
+    pub(in crate::sys) fn range(&self, buffer: &Buffer, bytes: Range<u32>) -> *const u8 {
+        self.bytes(buffer)[bytes.start as usize..bytes.end as usize].as_ptr()
+    }
+
+    /// A free buffer with a copy of `bytes`; `None` while there is none.
+    pub fn fill(&mut self, bytes: &[u8]) -> Option<Buffer> {
+        assert!(!bytes.is_empty() && bytes.len() <= BUFFER_BYTES as usize, "they fill a buffer");
+        let id = self.free.pop()?;
+        self.free_low_water = self.free_low_water.min(self.free.len());
+        self.places[usize::from(id)] = Place::Held;
+        let mut buffer = Buffer { id, length: 0 };
+        self.prepend(&mut buffer, bytes);
+        Some(buffer)
+    }
+
+    /// Puts a copy of `bytes` in front of those in `buffer`.
+    pub fn prepend(&mut self, buffer: &mut Buffer, bytes: &[u8]) {
+        let (had, more) = (buffer.length as usize, bytes.len());
+        assert!(had + more <= BUFFER_BYTES as usize, "{had} and {more} bytes fit in a buffer");
+        assert_eq!(self.places[usize::from(buffer.id)], Place::Held, "only who holds it writes");
+        let start = self.address(buffer.id).cast::<u8>().as_ptr();
+        // SAFETY: the whole buffer lies inside `memory` and is initialised (zeroed by mmap, or
+        // written). It is held, so the kernel does not write to it, and `&mut Buffer` says that no
+        // slice of it is out.
+        let whole = unsafe { std::slice::from_raw_parts_mut(start, BUFFER_BYTES as usize) };
+        whole.copy_within(..had, more);
+        whole[..more].copy_from_slice(bytes);
+        buffer.length = u32::try_from(had + more).unwrap_or(BUFFER_BYTES);
     }
 
     /// Gives back the pages of buffers that were not needed since the last call, a few at a time,
@@ -213,6 +254,31 @@ impl BufferPool {
         self.free_low_water = self.free.len();
         let touched = |&id: &u16| self.places[usize::from(id)] == Place::Free;
         if self.free.iter().any(touched) { Trimmed::Partly } else { Trimmed::Fully }
+    }
+
+    /// Gives back the pages of the offered buffers too, when none was taken since the last call.
+    ///
+    /// Only for a caller that knows that the kernel writes to none of them meanwhile, and that none
+    /// holds bytes which were not told yet.
+    pub(in crate::sys) fn trim_offered(&mut self) -> Trimmed {
+        match self.offered_use {
+            Use::None => return Trimmed::Fully,
+            Use::Recent => {
+                self.offered_use = Use::Past;
+                return Trimmed::Partly;
+            }
+            Use::Past => self.offered_use = Use::None,
+        }
+        for (id, place) in (0..self.count).zip(&self.places) {
+            if *place == Place::Offered {
+                let start = self.address(id);
+                // SAFETY: the pages belong to a buffer inside `memory` that is offered: no `Buffer`
+                // refers to it, nothing in it is needed, and by this function's contract the kernel
+                // does not write to it now. Anonymous pages read as zero afterwards.
+                let _ = unsafe { madvise(start, BUFFER_BYTES as usize, MmapAdvise::MADV_DONTNEED) };
+            }
+        }
+        Trimmed::Fully
     }
 
     fn address(&self, id: u16) -> NonNull<libc::c_void> {

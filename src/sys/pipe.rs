@@ -67,17 +67,17 @@ impl Pipe {
         self.pending_bytes
     }
 
-    /// Moves bytes from `source` into the pipe.
+    /// Moves at most `most` bytes (not 0) from `source` into the pipe.
     ///
     /// With an empty pipe, `NotReady` says that the socket is empty; with bytes in it, it may as
     /// well mean that the pipe is out of slots. So fill an empty pipe only.
     ///
     /// # Errors
     /// The socket's error; ECONNRESET if it was reset.
-    pub fn fill(&mut self, source: &Socket) -> Result<Spliced, Errno> {
+    pub fn fill(&mut self, source: &Socket, most: u64) -> Result<Spliced, Errno> {
         debug_assert_eq!(self.pending_bytes, 0, "a pipe is filled only when it is empty");
-        let moved =
-            Self::moved(splice(source, None, &self.write, None, PIPE_CAPACITY_BYTES, FLAGS))?;
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(PIPE_CAPACITY_BYTES);
+        let moved = Self::moved(splice(source, None, &self.write, None, most, FLAGS))?;
         if let Spliced::Bytes(bytes) = moved {
             self.pending_bytes += bytes;
         }

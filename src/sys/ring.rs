@@ -16,6 +16,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 pub use nix::errno::Errno;
@@ -142,11 +143,12 @@ pub trait Ring {
     fn accept(&mut self, listener: &Listener, token: Token);
     /// Connects `socket` to `address`.
     fn connect(&mut self, socket: &Socket, address: &SocketAddr, token: Token);
-    /// Receives into a buffer that is chosen when the bytes are there: waiting costs no memory.
-    fn receive(&mut self, socket: &Socket, expect: Expect, token: Token);
-    /// Sends the bytes of `buffer` from `offset` on, as far as there is room now; with none it
-    /// completes with `EAGAIN`. The caller keeps the buffer until it completes.
-    fn send(&mut self, socket: &Socket, buffer: &Buffer, offset: u32, token: Token);
+    /// Receives at most `most` bytes (not 0) into a buffer that is chosen when they are there:
+    /// waiting costs no memory.
+    fn receive(&mut self, socket: &Socket, most: u32, expect: Expect, token: Token);
+    /// Sends these bytes of `buffer`, as far as there is room now; with none it completes with
+    /// `EAGAIN`. The caller keeps the buffer until it completes.
+    fn send(&mut self, socket: &Socket, buffer: &Buffer, bytes: Range<u32>, token: Token);
     /// Waits once for `Readable`, `Writable` or `Dead`.
     fn poll(&mut self, socket: &Socket, operation: Operation, token: Token);
     /// Waits once until `waker` is woken; completes as `Readable`.
@@ -158,6 +160,11 @@ pub trait Ring {
 
     /// The bytes in `buffer`.
     fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8];
+    /// A buffer that holds `bytes` (not none, and no more than a buffer takes); `None` while the
+    /// pool is empty.
+    fn fill(&mut self, bytes: &[u8]) -> Option<Buffer>;
+    /// Puts `bytes` in front of those in `buffer`. Together they must fit in a buffer.
+    fn prepend(&mut self, buffer: &mut Buffer, bytes: &[u8]);
     /// Gives a buffer back to the pool.
     fn release(&mut self, buffer: Buffer);
     /// Buffers that receives can be given now; one more would complete with `ENOBUFS`.

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use crate::sys::buffers::Buffer;
+use crate::sys::buffers::{BUFFER_BYTES, Buffer};
 use crate::sys::pipe::{PipePool, Spliced};
 use crate::sys::ring::{Completion, Errno, Expect, Operation, Ring, Token};
 use crate::sys::socket::{Keepalive, Listener, Reach, Socket};
@@ -55,7 +55,7 @@ fn nothing_within(ring: &mut Uring, time: Duration) {
 }
 
 fn receive(ring: &mut Uring, socket: &Socket) -> Result<Option<Buffer>, Errno> {
-    ring.receive(socket, Expect::Bytes, TOKEN);
+    ring.receive(socket, BUFFER_BYTES, Expect::Bytes, TOKEN);
     match next(ring) {
         Completion::Received { token: TOKEN, result, .. } => result,
         other => panic!("{other:?}"),
@@ -65,7 +65,7 @@ fn receive(ring: &mut Uring, socket: &Socket) -> Result<Option<Buffer>, Errno> {
 /// Sends until there is no room, and leaves a wait for room in flight that does not end.
 fn fill_up(ring: &mut Uring, socket: &Socket, buffer: &Buffer) {
     loop {
-        ring.send(socket, buffer, 0, TOKEN);
+        ring.send(socket, buffer, 0..buffer.length(), TOKEN);
         let Completion::Sent { result, .. } = next(ring) else { panic!() };
         if result.is_ok() {
             continue;
@@ -91,10 +91,42 @@ fn kernel_workers() -> usize {
 }
 
 #[test]
+fn a_receive_takes_no_more_than_asked_and_bytes_can_be_put_in_front() {
+    let mut ring = ring();
+    let (socket, mut peer) = pair();
+    peer.write_all(b"second third").unwrap();
+    ring.receive(&socket, 6, Expect::Bytes, TOKEN);
+    let Completion::Received { result: Ok(Some(mut buffer)), .. } = next(&mut ring) else {
+        panic!()
+    };
+    assert_eq!(ring.bytes(&buffer), b"second");
+    ring.prepend(&mut buffer, b"first ");
+    assert_eq!(ring.bytes(&buffer), b"first second");
+    ring.send(&socket, &buffer, 6..9, TOKEN);
+    let Completion::Sent { result, .. } = next(&mut ring) else { panic!() };
+    assert_eq!(result, Ok(3));
+    let mut read = [0; 3];
+    peer.read_exact(&mut read).unwrap();
+    assert_eq!(&read, b"sec");
+    ring.release(buffer);
+}
+
+#[test]
+fn a_buffer_can_be_filled_while_there_is_a_free_one() {
+    let mut ring = Uring::new(2).unwrap();
+    let filled: Vec<Buffer> = std::iter::from_fn(|| ring.fill(b"own words")).collect();
+    assert!(!filled.is_empty() && filled.len() <= 2);
+    assert!(filled.iter().all(|buffer| ring.bytes(buffer) == b"own words"));
+    filled.into_iter().for_each(|buffer| ring.release(buffer));
+    let again = ring.fill(b"again").unwrap();
+    ring.release(again);
+}
+
+#[test]
 fn a_receive_on_a_nonblocking_socket_waits_and_owns_no_buffer_until_bytes_come() {
     let (socket, mut peer) = pair();
     let mut ring = ring();
-    ring.receive(&socket, Expect::Bytes, TOKEN);
+    ring.receive(&socket, BUFFER_BYTES, Expect::Bytes, TOKEN);
     nothing_within(&mut ring, Duration::from_millis(20));
     peer.write_all(b"hello").unwrap();
     let Completion::Received { result: Ok(Some(buffer)), .. } = next(&mut ring) else { panic!() };
@@ -167,7 +199,7 @@ fn a_connection_that_was_not_redirected_has_no_original_destination() {
 fn a_cancelled_receive_completes_as_cancelled() {
     let (socket, _peer) = pair();
     let mut ring = ring();
-    ring.receive(&socket, Expect::Nothing, TOKEN);
+    ring.receive(&socket, BUFFER_BYTES, Expect::Nothing, TOKEN);
     ring.submit().unwrap();
     ring.cancel(Operation::Receive, TOKEN);
     let Completion::Received { result, .. } = next(&mut ring) else { panic!() };
@@ -178,7 +210,7 @@ fn a_cancelled_receive_completes_as_cancelled() {
 fn closing_does_not_end_an_operation_in_flight() {
     let (socket, mut peer) = pair();
     let mut ring = ring();
-    ring.receive(&socket, Expect::Nothing, TOKEN);
+    ring.receive(&socket, BUFFER_BYTES, Expect::Nothing, TOKEN);
     ring.submit().unwrap();
     ring.close(socket);
     nothing_within(&mut ring, Duration::from_millis(20));
@@ -202,7 +234,7 @@ fn a_reset_is_reported_once_and_then_looks_like_fin() {
     )
     .unwrap();
     drop(peer);
-    ring.send(&socket, &buffer, 0, TOKEN);
+    ring.send(&socket, &buffer, 0..buffer.length(), TOKEN);
     let Completion::Sent { result, .. } = next(&mut ring) else { panic!() };
     assert!(matches!(result, Err(Errno::ECONNRESET | Errno::EPIPE)), "{result:?}");
     // The error is spent: this is why the worker remembers that a side is lost.
@@ -251,15 +283,42 @@ fn trimmed_buffers_are_used_again() {
 }
 
 #[test]
+fn bytes_that_arrive_while_offered_buffers_are_trimmed_are_not_lost() {
+    let mut ring = ring();
+    let pairs: Vec<_> = (0..40).map(|_| pair()).collect();
+    for round in 0..6_u8 {
+        for (socket, _) in &pairs {
+            ring.receive(socket, BUFFER_BYTES, Expect::Nothing, TOKEN);
+        }
+        ring.submit().unwrap();
+        for (_, peer) in &pairs {
+            (&*peer).write_all(&[round; 5_000]).unwrap();
+            ring.trim();
+        }
+        for _ in &pairs {
+            let Completion::Received { result: Ok(Some(buffer)), .. } = next(&mut ring) else {
+                panic!()
+            };
+            // Between completions that were taken together.
+            ring.trim();
+            assert_eq!(ring.bytes(&buffer), [round; 5_000]);
+            ring.release(buffer);
+        }
+        // Idle for a while: the offered ones give their pages back.
+        while ring.trim() == crate::sys::ring::Trimmed::Partly {}
+    }
+}
+
+#[test]
 fn splice_never_blocks_and_a_pipe_with_bytes_is_not_lent_again() {
     let ((source, mut writer), (target, mut reader)) = (pair(), pair());
     let mut pool = PipePool::new(1);
     let mut pipe = pool.take().unwrap();
     assert!(pool.take().is_none(), "the pool lends one pipe");
-    assert_eq!(pipe.fill(&source).unwrap(), Spliced::NotReady);
+    assert_eq!(pipe.fill(&source, u64::MAX).unwrap(), Spliced::NotReady);
     writer.write_all(&[5; 1000]).unwrap();
     let filled = loop {
-        match pipe.fill(&source).unwrap() {
+        match pipe.fill(&source, u64::MAX).unwrap() {
             Spliced::NotReady => {}
             Spliced::Bytes(bytes) => break bytes,
             Spliced::End => panic!("no end was sent"),
@@ -272,7 +331,7 @@ fn splice_never_blocks_and_a_pipe_with_bytes_is_not_lent_again() {
     drop(writer);
     let rest = 1000 - filled;
     if rest == 0 {
-        assert_eq!(pipe.fill(&source).unwrap(), Spliced::End);
+        assert_eq!(pipe.fill(&source, u64::MAX).unwrap(), Spliced::End);
     }
     pool.give_back(pipe);
     assert_eq!((pool.lent(), pool.open()), (0, 1));
@@ -280,7 +339,7 @@ fn splice_never_blocks_and_a_pipe_with_bytes_is_not_lent_again() {
     let mut pipe = pool.take().unwrap();
     let (other, mut sender) = pair();
     sender.write_all(b"secret").unwrap();
-    while pipe.fill(&other).unwrap() == Spliced::NotReady {}
+    while pipe.fill(&other, u64::MAX).unwrap() == Spliced::NotReady {}
     pool.give_back(pipe);
     assert_eq!(pool.open(), 0, "a pipe that holds bytes is destroyed");
 }

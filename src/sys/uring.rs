@@ -10,6 +10,7 @@ mod setup;
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
@@ -82,6 +83,8 @@ pub struct Uring {
     entry_point: u32,
     enter_flags: EnterFlags,
     features: &'static str,
+    /// The kernel does its part of receives only while this thread enters it (DEFER_TASKRUN).
+    defers: bool,
     not_send: std::marker::PhantomData<*mut ()>,
 }
 
@@ -137,6 +140,7 @@ impl Uring {
             overflows: 0,
             enter_flags,
             features,
+            defers: features.contains("defer_taskrun"),
             not_send: std::marker::PhantomData,
         })
     }
@@ -253,10 +257,11 @@ impl Ring for Uring {
         self.push(Operation::Connect, token, entry);
     }
 
-    fn receive(&mut self, socket: &Socket, expect: Expect, token: Token) {
+    fn receive(&mut self, socket: &Socket, most: u32, expect: Expect, token: Token) {
         let priority = if expect == Expect::Bytes { 0 } else { POLL_FIRST };
         // The kernel chooses the address. Length 0 would mean the whole buffer only from 6.0 on.
-        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), BUFFER_BYTES)
+        let most = most.clamp(1, BUFFER_BYTES);
+        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), most)
             .buf_group(GROUP)
             .ioprio(priority)
             .build()
@@ -264,8 +269,9 @@ impl Ring for Uring {
         self.push(Operation::Receive, token, entry);
     }
 
-    fn send(&mut self, socket: &Socket, buffer: &Buffer, offset: u32, token: Token) {
-        let (start, length) = self.buffers.range(buffer, offset);
+    fn send(&mut self, socket: &Socket, buffer: &Buffer, bytes: Range<u32>, token: Token) {
+        let length = bytes.end - bytes.start;
+        let start = self.buffers.range(buffer, bytes);
         let entry = opcode::Send::new(Fd(socket.as_raw_fd()), start, length)
             // Not to wait in the kernel, which it does badly after a FIN (see `writable`).
             .flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
@@ -319,6 +325,14 @@ impl Ring for Uring {
         self.buffers.bytes(buffer)
     }
 
+    fn fill(&mut self, bytes: &[u8]) -> Option<Buffer> {
+        self.buffers.fill(bytes)
+    }
+
+    fn prepend(&mut self, buffer: &mut Buffer, bytes: &[u8]) {
+        self.buffers.prepend(buffer, bytes);
+    }
+
     fn release(&mut self, buffer: Buffer) {
         self.buffers.release(buffer);
     }
@@ -328,7 +342,22 @@ impl Ring for Uring {
     }
 
     fn trim(&mut self) -> Trimmed {
-        self.buffers.trim()
+        let free = self.buffers.trim();
+        // With DEFER_TASKRUN the kernel receives into offered buffers only within an enter of this
+        // thread; and if no completion is left to be read, none of them holds bytes.
+        let (overflowed, completions) = {
+            let (_, mut submission, completion) = self.ring.split();
+            submission.sync();
+            (submission.cq_overflow(), completion.len())
+        };
+        let told = self.turn.is_empty() && self.aside.is_empty() && completions == 0;
+        if !self.defers || overflowed || !told {
+            return free;
+        }
+        match self.buffers.trim_offered() {
+            Trimmed::Fully => free,
+            Trimmed::Partly => Trimmed::Partly,
+        }
     }
 
     fn submit(&mut self) -> io::Result<()> {

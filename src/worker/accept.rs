@@ -2,16 +2,17 @@
 
 use std::net::SocketAddr;
 
-use crate::config::Action;
-use crate::metrics::{CloseReason, ResponseFlags, SeriesKey};
+use crate::access_log::Protocol;
+use crate::metrics::CloseReason;
+use crate::registry::snapshot::{Decision, Standing};
 use crate::registry::{Snapshot, Verdict};
-use crate::relay::Side;
-use crate::sys::ring::{Errno, Operation, Ring, Sockets};
+use crate::sys::ring::{Errno, Ring, Sockets};
 use crate::sys::socket::{Listener, Socket};
-use crate::worker::connection::{Connection, Phase};
+use crate::worker::connection::{Connection, Guide};
 use crate::worker::stop::DrainStage;
-use crate::worker::token::Target;
-use crate::worker::{LINGER_US, Worker};
+use crate::worker::token::{Key, Target};
+use crate::worker::watch::Watch;
+use crate::worker::{HeldSnapshot, Worker};
 
 /// After an accept failed for want of descriptors or memory: the pause before it is tried again. A
 /// connection that closes ends the pause early.
@@ -106,29 +107,62 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             return self.refuse(socket, CloseReason::SelfCall);
         }
         let snapshot = self.snapshot();
-        let verdict = snapshot.lookup(destination);
         if !self.admission.enter() {
-            self.metrics.counters.refused_limit.add(1);
-            let reason = CloseReason::ConnectionLimit;
-            let series =
-                self.series(&snapshot, verdict, source, destination, reason.response_flags());
-            self.metrics.series.cells(series).closed.add(1);
-            return self.refuse(socket, reason);
+            return self.refuse_for_want_of_room(socket, &snapshot, source, destination);
         }
         self.metrics.counters.accepted.add(1);
         self.metrics.counters.connections_active.add(1);
-        let flags = match verdict {
-            Verdict::BlackHole => CloseReason::BlackHole.response_flags(),
-            Verdict::Service(..) | Verdict::Passthrough => ResponseFlags::None,
-        };
-        let series = self.series(&snapshot, verdict, source, destination, flags);
-        let connection = Connection::new(socket, source, destination, series, self.now_us);
-        let key = self.insert(connection);
+        let key = self.insert(Connection::new(socket, source, destination, self.now_us));
+        if snapshot.awaits_name(destination) {
+            return self.begin_recognition(key, &snapshot);
+        }
+        let verdict = snapshot.lookup(destination);
+        let is_watched = snapshot.config.names.decide_on(destination.port());
+        if is_watched && !matches!(verdict, Verdict::BlackHole) {
+            if let Some(connection) = self.connections.get_mut(key.slot) {
+                connection.guide = Guide::Watch(Watch::new(HeldSnapshot::clone(&snapshot)));
+            }
+        } else {
+            let decision = Decision { verdict, standing: Standing::NotNeeded };
+            self.settle(key, &snapshot, decision, None, Protocol::Tcp);
+        }
+        self.take_way(key, &snapshot, verdict, Protocol::Tcp);
+    }
+
+    /// Goes the way that the verdict says.
+    pub(super) fn take_way(
+        &mut self,
+        key: Key,
+        snapshot: &Snapshot,
+        verdict: Verdict<'_>,
+        protocol: Protocol,
+    ) {
+        let Some(connection) = self.connections.get(key.slot) else { return };
+        let destination = connection.original_destination;
         match verdict {
-            Verdict::BlackHole => self.blackhole(key, snapshot.config.black_hole.action),
+            Verdict::BlackHole => self.blackhole(key, snapshot, protocol == Protocol::Tls),
             Verdict::Passthrough => self.connect_to(key, destination, None),
             Verdict::Service(service, _) => self.connect_to_service(key, service, destination),
         }
+    }
+
+    /// All slots are taken: the connection is reset, and counted for where the address leads.
+    #[cold]
+    fn refuse_for_want_of_room(
+        &mut self,
+        socket: Socket,
+        snapshot: &Snapshot,
+        source: SocketAddr,
+        destination: SocketAddr,
+    ) {
+        self.metrics.counters.refused_limit.add(1);
+        let reason = CloseReason::ConnectionLimit;
+        let flags = reason.response_flags();
+        let verdict = snapshot.lookup(destination);
+        let series = self.series(snapshot, verdict, (source, destination), None, flags);
+        self.metrics.series.cells(series).closed.add(1);
+        self.log_refused(snapshot, verdict, (source, destination), reason);
+        self.refuse(socket, reason);
     }
 
     /// The original destination; `None` if the connection was not redirected.
@@ -142,40 +176,11 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
     }
 
-    /// The metric series for a connection and its flags.
-    fn series(
-        &mut self,
-        snapshot: &Snapshot,
-        verdict: Verdict<'_>,
-        source: SocketAddr,
-        destination: SocketAddr,
-        flags: ResponseFlags,
-    ) -> crate::metrics::SeriesIndex {
-        self.metrics.series.find(SeriesKey {
-            source: snapshot.workload(source.ip()),
-            cluster: snapshot.cluster(verdict),
-            destination_ip: snapshot.config.metrics.destination_ip.then(|| destination.ip()),
-            flags,
-        })
-    }
-
     /// Resets a connection that gets no slot.
     fn refuse(&mut self, socket: Socket, reason: CloseReason) {
         self.metrics.counters.closed(reason).add(1);
         socket.reset_on_close();
         self.ring.close(socket);
-    }
-
-    /// Closes a connection that the policy gives no way out, and never opens an upstream one.
-    fn blackhole(&mut self, key: super::token::Key, action: Action) {
-        let deadline = self.now_us + LINGER_US;
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let Some(socket) = &connection.end(Side::Downstream).socket else { return };
-        if action == Action::Reset || socket.shutdown_write().is_err() {
-            return self.end(key, CloseReason::BlackHole);
-        }
-        connection.phase = Phase::Lingering { deadline };
-        self.submit_poll(key, Side::Downstream, Operation::Readable, Side::Downstream);
     }
 }
 

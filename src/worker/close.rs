@@ -17,9 +17,11 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         if matches!(connection.phase, Phase::Closing | Phase::Resetting { .. }) {
             return;
         }
-        // Whatever ends the wait for its FIN, it was blackholed.
-        let lingering = matches!(connection.phase, Phase::Lingering { .. });
-        let reason = if lingering { CloseReason::BlackHole } else { reason };
+        // Whatever ends the wait for its FIN, it ends by what Egret has told it.
+        let reason = match connection.phase {
+            Phase::Lingering { reason, .. } | Phase::Answering { reason, .. } => reason,
+            _ => reason,
+        };
         tracing::debug!(
             downstream.addr = %connection.source,
             original.dst = %connection.original_destination,
@@ -29,9 +31,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             "connection closed"
         );
         self.metrics.counters.closed(reason).add(1);
-        let flags = reason.response_flags();
-        let series = self.metrics.series.with_flags(connection.series, flags);
-        self.metrics.series.cells(series).closed.add(1);
+        self.account_end(key, reason);
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
         for (operation, side) in connection.in_flight() {
             self.ring.cancel(operation, Target::Connection(key, side).encode());
         }
@@ -45,13 +46,12 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     /// Decides who is reset, and whether that has to wait.
     fn closing_phase(&mut self, key: Key, reason: CloseReason) -> Phase {
         let Some(connection) = self.connections.get_mut(key.slot) else { return Phase::Closing };
-        let holding = connection.directions.iter().any(|direction| direction.half.is_holding());
+        let holding = connection.guide.is_holding()
+            || connection.directions.iter().any(|direction| direction.half.is_holding());
         let reset: &[Side] = match reason {
             CloseReason::Finished => &[],
-            CloseReason::BlackHole => match connection.phase {
-                Phase::Lingering { .. } => &[],
-                _ => &[Side::Downstream],
-            },
+            _ if matches!(connection.phase, Phase::Lingering { .. }) => &[],
+            CloseReason::BlackHole => &[Side::Downstream],
             // A plain close would make what was cut off look complete.
             CloseReason::Idle | CloseReason::HalfClose if !holding => &[],
             _ => &Side::BOTH,
@@ -103,7 +103,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         self.resume_accepts(u64::MAX);
     }
 
-    /// A blackholed connection sent something, which is thrown away, or has closed too.
+    /// A connection that lingers sent something, which is thrown away, or has closed too.
     pub(super) fn on_linger_input(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let socket = connection.ends[Side::Downstream as usize].socket.as_ref();

@@ -9,7 +9,7 @@ use crate::relay::Side;
 use crate::sys::ring::{Errno, Ring, Sockets};
 use crate::sys::socket::Socket;
 use crate::worker::Worker;
-use crate::worker::connection::{Attempts, Phase};
+use crate::worker::connection::{Account, Attempts, Phase};
 use crate::worker::token::{Key, Target};
 
 impl<R: Ring, S: Sockets> Worker<R, S> {
@@ -26,6 +26,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 let mut destination = original_destination;
                 destination.set_port(port);
                 self.connect_to(key, destination, None);
+            }
+            // Its name has not been resolved yet.
+            ServiceTarget::Endpoints(endpoints) if endpoints.is_empty() => {
+                self.connect_failed(key, CloseReason::NoEndpoint);
             }
             ServiceTarget::Endpoints(endpoints) => {
                 let first = service.next_endpoint() % endpoints.len();
@@ -55,7 +59,11 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let timeout = self.timeouts.connect_us;
         let deadline = self.now_us + timeout;
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        if !connection.connecting_since.is_some_and(|_| connection.is_connecting()) {
+            connection.connecting_since = Some(self.now_us);
+        }
         connection.phase = Phase::Connecting { deadline, attempts };
+        connection.upstream = Some(address);
         match self.open_upstream(&address) {
             Ok(socket) => self.submit_connect(key, socket, &address),
             Err(error) => self.attempt_failed(key, error),
@@ -103,11 +111,18 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
         connection.phase = Phase::Relaying;
         connection.moved_at = self.now_us;
-        let took_us = self.now_us.saturating_sub(connection.accepted_at);
-        self.metrics.series.cells(connection.series).opened.add(1);
+        let began = connection.connecting_since.take().unwrap_or(connection.accepted_at);
+        let took_us = self.now_us.saturating_sub(began);
+        if let Account::Tcp(series) = connection.account {
+            self.metrics.series.cells(series).opened.add(1);
+        }
+        let speaks = connection.direction(Side::Upstream).operation.is_some();
         self.metrics.record_connect(std::time::Duration::from_micros(took_us));
-        self.advance(key, Side::Downstream);
-        self.advance(key, Side::Upstream);
+        // First, because what resumes may be blocked by now, and take this connection down again.
+        if !speaks {
+            self.advance(key, Side::Upstream);
+        }
+        self.resume(key);
     }
 
     /// One attempt has failed: the next endpoint, or the end.
@@ -123,7 +138,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
         match attempts {
             Some(attempts) => self.connect_to_next(key, attempts),
-            None => self.end(key, reason_of(error)),
+            None => self.connect_failed(key, reason_of(error)),
         }
     }
 }

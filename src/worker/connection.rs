@@ -1,12 +1,18 @@
 //! One connection: its two sockets, its two halves, and where it is in its life.
 //!
 //! ```text
-//! accepted --verdict--> Connecting --connected--> Relaying --both finished--> Closing --> gone
-//!    |                     |                         |                           ^
-//!    |                     +--- refused, late -------+--- reset, idle, deadline -+
-//!    |                                               +--> Resetting (RST waits) -+
-//!    +--blackhole, FIN sent--> Lingering ----------------------------------------+
+//! accepted --+--verdict--> Connecting --connected--> Relaying --both finished--> Closing --> gone
+//!    |       |               |   ^                    |   |                        ^
+//!    |  Recognising          |   +---- Retiring <-----+   +-- reset, idle, late ---+
+//!    |       |               |            |               +--> Resetting ----------+
+//!    |       |               +--failed----+--> Answering --> Lingering ------------+
+//!    |       +--a name that is blocked---------^                ^
+//!    +--blackhole, FIN sent-------------------------------------+
 //! ```
+//!
+//! Recognising, Retiring and Answering are for connections that a name decides: the first bytes are
+//! awaited; an upstream connection gives way to the next one; Egret says something itself (a 502)
+//! before it closes.
 //!
 //! A connection leaves the slab only when nothing of it is in flight in the ring. What is in flight
 //! is recorded where it belongs ([`Direction::operation`], [`Connection::connecting`],
@@ -17,11 +23,16 @@ use std::sync::Arc;
 
 use crate::metrics::{CloseReason, SeriesIndex};
 use crate::registry::snapshot::Service;
-use crate::relay::{Half, Side};
-use crate::sys::buffers::Buffer;
+use crate::relay::{Half, Side, State};
+use crate::sys::buffers::{BUFFER_BYTES, Buffer};
 use crate::sys::pipe::Pipe;
 use crate::sys::ring::{Expect, Operation};
 use crate::sys::socket::Socket;
+use crate::worker::account::Story;
+use crate::worker::http1::{Http1, Mode, Waits};
+use crate::worker::http2::Http2;
+use crate::worker::recognise::Recognition;
+use crate::worker::watch::Watch;
 
 /// Microseconds since the worker began; coarse, read once per loop turn.
 pub(super) type Micros = u64;
@@ -29,6 +40,11 @@ pub(super) type Micros = u64;
 /// Where a connection is in its life.
 #[derive(Debug)]
 pub(super) enum Phase {
+    /// A name can decide: the downstream's first bytes are awaited, and held.
+    Recognising {
+        /// When the address decides without them.
+        deadline: Micros,
+    },
     /// The upstream connection is being made.
     Connecting {
         /// When this attempt is given up.
@@ -38,11 +54,26 @@ pub(super) enum Phase {
     },
     /// Both sides are connected, and bytes move.
     Relaying,
-    /// Blackholed: FIN was sent, and input is thrown away until the downstream closes too. Closing
-    /// at once would turn the FIN into a reset as soon as the workload had sent anything.
+    /// The upstream connection is idle and of no more use: it is closed as soon as nothing of it is
+    /// in flight.
+    Retiring {
+        /// What comes then.
+        then: Then,
+    },
+    /// Egret's own last words are on their way to the downstream.
+    Answering {
+        /// Not yet in a buffer, for want of one.
+        words: Option<Box<[u8]>>,
+        /// What the connection ends by.
+        reason: CloseReason,
+    },
+    /// FIN was sent, and input is thrown away until the downstream closes too. Closing at once
+    /// would turn the FIN into a reset as soon as the workload had sent anything.
     Lingering {
         /// When it is closed in any case.
         deadline: Micros,
+        /// What the connection ends by.
+        reason: CloseReason,
     },
     /// One side is gone; the other is reset as soon as it has acknowledged what was sent before,
     /// because a reset throws away the send queue.
@@ -60,11 +91,108 @@ impl Phase {
     /// Its name in the list of connections.
     pub(super) fn name(&self) -> &'static str {
         match self {
+            Self::Recognising { .. } => "recognising",
             Self::Connecting { .. } => "connecting",
             Self::Relaying => "relaying",
+            Self::Retiring { .. } => "retiring",
+            Self::Answering { .. } => "answering",
             Self::Lingering { .. } => "lingering",
             Self::Resetting { .. } => "resetting",
             Self::Closing => "closing",
+        }
+    }
+}
+
+/// What follows when an upstream connection is closed.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// The next one, for the request that waits.
+    Connect,
+    /// These words to the downstream, and the end for this reason.
+    Say(Box<[u8]>, CloseReason),
+}
+
+/// What a connection is accounted to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Account {
+    /// Its labels are not known yet; what it moves meanwhile is accounted when they are.
+    Unsettled,
+    /// A series of the TCP metrics.
+    Tcp(SeriesIndex),
+    /// Its requests, one by one.
+    Requests,
+}
+
+/// Who looks at a connection's bytes before they pass.
+#[derive(Debug, Default)]
+pub(super) enum Guide {
+    /// Nobody.
+    #[default]
+    Nobody,
+    /// A name can decide: recognition, which holds them.
+    Recognition(Box<Recognition>),
+    /// The address has decided: recognition, which lets them pass.
+    Watch(Watch),
+    /// Nobody any more, but these held bytes are to be passed on first.
+    Forward(Vec<u8>),
+    /// The requests and answers of HTTP/1.
+    Http1(Box<Http1>),
+    /// The frames of HTTP/2.
+    Http2(Box<Http2>),
+}
+
+impl Guide {
+    /// How many bytes may be received from `side`: those that are held and those that come must fit
+    /// in one buffer.
+    pub(super) fn room(&self, side: Side) -> u32 {
+        let carried = match (self, side) {
+            (Self::Recognition(recognition), Side::Downstream) => recognition.held.len(),
+            (Self::Forward(held), Side::Downstream) => held.len(),
+            (Self::Http1(http), _) => http.carried(side),
+            (Self::Http2(http), Side::Downstream) => http.held.len(),
+            _ => 0,
+        };
+        BUFFER_BYTES.saturating_sub(u32::try_from(carried).unwrap_or(BUFFER_BYTES))
+    }
+
+    /// Bytes from `side` that nobody needs to look at: they may be spliced.
+    pub(super) fn unseen(&self, side: Side) -> u64 {
+        match self {
+            Self::Nobody => u64::MAX,
+            Self::Http1(http) => http.unseen(side),
+            _ => 0,
+        }
+    }
+
+    /// `bytes` from `side` have passed unseen.
+    pub(super) fn skip(&mut self, side: Side, bytes: u64) {
+        if let Self::Http1(http) = self {
+            http.skip(side, bytes);
+        }
+    }
+
+    /// The bytes from `side` that are held back and pass before those that come.
+    pub(super) fn take_carried(&mut self, side: Side) -> Vec<u8> {
+        match self {
+            Self::Http1(http) if http.mode == Mode::Gated => http.take_carried(side),
+            Self::Http2(http) if side == Side::Downstream => std::mem::take(&mut http.held),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Bytes of the downstream wait for something other than more of them.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self, Self::Http1(http) if http.waits != Waits::No)
+    }
+
+    /// Bytes of the downstream are held back.
+    pub(super) fn is_holding(&self) -> bool {
+        match self {
+            Self::Nobody | Self::Watch(_) => false,
+            Self::Recognition(recognition) => !recognition.held.is_empty(),
+            Self::Forward(held) => !held.is_empty(),
+            Self::Http1(http) => http.is_holding(),
+            Self::Http2(http) => !http.held.is_empty(),
         }
     }
 }
@@ -99,12 +227,14 @@ pub(super) struct Direction {
     pub(super) expect: Expect,
     /// Bytes read from the source.
     pub(super) bytes: u64,
+    /// Bytes that were written to the target.
+    pub(super) written: u64,
 }
 
 impl Direction {
-    fn new(expect: Expect) -> Self {
+    pub(super) fn new(expect: Expect) -> Self {
         let half = Half::default();
-        Self { half, held: Held::Nothing, operation: None, expect, bytes: 0 }
+        Self { half, held: Held::Nothing, operation: None, expect, bytes: 0, written: 0 }
     }
 }
 
@@ -113,6 +243,9 @@ impl Direction {
 pub(super) struct End {
     /// `None` for an upstream that does not exist.
     pub(super) socket: Option<Socket>,
+    /// Egret has sent FIN while the other side had not: the peer's FIN ends the connection then,
+    /// and it only looks like a reset.
+    pub(super) told_end: bool,
     /// The connection on this side was reset, or died. An end of input read afterwards is no FIN:
     /// the error was reported before and the kernel does not repeat it.
     pub(super) lost: Lost,
@@ -150,11 +283,17 @@ pub(super) struct Connection {
     pub(super) kept_alive: bool,
     /// The upstream socket's ends are remembered by the self-call guard.
     pub(super) flow: Option<Box<crate::admission::Flow>>,
-    /// What it is accounted to while it is open.
-    pub(super) series: SeriesIndex,
+    pub(super) account: Account,
+    pub(super) guide: Guide,
+    /// For the access log, if there is one.
+    pub(super) story: Option<Box<Story>>,
     pub(super) source: SocketAddr,
     pub(super) original_destination: SocketAddr,
+    /// Where the upstream connection goes.
+    pub(super) upstream: Option<SocketAddr>,
     pub(super) accepted_at: Micros,
+    /// Since when an upstream connection is being made, failed attempts included.
+    pub(super) connecting_since: Option<Micros>,
     pub(super) moved_at: Micros,
 }
 
@@ -163,7 +302,6 @@ impl Connection {
         socket: Socket,
         source: SocketAddr,
         original_destination: SocketAddr,
-        series: SeriesIndex,
         now: Micros,
     ) -> Self {
         Self {
@@ -175,12 +313,21 @@ impl Connection {
             connecting: false,
             kept_alive: false,
             flow: None,
-            series,
+            account: Account::Unsettled,
+            guide: Guide::Nobody,
+            story: None,
             source,
             original_destination,
+            upstream: None,
             accepted_at: now,
+            connecting_since: None,
             moved_at: now,
         }
+    }
+
+    /// An upstream connection is being made.
+    pub(super) fn is_connecting(&self) -> bool {
+        matches!(self.phase, Phase::Connecting { .. })
     }
 
     /// The half that reads from `side`.
@@ -204,6 +351,19 @@ impl Connection {
         });
         let connect = self.connecting.then_some((Operation::Connect, Side::Upstream));
         halves.chain(watches).chain(connect)
+    }
+
+    /// An operation of the upstream side is in flight.
+    pub(super) fn is_upstream_in_flight(&self) -> bool {
+        self.connecting
+            || self.directions[Side::Upstream as usize].operation.is_some()
+            || self.ends[Side::Upstream as usize].watched == Watched::Yes
+    }
+
+    /// The upstream half is between two answers: it holds nothing of the last one.
+    pub(super) fn is_upstream_at_rest(&self) -> bool {
+        let direction = &self.directions[Side::Upstream as usize];
+        matches!(direction.half.state(), State::Receiving | State::Filling | State::Finished)
     }
 
     /// The side whose loss `reason` names; the other one is told by a reset.

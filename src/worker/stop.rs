@@ -7,7 +7,7 @@ use crate::mailbox::{CONNECTIONS_PER_ANSWER, ConnectionInfo, ConnectionPage, Req
 use crate::relay::Side;
 use crate::sys::ring::{Errno, Operation, Ring, Sockets};
 use crate::worker::accept::{ACCEPT_PAUSE_US, AcceptState, Accepting};
-use crate::worker::connection::{Connection, Micros};
+use crate::worker::connection::{Account, Connection, Guide, Micros};
 use crate::worker::token::Target;
 use crate::worker::{MICROS_PER_SECOND, Worker};
 
@@ -62,11 +62,22 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             worker: self.id,
             downstream: connection.source,
             original_destination: connection.original_destination,
-            cluster: self.metrics.series.cluster_name(connection.series).to_owned(),
+            cluster: self.cluster_name(connection).to_owned(),
             phase: connection.phase.name(),
             age: Duration::from_micros(self.now_us.saturating_sub(connection.accepted_at)),
             received_bytes: connection.directions[Side::Downstream as usize].bytes,
             sent_bytes: connection.directions[Side::Upstream as usize].bytes,
+        }
+    }
+
+    fn cluster_name<'a>(&'a self, connection: &'a Connection) -> &'a str {
+        match (connection.account, &connection.guide) {
+            (Account::Tcp(series), _) => self.metrics.series.cluster_name(series),
+            (Account::Requests, Guide::Http1(http)) => match &http.route {
+                Some(route) => &route.cluster.value.service_name,
+                None => "",
+            },
+            _ => "",
         }
     }
 

@@ -6,17 +6,18 @@
 
 use std::time::Duration;
 
-use crate::config::Timeouts;
+use crate::config::Config;
 use crate::drain::Phase as ProcessPhase;
-use crate::metrics::CloseReason;
+use crate::metrics::{CloseReason, Recognised};
 use crate::relay::{Half, Side, State};
 use crate::sys::ring::{Operation, Ring, Sockets, Trimmed};
 use crate::sys::socket::Keepalive;
 use crate::worker::accept::AcceptState;
-use crate::worker::connection::{Held, Micros, Phase, Watched};
+use crate::worker::connection::{Guide, Held, Micros, Phase, Watched};
+use crate::worker::http1::Waits;
 use crate::worker::stop::DrainStage;
 use crate::worker::token::{Key, Target};
-use crate::worker::{MICROS_PER_SECOND, Worker};
+use crate::worker::{MICROS_PER_SECOND, RESET_WAIT_US, Worker};
 
 /// Parts of a period: a slice is short even with 100 000 connections.
 const SLICES: u64 = 8;
@@ -35,12 +36,16 @@ pub(super) struct Limits {
     pub(super) connect_us: u64,
     pub(super) idle_us: u64,
     pub(super) half_close_us: u64,
+    /// How long a name is waited for (`names.deadline`).
+    pub(super) name_us: u64,
 }
 
-impl From<&Timeouts> for Limits {
-    fn from(timeouts: &Timeouts) -> Self {
+impl From<&Config> for Limits {
+    fn from(config: &Config) -> Self {
         let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2);
+        let timeouts = &config.timeouts;
         Self {
+            name_us: micros(config.names.deadline),
             connect_us: micros(timeouts.connect),
             idle_us: micros(timeouts.idle),
             half_close_us: micros(timeouts.half_close),
@@ -50,7 +55,7 @@ impl From<&Timeouts> for Limits {
 
 impl Limits {
     fn slice_us(&self) -> u64 {
-        let shortest = self.connect_us.min(self.idle_us).min(self.half_close_us);
+        let shortest = self.connect_us.min(self.idle_us).min(self.half_close_us).min(self.name_us);
         (shortest / 20).clamp(PERIOD_US_MIN, PERIOD_US_MAX) / SLICES
     }
 }
@@ -122,6 +127,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     fn visit(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         match &connection.phase {
+            Phase::Recognising { deadline } if *deadline <= self.now_us => {
+                self.decide_nameless(key, Recognised::Deadline);
+            }
             Phase::Connecting { deadline, .. } if *deadline <= self.now_us => {
                 // It completes as cancelled, which is a failed attempt.
                 let token = Target::Connection(key, Side::Upstream).encode();
@@ -134,11 +142,24 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 }
             }
             Phase::Relaying => self.visit_relaying(key),
-            Phase::Lingering { deadline } if *deadline <= self.now_us => {
-                self.end(key, CloseReason::BlackHole);
+            Phase::Lingering { deadline, reason } if *deadline <= self.now_us => {
+                let reason = *reason;
+                self.end(key, reason);
+            }
+            Phase::Answering { reason, .. } => {
+                let reason = *reason;
+                if self.now_us.saturating_sub(connection.moved_at) >= RESET_WAIT_US {
+                    // It does not read.
+                    self.end(key, reason);
+                }
             }
             Phase::Resetting { .. } => self.continue_reset(key),
-            Phase::Lingering { .. } | Phase::Closing => {}
+            Phase::Retiring { .. } => {
+                if self.now_us.saturating_sub(connection.moved_at) >= RESET_WAIT_US {
+                    self.end(key, CloseReason::ConnectFailed);
+                }
+            }
+            Phase::Recognising { .. } | Phase::Lingering { .. } | Phase::Closing => {}
         }
     }
 
@@ -147,6 +168,11 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let still_us = self.now_us.saturating_sub(connection.moved_at);
         let half_closed = connection.directions.iter().any(|direction| direction.half.is_over());
         if half_closed && still_us >= self.timeouts.half_close_us {
+            return self.end(key, CloseReason::HalfClose);
+        }
+        let lost = matches!(&connection.guide, Guide::Http1(http)
+            if http.is_lost() && http.waits != Waits::No);
+        if lost && still_us >= self.timeouts.half_close_us {
             return self.end(key, CloseReason::HalfClose);
         }
         if still_us >= self.timeouts.idle_us {
@@ -161,12 +187,15 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 tracing::debug!(%error, "keepalive was refused");
             }
         }
+        if self.now_us.saturating_sub(connection.accepted_at) >= self.timeouts.name_us {
+            self.settle_nameless(key, Recognised::Deadline);
+        }
         for side in Side::BOTH {
             self.take_idle_pipe(key, side, still_us);
             let Some(connection) = self.connections.get(key.slot) else { return };
-            let half = &connection.directions[side as usize].half;
-            let blocked = half.is_holding() && still_us >= PERIOD_US_MAX;
-            if half.is_over() || blocked {
+            let direction = &connection.directions[side as usize];
+            let unread = direction.half.is_holding() || direction.operation.is_none();
+            if direction.half.is_over() || (unread && still_us >= PERIOD_US_MAX) {
                 // Nothing is read from this side (any more, or for now): only a watch finds its
                 // reset.
                 self.watch(key, side);

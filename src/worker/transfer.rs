@@ -1,43 +1,43 @@
 //! Moving bytes: does what a half says is next, and tells it what came of it.
 
 use crate::metrics::CloseReason;
-use crate::relay::{Side, State, Step};
+use crate::relay::{Sent, Side, State, Step};
 use crate::sys::buffers::Buffer;
-use crate::sys::pipe::Spliced;
 use crate::sys::ring::{Errno, Expect, Operation, Ring, Sockets};
 use crate::sys::socket::Socket;
 use crate::worker::Worker;
-use crate::worker::connection::{Connection, Held, Lost, Phase, Watched};
+use crate::worker::connection::{Account, Connection, Guide, Held, Lost, Phase, Watched};
+use crate::worker::http1::{Mode, Waits};
 use crate::worker::token::{Key, Target};
 
 impl<R: Ring, S: Sockets> Worker<R, S> {
     /// Submits the next operation of the half that reads from `side`.
     pub(super) fn advance(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let room = connection.guide.room(side);
         let direction = &mut connection.directions[side as usize];
         debug_assert_eq!(direction.operation, None, "a half has one operation in flight");
-        let (source, target) =
-            (&connection.ends[side as usize], &connection.ends[side.peer() as usize]);
-        let (Some(source), Some(target)) = (&source.socket, &target.socket) else { return };
+        let source = &connection.ends[side as usize].socket;
+        let target = &connection.ends[side.peer() as usize].socket;
         let token = Target::Connection(key, side).encode();
-        direction.operation = match (direction.half.next(), &direction.held) {
-            (Step::Receive, _) => {
-                self.ring.receive(source, direction.expect, token);
+        direction.operation = match (direction.half.next(), &direction.held, source, target) {
+            (Step::Receive, _, Some(source), _) => {
+                self.ring.receive(source, room, direction.expect, token);
                 Some(Operation::Receive)
             }
-            (Step::Send { from }, Held::Buffer(buffer)) => {
-                self.ring.send(target, buffer, from, token);
+            (Step::Send { from, until }, Held::Buffer(buffer), _, Some(target)) => {
+                self.ring.send(target, buffer, from..until, token);
                 Some(Operation::Send)
             }
-            (Step::Fill, _) => {
+            (Step::Fill, _, Some(source), _) => {
                 self.ring.poll(source, Operation::Readable, token);
                 Some(Operation::Readable)
             }
-            (Step::Flush, _) => {
+            (Step::Flush, _, _, Some(target)) => {
                 self.ring.poll(target, Operation::Writable, token);
                 Some(Operation::Writable)
             }
-            (Step::Send { .. } | Step::Rest, _) => None,
+            _ => None,
         };
     }
 
@@ -65,32 +65,81 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     ) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.direction(side).operation = None;
-        if !matches!(connection.phase, Phase::Relaying) {
-            if let Ok(Some(unwanted)) = result {
-                self.ring.release(unwanted);
+        match (&connection.phase, &connection.guide) {
+            (Phase::Relaying, Guide::Forward(_)) if side == Side::Downstream => {
+                // It was asked for before its name was given up.
+                self.hold_more(key, result);
+                return self.resume(key);
             }
-            return self.reap(key);
+            (Phase::Relaying, _) => {}
+            (Phase::Recognising { .. }, Guide::Http1(_)) if !matches!(result, Ok(None)) => {}
+            (Phase::Recognising { .. }, _) => return self.on_first_bytes(key, result),
+            (Phase::Retiring { .. }, _) => {
+                self.throw_away(result);
+                return self.continue_retiring(key);
+            }
+            (Phase::Lingering { .. }, _) => {
+                self.throw_away(result);
+                return self.on_linger_input(key);
+            }
+            _ => {
+                self.hold_more(key, result);
+                return self.reap(key);
+            }
         }
         match result {
-            Ok(Some(buffer)) => {
+            Ok(Some(mut buffer)) => {
+                let bytes = u64::from(buffer.length());
+                if let Guide::Http1(_) | Guide::Http2(_) = connection.guide {
+                    let carried = connection.guide.take_carried(side);
+                    self.ring.prepend(&mut buffer, &carried);
+                }
                 let direction = connection.direction(side);
                 direction.half.received(buffer.length());
-                let bytes = u64::from(buffer.length());
                 direction.held = Held::Buffer(buffer);
                 direction.expect = expect;
                 direction.bytes += bytes;
                 self.metrics.counters.bytes_copied.add(bytes);
                 self.count_read(key, side, bytes);
-                self.advance(key, side);
+                self.judge(key, side);
             }
             Ok(None) => self.on_end(key, side),
-            Err(Errno::ENOBUFS) => {
+            Err(error) => self.on_receive_failed(key, side, error),
+        }
+    }
+
+    /// A receive has brought nothing: again, or the end.
+    pub(super) fn on_receive_failed(&mut self, key: Key, side: Side, error: Errno) {
+        match error {
+            Errno::ENOBUFS => {
                 self.metrics.counters.buffers_starved.add(1);
                 self.starved.push_back((key, side));
             }
-            Err(Errno::EAGAIN) => self.submit_poll(key, side, Operation::Readable, side),
-            Err(Errno::EINTR) => self.advance(key, side),
-            Err(_) => self.on_lost(key, side, LostBy::Reading),
+            Errno::EAGAIN => self.submit_poll(key, side, Operation::Readable, side),
+            Errno::EINTR | Errno::ECANCELED => self.advance(key, side),
+            _ => self.on_lost(key, side, LostBy::Reading),
+        }
+    }
+
+    /// Bytes that come while the upstream is being connected pass behind those that are held.
+    fn hold_more(&mut self, key: Key, result: Result<Option<Buffer>, Errno>) {
+        // An end, or an error, is met again by the next receive.
+        let Ok(Some(buffer)) = result else { return };
+        let bytes = u64::from(buffer.length());
+        if let Some(connection) = self.connections.get_mut(key.slot)
+            && let Guide::Forward(held) = &mut connection.guide
+        {
+            held.extend_from_slice(self.ring.bytes(&buffer));
+            connection.directions[Side::Downstream as usize].bytes += bytes;
+            self.metrics.counters.bytes_copied.add(bytes);
+            self.count_read(key, Side::Downstream, bytes);
+        }
+        self.ring.release(buffer);
+    }
+
+    fn throw_away(&mut self, result: Result<Option<Buffer>, Errno>) {
+        if let Ok(Some(unwanted)) = result {
+            self.ring.release(unwanted);
         }
     }
 
@@ -98,26 +147,54 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     pub(super) fn on_sent(&mut self, key: Key, side: Side, result: Result<usize, Errno>) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.direction(side).operation = None;
-        let relaying = matches!(connection.phase, Phase::Relaying);
-        if let Ok(bytes) = result {
-            self.count_written(key, side, bytes as u64);
-        }
-        if !relaying {
+        if matches!(connection.phase, Phase::Closing | Phase::Resetting { .. }) {
+            if let Ok(bytes) = result {
+                self.count_written(key, side, bytes as u64);
+            }
             return self.reap(key);
         }
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let direction = connection.direction(side);
         match result {
             Ok(bytes) => {
-                if direction.half.sent(u32::try_from(bytes).unwrap_or(u32::MAX)) {
-                    self.drop_held(key, side);
-                    self.consider_pipe(key, side);
-                }
-                self.advance(key, side);
+                self.count_written(key, side, bytes as u64);
+                self.on_taken(key, side, bytes);
             }
             Err(Errno::EAGAIN) => self.submit_poll(key, side, Operation::Writable, side.peer()),
             Err(Errno::EINTR) => self.advance(key, side),
             Err(_) => self.on_lost(key, side.peer(), LostBy::Writing),
+        }
+    }
+
+    /// The target took bytes of the buffer.
+    fn on_taken(&mut self, key: Key, side: Side, bytes: usize) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let half = &mut connection.directions[side as usize].half;
+        match half.sent(u32::try_from(bytes).unwrap_or(u32::MAX)) {
+            Sent::Partly => self.advance(key, side),
+            Sent::Piece => self.judge(key, side),
+            Sent::All => {
+                self.drop_held(key, side);
+                self.on_passed(key, side);
+            }
+        }
+    }
+
+    /// Everything that the half reading from `side` held has passed.
+    pub(super) fn on_passed(&mut self, key: Key, side: Side) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        match connection.phase {
+            Phase::Relaying => {}
+            Phase::Answering { reason, .. } => return self.linger(key, reason),
+            Phase::Retiring { .. } => return self.continue_retiring(key),
+            // Egret's own greeting: there is no upstream to read from.
+            _ => return,
+        }
+        self.consider_pipe(key, side);
+        self.advance(key, side);
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        match (&connection.guide, side) {
+            (Guide::Http1(http), Side::Upstream) if http.waits != Waits::No => self.serve(key),
+            (Guide::Http2(_), Side::Upstream) => self.end_streams(key),
+            _ => {}
         }
     }
 
@@ -141,7 +218,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         connection.direction(side).operation = None;
         match connection.phase {
             Phase::Relaying => {}
+            Phase::Recognising { .. } | Phase::Answering { .. } => return self.advance(key, side),
             Phase::Lingering { .. } => return self.on_linger_input(key),
+            Phase::Retiring { .. } => return self.continue_retiring(key),
             _ => return self.reap(key),
         }
         let direction = connection.direction(side);
@@ -151,92 +230,23 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             // A pipe was put back during the wait, or the receive was refused with EAGAIN.
             State::Receiving => {
                 direction.expect = Expect::Bytes;
-                self.advance(key, side);
+                match (&connection.guide, side) {
+                    (Guide::Forward(_), Side::Downstream) => self.resume(key),
+                    _ => self.advance(key, side),
+                }
             }
             State::Sending { .. } => self.advance(key, side),
-            State::Finished | State::Broken => unreachable!("nothing was in flight for this half"),
-        }
-    }
-
-    /// The source has bytes: into the pipe with them, and on.
-    fn fill(&mut self, key: Key, side: Side) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let direction = &mut connection.directions[side as usize];
-        let source = &connection.ends[side as usize].socket;
-        let (Held::Pipe(pipe), Some(source)) = (&mut direction.held, source) else { return };
-        match pipe.fill(source) {
-            Ok(Spliced::Bytes(bytes)) => {
-                direction.half.filled(bytes);
-                direction.bytes += bytes as u64;
-                self.metrics.counters.bytes_spliced.add(bytes as u64);
-                self.count_read(key, side, bytes as u64);
-                self.flush(key, side);
-            }
-            Ok(Spliced::End) => self.on_end(key, side),
-            Ok(Spliced::NotReady) => {
-                // The socket is readable, but not for splice: an urgent byte is in the way, which
-                // only a receive steps over (tcp_read_sock, net/ipv4/tcp.c).
-                direction.half.put_pipe_back();
-                direction.expect = Expect::Bytes;
-                self.drop_held(key, side);
-                self.advance(key, side);
-            }
-            Err(_) => self.on_lost(key, side, LostBy::Reading),
-        }
-    }
-
-    /// The pipe holds bytes: to the target with them, as far as it takes them.
-    fn flush(&mut self, key: Key, side: Side) {
-        loop {
-            let Some(connection) = self.connections.get_mut(key.slot) else { return };
-            let direction = &mut connection.directions[side as usize];
-            let target = &connection.ends[side.peer() as usize].socket;
-            let (Held::Pipe(pipe), Some(target)) = (&mut direction.held, target) else { return };
-            match pipe.flush(target) {
-                Ok(Spliced::Bytes(bytes)) => {
-                    direction.half.flushed(pipe.pending_bytes());
-                    self.count_written(key, side, bytes as u64);
-                }
-                Ok(Spliced::End | Spliced::NotReady) => break,
-                Err(_) => return self.on_lost(key, side.peer(), LostBy::Writing),
-            }
-            let Some(connection) = self.connections.get_mut(key.slot) else { return };
-            let half = &mut connection.directions[side as usize].half;
-            if half.wants_buffers() {
-                half.put_pipe_back();
-                self.drop_held(key, side);
-            } else if half.state() == State::Flushing {
-                continue;
-            }
-            break;
-        }
-        self.advance(key, side);
-    }
-
-    /// A half that moves bulk gets a pipe, if there is one.
-    fn consider_pipe(&mut self, key: Key, side: Side) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let direction = connection.direction(side);
-        if !direction.half.wants_pipe() {
-            return;
-        }
-        match self.pipes.take() {
-            Some(pipe) => {
-                direction.half.take_pipe();
-                direction.held = Held::Pipe(pipe);
-                self.metrics.counters.pipes_in_use.add(1);
-            }
-            None => {
-                direction.half.go_without_pipe();
-                self.metrics.counters.pipe_fallbacks.add(1);
+            State::Deciding { .. } | State::Finished | State::Broken => {
+                unreachable!("nothing was in flight for this half")
             }
         }
     }
 
     /// The source has sent FIN, and everything before it was passed on.
-    fn on_end(&mut self, key: Key, side: Side) {
+    pub(super) fn on_end(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let written_to = !connection.direction(side.peer()).half.is_over();
+        let written_to = !connection.direction(side.peer()).half.is_over()
+            && !connection.ends[side as usize].told_end;
         let socket = connection.ends[side as usize].socket.as_ref();
         let reset_unseen = || !socket.is_some_and(Socket::is_connected);
         if connection.ends[side as usize].lost == Lost::Yes || (written_to && reset_unseen()) {
@@ -245,7 +255,17 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
         connection.direction(side).half.ended();
         connection.moved_at = self.now_us;
+        if let (Guide::Http1(http), Side::Upstream) = (&mut connection.guide, side) {
+            http.upstream_ended();
+        }
         self.drop_held(key, side);
+        self.account_finished(key);
+        if side == Side::Upstream {
+            if self.gives_way(key) {
+                return self.serve(key);
+            }
+            self.take_no_more_requests(key);
+        }
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         if connection.direction(side.peer()).half.is_over() {
             // Closing sends the second FIN.
@@ -257,13 +277,41 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
     }
 
+    /// The upstream has ended, and a request waits that does not need it.
+    fn gives_way(&mut self, key: Key) -> bool {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return false };
+        match &connection.guide {
+            Guide::Http1(http) => http.is_idle() && http.waits.is_for_rest(),
+            _ => false,
+        }
+    }
+
+    /// The downstream is about to be told the end of the answers: no request is served any more.
+    fn take_no_more_requests(&mut self, key: Key) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let Guide::Http1(http) = &mut connection.guide else { return };
+        if http.mode == Mode::Observed {
+            return;
+        }
+        let waited = http.waits != Waits::No;
+        http.answers_over();
+        let direction = &connection.directions[Side::Downstream as usize];
+        if waited && direction.operation.is_none() && direction.half.state() == State::Receiving {
+            self.advance(key, Side::Downstream);
+        }
+    }
+
     /// The connection on `side` was reset, or died.
     ///
     /// Found by writing, bytes that it sent before may still wait in its receive queue: the half
     /// that reads from it goes on until they are passed on. Found by reading, nothing is left.
-    fn on_lost(&mut self, key: Key, side: Side, by: LostBy) {
+    pub(super) fn on_lost(&mut self, key: Key, side: Side, by: LostBy) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.end(side).lost = Lost::Yes;
+        if !matches!(connection.phase, Phase::Relaying) {
+            // Nothing waits behind it: these were Egret's own words.
+            return self.end(key, Connection::loss_of(side));
+        }
         if by == LostBy::Reading || connection.direction(side).half.is_over() {
             return self.end(key, Connection::loss_of(side));
         }
@@ -281,6 +329,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 connection.end(side).lost = Lost::Yes;
                 self.end(key, Connection::loss_of(side));
             }
+            Phase::Retiring { .. } => self.continue_retiring(key),
             _ => self.reap(key),
         }
     }
@@ -293,9 +342,16 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             let Some(connection) = self.connections.get_mut(key.slot) else { continue };
             let direction = &connection.directions[side as usize];
             let waits = direction.half.state() == State::Receiving && direction.operation.is_none();
-            let same = connection.generation == key.generation;
-            if same && waits && matches!(connection.phase, Phase::Relaying) {
-                self.advance(key, side);
+            if connection.generation != key.generation || !waits {
+                continue;
+            }
+            match (&connection.phase, side) {
+                (Phase::Relaying, Side::Downstream) if connection.guide.is_waiting() => {}
+                (Phase::Relaying, Side::Downstream) => self.resume(key),
+                (Phase::Recognising { .. }, Side::Upstream) => self.greet(key),
+                (Phase::Relaying | Phase::Recognising { .. }, _) => self.advance(key, side),
+                (Phase::Answering { .. }, Side::Upstream) => self.speak(key),
+                _ => {}
             }
         }
     }
@@ -314,27 +370,28 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     /// Accounts bytes that came from `side`.
-    fn count_read(&mut self, key: Key, side: Side, bytes: u64) {
+    pub(super) fn count_read(&mut self, key: Key, side: Side, bytes: u64) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.moved_at = self.now_us;
-        if side == Side::Downstream {
-            self.metrics.series.cells(connection.series).received_bytes.add(bytes);
+        if let (Side::Downstream, Account::Tcp(series)) = (side, connection.account) {
+            self.metrics.series.cells(series).received_bytes.add(bytes);
         }
     }
 
     /// Accounts bytes that the half reading from `side` has written to the other one.
-    fn count_written(&mut self, key: Key, side: Side, bytes: u64) {
+    pub(super) fn count_written(&mut self, key: Key, side: Side, bytes: u64) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         connection.moved_at = self.now_us;
-        if side == Side::Upstream {
-            self.metrics.series.cells(connection.series).sent_bytes.add(bytes);
+        connection.directions[side as usize].written += bytes;
+        if let (Side::Upstream, Account::Tcp(series)) = (side, connection.account) {
+            self.metrics.series.cells(series).sent_bytes.add(bytes);
         }
     }
 }
 
 /// How the loss of a side was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LostBy {
+pub(super) enum LostBy {
     /// A receive or a splice out of it failed.
     Reading,
     /// A send, a splice into it or a shutdown failed.

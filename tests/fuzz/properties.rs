@@ -1,9 +1,21 @@
-//! What holds for any bytes that a peer may send. A property panics where it does not.
+//! What holds for any bytes that a peer may send, and for any file. A property panics where it does
+//! not.
 //!
 //! The fuzz targets and the replay of the corpus share this file.
 
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use egret::config::Config;
 use egret::http1::{Asked, Body, RequestStep, RequestStream, ResponseStep, ResponseStream};
+use egret::http2::hpack::{Decoder, HpackError, LIST_BYTES_MAX, TABLE_BYTES_MAX};
+use egret::http2::{BLOCK_BYTES_MAX, FrameBoundary, FrameStep, RequestFrames};
+use egret::problem::{PROBLEMS_MAX, Problem, Severity};
+use egret::registry::service_entry::{self, HostPattern, ServiceEntry};
+use egret::registry::snapshot::{Answers, Claim, Match, NameSource, Snapshot, Target};
 use egret::sniff::{Authority, Host, Name, Sniff, Sniffer};
+use egret::workload::Workloads;
 
 /// Recognition: more bytes never change an answer, and cuts do not matter.
 pub(crate) fn client_hello(bytes: &[u8]) {
@@ -81,6 +93,89 @@ pub(crate) fn name(bytes: &[u8]) {
     }
 }
 
+/// A file that an operator wrote is read or refused, in any of its three roles; every problem
+/// stands within it; and what was read can be decided by.
+pub(crate) fn yaml(bytes: &[u8]) {
+    // Whoever reads files refuses other bytes before anybody parses them.
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let file = Path::new("file.yaml");
+    if let Some(config) = read(text, Config::parse(text, file)) {
+        let dumped = serde_yaml::to_string(&config).expect("a configuration can be written");
+        let again = Config::parse(&dumped, Path::new("file.yaml")).map(|(config, _)| config);
+        assert_eq!(again.as_ref(), Ok(&config), "what is dumped says something else");
+    }
+    read(text, Workloads::parse(text, file));
+    if let Some(entries) = read(text, service_entry::parse(text, file)) {
+        decides(&entries);
+    }
+}
+
+fn read<T>(text: &str, result: Result<(T, Vec<Problem>), Vec<Problem>>) -> Option<T> {
+    let is_error = |problem: &Problem| problem.severity == Severity::Error;
+    let (value, problems) = match result {
+        Ok((value, warnings)) => (Some(value), warnings),
+        Err(problems) => (None, problems),
+    };
+    assert_eq!(problems.iter().any(is_error), value.is_none(), "{problems:?}");
+    assert!(problems.len() <= 2 * (PROBLEMS_MAX + 1), "{} problems", problems.len());
+    // A text that ends too early is wrong on the line after its last.
+    let last = text.split(['\n', '\r']).count() + 1;
+    for problem in problems {
+        assert!(problem.line.is_none_or(|line| (1..=last).contains(&line)), "{problem}");
+        assert!(!problem.message.is_empty());
+    }
+    value
+}
+
+/// A snapshot of `entries` finds each of their names.
+fn decides(entries: &[ServiceEntry]) {
+    let size: usize = entries.iter().map(ServiceEntry::claims).sum();
+    // Larger ones are only slower.
+    if size > 10_000 {
+        return;
+    }
+    let mut answers = Answers::default();
+    for name in service_entry::names_to_resolve(entries) {
+        is_normal(&name);
+        answers.insert(name, [IpAddr::from([192, 0, 2, 1])]);
+    }
+    let (snapshot, _) = Snapshot::build(1, Arc::default(), entries, Arc::default(), &answers);
+    for service in snapshot.services() {
+        let host = service.host.to_string();
+        assert_eq!(HostPattern::parse(&host).as_ref(), Ok(&service.host), "not normal: {host}");
+        // A wildcard stands for something.
+        let Ok(name) = Name::parse(host.replacen('*', "a", 1).as_bytes()) else { continue };
+        assert!(service.host.matches(&name), "{host} does not match {name}");
+        let destination = SocketAddr::from(([198, 51, 100, 1], service.port));
+        let Some(by) = service.reach.by_name else { continue };
+        let claim = Claim { name: &name, by };
+        let found = snapshot.find(destination, Some(claim));
+        let is_decided = snapshot.config.names.decide_on(service.port);
+        assert!(!is_decided || found.is_some(), "{host} is not found");
+        let other = match by {
+            NameSource::Host => NameSource::Sni,
+            NameSource::Sni => NameSource::Host,
+        };
+        if let Some((found, Match::Host | Match::Wildcard)) =
+            snapshot.find(destination, Some(Claim { by: other, ..claim }))
+        {
+            assert_eq!(found.reach.by_name, Some(other), "{host} is found where nobody reads it");
+        }
+        if let Target::Endpoints(endpoints) = &service.target {
+            let next = service.next_endpoint();
+            assert!(endpoints.is_empty() || next < endpoints.len());
+        }
+    }
+}
+
+/// Frames behind the preface: cuts do not matter, no step asks for more than a buffer holds, and
+/// header blocks mean what another decoder says.
+pub(crate) fn http2(bytes: &[u8]) {
+    assert_eq!(frames(bytes, bytes.len()), frames(bytes, 1), "a cut changed the requests");
+    boundaries_agree(bytes);
+    decoders_agree(bytes);
+}
+
 fn is_normal(name: &Name) {
     let text = name.as_str();
     assert_eq!(Name::parse(text.as_bytes()).as_ref(), Ok(name), "not its own normal form");
@@ -117,6 +212,73 @@ fn answers(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
         ResponseStep::Unasked => Told::Over("unasked"),
         ResponseStep::Lost(lost) => Told::Over(lost.label()),
     })
+}
+
+fn frames(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
+    let mut frames = RequestFrames::default();
+    tell(bytes, piece_bytes, |bytes| match frames.next(bytes) {
+        FrameStep::NeedMore => {
+            assert!(bytes.len() < BLOCK_BYTES_MAX, "more than a buffer holds");
+            Told::NeedMore
+        }
+        FrameStep::Pass { bytes } | FrameStep::SettingsAck { bytes } => Told::Within(bytes),
+        FrameStep::Request { bytes, stream, authority } => {
+            if let Some(name) = &authority.name {
+                is_normal(name);
+            }
+            Told::Some(format!("{stream}: {authority:?}"), bytes)
+        }
+        FrameStep::Refused(error) => Told::Over(error.label()),
+    })
+}
+
+/// A boundary is where it was said to be, and cuts do not move it.
+fn boundaries_agree(bytes: &[u8]) {
+    let mut slowly = FrameBoundary::default();
+    let mut whole = FrameBoundary::default();
+    whole.passed(bytes);
+    let mut promised = 0;
+    for byte in bytes {
+        let left = slowly.to_boundary();
+        if promised > 0 {
+            assert_eq!(left, promised, "a boundary has moved");
+        }
+        slowly.passed(std::slice::from_ref(byte));
+        promised = left.saturating_sub(1);
+    }
+    assert_eq!(slowly.to_boundary(), whole.to_boundary(), "a cut moved the boundary");
+}
+
+/// The bytes, as header blocks of one connection, once to this decoder and once to the oracle. A
+/// byte before each block is its length.
+fn decoders_agree(mut bytes: &[u8]) {
+    type Fields = Vec<(Vec<u8>, Vec<u8>)>;
+    let mut decoder = Decoder::default();
+    let mut oracle = loona_hpack::Decoder::new();
+    oracle.set_max_allowed_table_size(TABLE_BYTES_MAX);
+    while let Some((length, rest)) = bytes.split_first() {
+        let (block, rest) = rest.split_at(usize::from(*length).min(rest.len()));
+        bytes = rest;
+        let mut fields = Fields::new();
+        let result =
+            decoder.decode(block, |name, value| fields.push((name.to_vec(), value.to_vec())));
+        let size: usize = fields.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+        assert!(size <= LIST_BYTES_MAX, "more fields than allowed were shown");
+        match (result, oracle.decode(block)) {
+            (Ok(()), Ok(expected)) => assert_eq!(fields, expected, "two decoders, two meanings"),
+            // The oracle wants a field behind a change of the table's size.
+            (Ok(()), Err(loona_hpack::decoder::DecoderError::SizeUpdateAtEnd)) => {
+                assert!(fields.is_empty(), "the size changed behind a field");
+            }
+            (Ok(()), Err(error)) => panic!("{block:02x?} decoded, and is {error}"),
+            // The oracle lets the size change anywhere, and the fields be as many as they like.
+            (Err(HpackError::BadSizeUpdate | HpackError::ListTooLarge), _) => return,
+            (Err(error), expected) => {
+                assert!(expected.is_err(), "{block:02x?} is {error}, and the oracle decodes it");
+                return;
+            }
+        }
+    }
 }
 
 enum Told {

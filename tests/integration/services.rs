@@ -2,9 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use egret::config::Mode;
 
+use crate::support::dns::{DnsServer, Say};
 use crate::support::peer::read_to_reset;
 use crate::support::{Proxy, Setup, eventually};
 
@@ -88,4 +90,73 @@ fn when_every_endpoint_refuses_the_downstream_is_reset_once() {
     let labels = [("response_flags", "UF,URX"), ("destination_service_name", "db.example.com")];
     eventually("it is counted", || proxy.sum("istio_tcp_connections_closed_total", &labels) == 1.0);
     proxy.is_quiet();
+}
+
+/// An entry with resolution DNS; `more` are further fields of its spec.
+fn resolved_entry(port: u16, more: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+         metadata: {{ name: db, namespace: shop }}\n\
+         spec: {{ hosts: [db.example.com], resolution: DNS, {more}\n  \
+         ports: [{{ number: {port}, name: tcp-db, protocol: TCP }}] }}\n"
+    )
+}
+
+/// A proxy that lets through what is in `registry`, whose names `server` resolves.
+fn resolving(registry: String, server: &DnsServer) -> Proxy {
+    let (mode, dns_servers) = (Mode::RegistryOnly, vec![server.address]);
+    Proxy::start(Setup { registry, mode, dns_servers, ..Setup::default() })
+}
+
+#[test]
+fn the_first_connection_finds_a_service_by_the_address_that_its_name_resolves_to() {
+    let (listeners, addresses) = listeners(1);
+    let server = DnsServer::start();
+    server.say_addresses("db.example.com", &["127.0.0.1"]);
+    let proxy = resolving(resolved_entry(addresses[0].port(), ""), &server);
+    let _client = proxy.connect(addresses[0]);
+    let (_server, _) = listeners[0].accept().unwrap();
+    let labels = [("destination_service_name", "db.example.com")];
+    eventually("it is accounted to the host", || {
+        proxy.sum("istio_tcp_connections_opened_total", &labels) == 1.0
+    });
+}
+
+#[test]
+fn connections_follow_a_name_that_moves() {
+    let (listeners, addresses) = listeners(1);
+    let port = addresses[0].port();
+    let Ok(moved) = TcpListener::bind(("127.0.0.2", port)) else {
+        panic!("127.0.0.2:{port} is taken")
+    };
+    let server = DnsServer::start();
+    server.say_addresses("db.example.com", &["127.0.0.1"]);
+    let proxy = resolving(resolved_entry(port, "addresses: [192.0.2.10],"), &server);
+    let listed = SocketAddr::from(([192, 0, 2, 10], port));
+    let _client = proxy.connect(listed);
+    listeners[0].accept().unwrap();
+
+    server.say_addresses("db.example.com", &["127.0.0.2"]);
+    eventually("the next generation is in use", || {
+        proxy.sum("egret_config_generation", &[]) == 3.0
+    });
+    let _client = proxy.connect(listed);
+    moved.accept().unwrap();
+    assert_eq!(proxy.sum("egret_config_reloads_total", &[]), 0.0);
+    assert_eq!(proxy.sum("egret_dns_names", &[]), 1.0);
+}
+
+#[test]
+fn a_server_that_never_answers_delays_the_start_by_a_second_at_most() {
+    let (listeners, addresses) = listeners(1);
+    let server = DnsServer::start();
+    server.say("db.example.com", Say::Nothing);
+    let begun = Instant::now();
+    let other = entry(PORT, &addresses).replace("db.example.com", "other.example.com");
+    let registry = format!("{}---\n{other}", resolved_entry(1, ""));
+    let proxy = resolving(registry, &server);
+    let _client = proxy.connect(database());
+    listeners[0].accept().unwrap();
+    // A second, and what starting takes on a busy machine.
+    assert!(begun.elapsed() < Duration::from_millis(2_400), "{:?}", begun.elapsed());
 }

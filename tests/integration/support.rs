@@ -1,11 +1,16 @@
 //! A proxy to test and peers to test it with.
 
+#[allow(dead_code, reason = "the control plane's own tests ask more of it")]
+#[path = "../../src/control/dns/testing.rs"]
+pub(crate) mod dns;
 pub(crate) mod faults;
 pub(crate) mod peer;
 pub(crate) mod proxy;
+pub(crate) mod web;
 
 pub(crate) use peer::{Pattern, reset};
 pub(crate) use proxy::{Proxy, Setup};
+pub(crate) use web::Web;
 
 use std::time::{Duration, Instant};
 

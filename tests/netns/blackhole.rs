@@ -33,6 +33,8 @@ fn blocks(capture: Capture, black_hole: &'static str, end: End) {
         capture,
         black_hole,
         policy: Policy::RegistryOnly,
+        // No name is waited for: the address alone decides, at once.
+        names: "enabled: false",
         registry: static_entry("orders.example.com", "203.0.113.11", "203.0.113.12"),
         ..Options::default()
     };

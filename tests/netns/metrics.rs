@@ -54,7 +54,12 @@ fn a_scrape_passes_promtool_and_its_sums_equal_the_peers_bytes() {
     proxy.finish();
 }
 
-fn promtool_accepts(text: &str) {
+/// What promtool has against Istio's name of a metric, which dashboards ask for.
+const ISTIOS_UNIT: &str =
+    "istio_request_duration_milliseconds use base unit \"seconds\" instead of \"milliseconds\"";
+
+/// The scrape keeps the rules of the format, and of names.
+pub(crate) fn promtool_accepts(text: &str) {
     let mut promtool = Command::new("promtool")
         .args(["check", "metrics"])
         .stdin(Stdio::piped())
@@ -67,5 +72,8 @@ fn promtool_accepts(text: &str) {
     drop(input);
     let output = promtool.wait_with_output().expect("promtool is our child");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "promtool: {said}\n{text}");
+    let others = said.lines().filter(|line| !line.is_empty() && *line != ISTIOS_UNIT).count();
+    // 3: it can be read, and something in it is not as it should be.
+    let agrees = matches!(output.status.code(), Some(0 | 3)) && others == 0;
+    assert!(agrees, "promtool: {said}\n{text}");
 }

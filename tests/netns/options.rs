@@ -1,6 +1,7 @@
 //! What a test wants from the proxy: the configuration file, the rules, the limits.
 
 use std::fmt::Write as _;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 pub(crate) const PORT: u16 = 15001;
@@ -45,6 +46,12 @@ pub(crate) struct Options {
     pub(crate) policy: Policy,
     pub(crate) rules: Rules,
     pub(crate) black_hole: &'static str,
+    pub(crate) tls_alert: bool,
+    /// What stands in the section `names`, such as `deadline: 500ms`.
+    pub(crate) names: &'static str,
+    /// What stands in the section `accessLog`.
+    pub(crate) access_log: String,
+    pub(crate) series_max: u32,
     pub(crate) mark: &'static str,
     pub(crate) connect: Duration,
     pub(crate) half_close: Duration,
@@ -63,6 +70,10 @@ impl Default for Options {
             policy: Policy::AllowAny,
             rules: Rules::CapturePod,
             black_hole: "close",
+            tls_alert: false,
+            names: "",
+            access_log: String::new(),
+            series_max: 10_000,
             mark: "1337",
             connect: Duration::from_secs(10),
             half_close: Duration::from_secs(50),
@@ -87,7 +98,10 @@ impl Options {
         line(format!("listen: {{ capture: {}, port: {PORT} }}", self.capture.name()));
         line("workers: 2".to_owned());
         line(format!("outboundTrafficPolicy: {{ mode: {policy} }}"));
-        line(format!("blackHole: {{ action: {} }}", self.black_hole));
+        let (action, alert) = (self.black_hole, self.tls_alert);
+        line(format!("blackHole: {{ action: {action}, tlsAlert: {alert} }}"));
+        line(format!("names: {{ {} }}", self.names));
+        line(format!("accessLog: {{ {} }}", self.access_log));
         line("registry: [\"registry.d/*.yaml\"]".to_owned());
         line(format!("upstream: {{ mark: {} }}", self.mark));
         line(format!(
@@ -97,7 +111,8 @@ impl Options {
         ));
         line(format!("limits: {{ connections: {} }}", self.connections));
         line(format!("admin: {{ address: \"127.0.0.1:{ADMIN_PORT}\" }}"));
-        line(format!("metrics: {{ address: \"0.0.0.0:{METRICS_PORT}\", destinationIp: true }}"));
+        let metrics = format!("address: \"0.0.0.0:{METRICS_PORT}\", destinationIp: true");
+        line(format!("metrics: {{ {metrics}, seriesMax: {} }}", self.series_max));
         line(format!("health: {{ address: \"0.0.0.0:{HEALTH_PORT}\" }}"));
         line(format!("drain: {{ deadline: {}ms }}", self.drain.as_millis()));
         text
@@ -113,5 +128,29 @@ pub(crate) fn static_entry(host: &str, address: &str, endpoint: &str) -> String 
          location: MESH_EXTERNAL\n  resolution: STATIC\n  \
          endpoints:\n  - address: \"{endpoint}\"\n",
         name = host.split('.').next().unwrap_or(host),
+    )
+}
+
+/// A ServiceEntry without addresses: its `hosts` are matched by name on `port`, whose `protocol`
+/// says by which. `endpoint`: where its connections go; `None`: where they meant to go.
+pub(crate) fn named_entry(
+    hosts: &str,
+    protocol: &str,
+    port: u16,
+    endpoint: Option<SocketAddr>,
+) -> String {
+    let (target, resolution) = match endpoint {
+        Some(endpoint) => (
+            format!(", targetPort: {}", endpoint.port()),
+            format!("STATIC\n  endpoints:\n  - address: \"{}\"", endpoint.ip()),
+        ),
+        None => (String::new(), "NONE".to_owned()),
+    };
+    let name = hosts.trim_start_matches("*.").replace('.', "-");
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{ name: \
+         {name}-{port}, namespace: test }}\nspec:\n  hosts: [\"{hosts}\"]\n  ports:\n  - \
+         {{ number: {port}, name: port-{port}, protocol: {protocol}{target} }}\n  \
+         location: MESH_EXTERNAL\n  resolution: {resolution}\n"
     )
 }

@@ -39,9 +39,19 @@ pub(crate) enum End {
 pub(crate) struct Tally {
     sent: [AtomicU64; 2],
     received: [AtomicU64; 2],
+    has_strangers: AtomicBool,
 }
 
 impl Tally {
+    /// Others than peers talk through the proxy too, and nobody counts what they move.
+    pub(crate) fn expect_strangers(&self) {
+        self.has_strangers.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn has_strangers(&self) -> bool {
+        self.has_strangers.load(Ordering::SeqCst)
+    }
+
     pub(crate) fn sent(&self, side: Side) -> u64 {
         self.sent[side as usize].load(Ordering::SeqCst)
     }
@@ -105,6 +115,18 @@ impl Peer {
 
     pub(crate) fn recv(&mut self, bytes: u64) {
         self.receiver.recv(bytes);
+    }
+
+    /// Sends what is no pattern, but means something to the proxy.
+    pub(crate) fn send_text(&mut self, text: &[u8]) {
+        self.sender.send_raw(text);
+    }
+
+    /// Receives what the other end has sent as text.
+    pub(crate) fn recv_text(&mut self, bytes: usize) -> Vec<u8> {
+        let mut text = vec![0; bytes];
+        self.receiver.recv_raw(&mut text).expect("the connection is open");
+        text
     }
 
     /// A byte to the other end, which must answer with one.

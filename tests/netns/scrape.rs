@@ -14,6 +14,14 @@ pub(crate) const OPENED: &str = "istio_tcp_connections_opened_total";
 pub(crate) const CLOSED: &str = "istio_tcp_connections_closed_total";
 pub(crate) const SENT: &str = "istio_tcp_sent_bytes_total";
 pub(crate) const RECEIVED: &str = "istio_tcp_received_bytes_total";
+/// Requests.
+pub(crate) const REQUESTS: &str = "istio_requests_total";
+/// What names did.
+pub(crate) const RECOGNISED: &str = "egret_recognised_connections_total";
+pub(crate) const RECOGNISING: &str = "egret_recognising_connections";
+pub(crate) const UNVERIFIED: &str = "egret_unverified_names_total";
+pub(crate) const REFUSED: &str = "egret_http_refused_requests_total";
+pub(crate) const SWITCHES: &str = "egret_http_upstream_switches_total";
 /// The state of the proxy.
 pub(crate) const ACTIVE: &str = "egret_connections_active";
 pub(crate) const ACCEPTS: &str = "egret_accepts_total";
@@ -22,13 +30,16 @@ pub(crate) const SELF_CALLS: &str = "egret_self_calls_total";
 pub(crate) const ENDED: &str = "egret_connections_closed_total";
 pub(crate) const GENERATION: &str = "egret_config_generation";
 pub(crate) const RELOADS: &str = "egret_config_reloads_total";
+pub(crate) const SERIES: &str = "egret_metric_series";
+pub(crate) const OVERFLOW: &str = "egret_metric_series_overflow_total";
 
 /// A status code and a body. Every exchange has a connection of its own, which the server closes.
+/// In HTTP/1.0 that ends an answer whose length was not known, so there is nothing to decode.
 pub(crate) fn exchange(at: SocketAddr, method: &str, path: &str) -> io::Result<(u16, String)> {
     let mut stream = TcpStream::connect_timeout(&at, PATIENCE)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {at}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        "{method} {path} HTTP/1.0\r\nHost: {at}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
     );
     stream.write_all(request.as_bytes())?;
     let mut answer = String::new();

@@ -1,18 +1,17 @@
 //! What the reload works with: where generations come from, and what came of one.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::watch::Watching;
 use crate::config::Config;
+use crate::load::Parts;
 use crate::problem::Problem;
-use crate::registry::Snapshot;
 
 /// Files that are good enough to be used, read completely.
 pub struct Candidate {
-    /// The configuration among them.
-    pub config: Arc<Config>,
+    /// What snapshots are built from.
+    pub parts: Parts,
     /// Warnings.
     pub problems: Vec<Problem>,
     /// Every file that was read.
@@ -21,8 +20,6 @@ pub struct Candidate {
     pub directories: Vec<PathBuf>,
     /// A hash of the content of all files: equal contents are not published again.
     pub fingerprint: u64,
-    /// Builds the snapshot of the given generation.
-    pub build: Box<dyn FnOnce(u64) -> Snapshot + Send>,
 }
 
 /// Reads all files anew.
@@ -32,6 +29,8 @@ pub type Loader = Box<dyn FnMut() -> Result<Candidate, Vec<Problem>> + Send>;
 pub struct Source {
     /// Reads all files anew.
     pub load: Loader,
+    /// What the first generation was built from.
+    pub parts: Parts,
     /// The files of the first generation.
     pub files: Vec<PathBuf>,
     /// The directories of the first generation.

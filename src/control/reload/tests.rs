@@ -4,11 +4,13 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::*;
-use crate::control::testing::{load, source, wait_until};
+use crate::control::testing::{load, source, target, wait_until};
 
 /// A running reload thread over a directory of files.
 struct Bench {
@@ -20,14 +22,6 @@ struct Bench {
 
 const EVENTS_ALONE: (Watching, Duration) = (Watching::EventsAndPoll, Duration::from_secs(3600));
 const POLL_ALONE: (Watching, Duration) = (Watching::PollOnly, Duration::from_millis(20));
-
-fn target(registry: &Registry) -> (Target, Arc<ControlCounters>) {
-    let counters: Arc<ControlCounters> = Arc::default();
-    let set: super::super::SetLogLevel =
-        Box::new(|level| if level == "loud" { Err("no such level".into()) } else { Ok(()) });
-    let log = Arc::new(LogControl { set, level: Mutex::new("info".into()) });
-    (Target { registry: registry.clone(), counters: Arc::clone(&counters), log }, counters)
-}
 
 impl Bench {
     /// One file, `a.yaml`, with the text `one`, in a directory of its own below the temporary one.
@@ -42,7 +36,7 @@ impl Bench {
     fn watch(directory: TempDir, files: &Path, watching: Watching, poll: Duration) -> Self {
         let (source, first) = source(files, watching, poll);
         let registry = Registry::new(first);
-        let (target, counters) = target(&registry);
+        let (target, counters) = target(&registry, watch::Sender::default());
         let handle = Handle::start(source, target).unwrap();
         Self { directory, registry, counters, handle }
     }
@@ -233,7 +227,7 @@ fn own_reads_are_no_reason_to_read_again() {
         load(&path)
     });
     let registry = Registry::new(first);
-    let (target, _counters) = target(&registry);
+    let (target, _counters) = target(&registry, watch::Sender::default());
     let handle = Handle::start(source, target).unwrap();
     // Renamed from elsewhere: one event.
     let elsewhere = tempfile::tempdir_in(directory.path()).unwrap();
@@ -252,7 +246,7 @@ fn reloader() -> (TempDir, Reloader, Arc<ControlCounters>) {
     let directory = tempfile::tempdir().unwrap();
     fs::write(directory.path().join("a.yaml"), "info one end").unwrap();
     let (source, first) = source(directory.path(), Watching::PollOnly, POLL);
-    let (target, counters) = target(&Registry::new(first));
+    let (target, counters) = target(&Registry::new(first), watch::Sender::default());
     let reloader = Reloader::new(source, target, Arc::default(), channel().0);
     (directory, reloader, counters)
 }

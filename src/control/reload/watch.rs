@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 
 use crate::control::lock;
@@ -99,6 +99,9 @@ fn counts(event: &notify::Result<Event>, directories: &BTreeSet<PathBuf>) -> boo
     let Ok(event) = event else { return true };
     let is_write = match event.kind {
         EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
+        // Whoever writes a file closes it in the end. A log that is kept open beside the files (our
+        // own access log, too) is written to all the time.
+        EventKind::Modify(ModifyKind::Data(_)) => false,
         _ => true,
     };
     let is_near = |path: &PathBuf| {
@@ -106,4 +109,24 @@ fn counts(event: &notify::Result<Event>, directories: &BTreeSet<PathBuf>) -> boo
     };
     // An event without a path is the kernel's word that events were lost.
     is_write && (event.paths.is_empty() || event.paths.iter().any(is_near))
+}
+
+#[cfg(test)]
+mod tests {
+    use notify::event::DataChange;
+
+    use super::*;
+
+    #[test]
+    fn a_file_counts_when_it_is_closed_and_not_with_every_write() {
+        let directories = BTreeSet::from([PathBuf::from("/etc/egret")]);
+        let event = |kind| Ok(Event::new(kind).add_path("/etc/egret/access.log".into()));
+        let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
+        assert!(!counts(&event(written), &directories));
+        let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
+        assert!(counts(&event(closed), &directories));
+        assert!(counts(&event(EventKind::Any), &directories));
+        let elsewhere = Ok(Event::new(closed).add_path("/etc/passwd".into()));
+        assert!(!counts(&elsewhere, &directories));
+    }
 }

@@ -4,14 +4,16 @@
 //! Egret does not act on is a warning with its line. The ordinary metadata that `kubectl get -o
 //! yaml` prints is neither.
 
-use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::rules::{check_resolution, is_empty_list, not_acted_on, warn_of_reach, warn_unused};
-use super::{Endpoint, Origin, Port, Protocol, Resolution, ServiceEntry};
+use super::{
+    Endpoint, EndpointAddress, HostPattern, Origin, Port, Protocol, Resolution, ServiceEntry,
+};
 use crate::prefix;
 use crate::problem::{Fault, Problem, Report};
+use crate::sniff::Host;
 use crate::yaml::fields::Fields;
 use crate::yaml::{self, Node, Value, values};
 
@@ -201,9 +203,9 @@ fn read_spec(entry: &mut ServiceEntry, mut fields: Fields<'_, '_>) {
     let resolutions = [
         ("NONE", Resolution::None),
         ("STATIC", Resolution::Static),
-        ("DNS", Resolution::ByName),
-        ("DNS_ROUND_ROBIN", Resolution::ByName),
-        ("DYNAMIC_DNS", Resolution::ByName),
+        ("DNS", Resolution::Dns),
+        ("DNS_ROUND_ROBIN", Resolution::Dns),
+        ("DYNAMIC_DNS", Resolution::DynamicDns),
     ];
     fields.read("resolution", &mut entry.resolution, |node| values::choice(node, &resolutions));
     let mut port_lines = Vec::new();
@@ -231,12 +233,13 @@ fn read_port(entry: &ServiceEntry, node: &Node<'_>, report: &mut Report) -> Opti
     // 0 is how protobuf writes "not set".
     fields.read_optional("targetPort", &mut target, |node| values::number(node, 0..=u16::MAX));
     let target_port = target.filter(|port| *port != 0);
-    let protocol = fields.get("protocol").map_or(Protocol::Opaque, |node| {
+    let protocol = fields.get("protocol").map_or(Protocol::Auto, |node| {
         let text = values::text(node).unwrap_or_default();
         protocol(text).unwrap_or_else(|| {
-            let message = format!("unknown protocol `{}` is taken as TCP", values::shortened(text));
+            let text = values::shortened(text);
+            let message = format!("unknown protocol `{text}`: HTTP is detected, all else is TCP");
             fields.report().warning(Fault::at(node.line, message));
-            Protocol::Opaque
+            Protocol::Auto
         })
     });
     if fields.get("number").is_none() || name.is_empty() {
@@ -258,19 +261,18 @@ fn read_endpoint(entry: &mut ServiceEntry, node: &Node<'_>, report: &mut Report)
     let mut text = "";
     fields.read("address", &mut text, |node| values::text(node));
     let line = fields.line_of("address");
-    let address = text.parse::<IpAddr>().ok().map(|address| address.to_canonical());
-    match (address, entry.resolution) {
-        (Some(_), _) => {}
-        _ if text.starts_with("unix://") => {
-            let message = "a unix socket endpoint is not acted on";
-            fields.report().warning(Fault::at(line, message));
-        }
-        (None, Resolution::Static) => {
-            let message = format!("endpoint `{}` is not an IP address", values::shortened(text));
-            let fix = "resolution STATIC needs addresses";
+    let address = match endpoint_address(text, entry.resolution) {
+        Ok(address) => address,
+        Err(fix) => {
+            let text = values::shortened(text);
+            let message = format!("endpoint `{text}` is not an address to connect to");
             fields.report().error(Fault::at(line, message).fix(fix));
+            None
         }
-        (None, _) => {}
+    };
+    if address.is_none() && text.starts_with("unix://") {
+        let message = "a unix socket endpoint is not acted on";
+        fields.report().warning(Fault::at(line, message));
     }
     let mut ports = Vec::new();
     if let Some(own) = fields.get("ports") {
@@ -282,6 +284,23 @@ fn read_endpoint(entry: &mut ServiceEntry, node: &Node<'_>, report: &mut Report)
     fields.warn_of_others();
     if let Some(address) = address {
         entry.endpoints.push(Endpoint { address, ports });
+    }
+}
+
+/// The address that `text` spells; `None` where it is not acted on. The error is what to do about
+/// it.
+fn endpoint_address(
+    text: &str,
+    resolution: Resolution,
+) -> Result<Option<EndpointAddress>, &'static str> {
+    match (Host::parse(text.as_bytes()), resolution) {
+        (Ok(Host::Address(address)), _) => Ok(Some(EndpointAddress::Ip(address.to_canonical()))),
+        (Ok(Host::Name(name)), Resolution::Dns) => Ok(Some(EndpointAddress::Name(name))),
+        (_, Resolution::Dns) => Err("write an IP address or a DNS name"),
+        _ if text.starts_with("unix://") => Ok(None),
+        (_, Resolution::Static) => Err("resolution STATIC needs IP addresses"),
+        // Endpoints are refused as a whole there.
+        (_, Resolution::None | Resolution::DynamicDns) => Ok(None),
     }
 }
 
@@ -339,10 +358,10 @@ fn bounded<'n, T>(
 
 fn protocol(text: &str) -> Option<Protocol> {
     match text.to_ascii_uppercase().as_str() {
-        "" | "TCP" | "MONGO" | "REDIS" | "MYSQL" => Some(Protocol::Opaque),
-        "HTTP" | "HTTPS" | "HTTP2" | "GRPC" | "GRPC-WEB" | "HTTP-PROXY" | "TLS" => {
-            Some(Protocol::Named)
-        }
+        "" => Some(Protocol::Auto),
+        "TCP" | "MONGO" | "REDIS" | "MYSQL" => Some(Protocol::Opaque),
+        "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" | "HTTP-PROXY" => Some(Protocol::Http),
+        "HTTPS" | "TLS" => Some(Protocol::Tls),
         "UDP" => Some(Protocol::Udp),
         _ => None,
     }
@@ -359,28 +378,14 @@ fn label(node: &Node<'_>) -> Result<Box<str>, Fault> {
     Ok(text.into())
 }
 
-/// A host name or a wildcard, in lower case and without the root's dot.
-fn host(node: &Node<'_>) -> Result<Box<str>, Fault> {
-    let text = values::text(node)?.to_ascii_lowercase();
-    let bad = |why: &str, fix: &str| {
-        let message = format!("host `{}` {why}", values::shortened(&text));
-        Err(Fault::at(node.line, message).fix(fix.to_owned()))
-    };
+fn host(node: &Node<'_>) -> Result<HostPattern, Fault> {
+    let text = values::text(node)?;
     if text == "*" {
-        return bad("would match everything", "use outboundTrafficPolicy.mode to allow any");
+        return Err(Fault::at(node.line, "host `*` would match everything")
+            .fix("use outboundTrafficPolicy.mode to allow any"));
     }
-    let name = text.strip_suffix('.').unwrap_or(&text);
-    let rest = name.strip_prefix('*').unwrap_or(name);
-    let rest = rest.strip_prefix('.').unwrap_or(rest);
-    let valid_label = |label: &str| {
-        let bytes = label.as_bytes();
-        (1..=63).contains(&bytes.len())
-            && bytes.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if name.len() > 253 || !rest.split('.').all(valid_label) {
-        return bad("is not a DNS name", "write it as api.example.com or *.example.com");
-    }
-    Ok(name.into())
+    HostPattern::parse(text).map_err(|error| {
+        let message = format!("host `{}` is not a DNS name: {error}", values::shortened(text));
+        Fault::at(node.line, message).fix("write it as api.example.com or *.example.com")
+    })
 }

@@ -3,7 +3,7 @@
 //! Applied to each entry once its fields are read. An error here is one in Istio too; a warning
 //! says where Egret does less than Istio, or where the entry does more than its author may think.
 
-use super::{Reach, Resolution, ServiceEntry, Unreachable};
+use super::{ByAddress, Reach, Resolution, ServiceEntry, Unreachable};
 use crate::prefix;
 use crate::problem::Fault;
 use crate::yaml::fields::Fields;
@@ -24,62 +24,101 @@ pub(super) fn check_resolution(entry: &ServiceEntry, fields: &mut Fields<'_, '_>
         fields.report().error(Fault::at(line, message).fix("keep one of them"));
     }
     let cidr = entry.addresses.iter().any(|address| !prefix::is_single(address));
-    if resolution == Resolution::ByName && cidr {
+    if resolution == Resolution::Dns && cidr {
         let line = fields.line_of("addresses");
         let message = "a CIDR is allowed with resolution NONE and STATIC only";
         fields.report().error(Fault::at(line, message).fix("list single addresses"));
     }
+    match resolution {
+        Resolution::Dns => check_dns(entry, fields),
+        Resolution::DynamicDns => check_dynamic_dns(entry, fields),
+        Resolution::None | Resolution::Static => {}
+    }
 }
 
-/// Says once per entry, or once per port, what cannot be found and what is found too easily.
+fn check_dns(entry: &ServiceEntry, fields: &mut Fields<'_, '_>) {
+    let wildcard = entry.hosts.iter().find(|host| host.exact().is_none());
+    if let Some(host) = wildcard.filter(|_| entry.endpoints.is_empty()) {
+        let line = fields.line_of("hosts");
+        let message = format!("resolution DNS cannot resolve the wildcard `{host}`");
+        let fix = "list names without `*`, or `endpoints`, or use resolution NONE";
+        fields.report().error(Fault::at(line, message).fix(fix));
+    }
+    let word = fields.get("resolution").and_then(|node| values::text(node).ok());
+    if word == Some("DNS_ROUND_ROBIN") && entry.endpoints.len() > 1 {
+        let line = fields.line_of("endpoints");
+        let message = "resolution DNS_ROUND_ROBIN takes one endpoint at most";
+        fields.report().error(Fault::at(line, message).fix("keep one, or use resolution DNS"));
+    }
+}
+
+fn check_dynamic_dns(entry: &ServiceEntry, fields: &mut Fields<'_, '_>) {
+    for name in ["addresses", "endpoints"] {
+        if fields.get(name).is_some_and(|node| !is_empty_list(node)) {
+            let line = fields.line_of(name);
+            let message = format!("resolution DYNAMIC_DNS takes no {name}");
+            fields.report().error(Fault::at(line, message).fix(format!("remove `{name}`")));
+        }
+    }
+    if let Some(host) = entry.hosts.iter().find(|host| host.exact().is_some()) {
+        let line = fields.line_of("hosts");
+        let message = format!("resolution DYNAMIC_DNS takes wildcards only, and `{host}` is none");
+        fields.report().error(Fault::at(line, message).fix("use resolution DNS for it"));
+    }
+    let line = fields.line_of("resolution");
+    let message = "resolution DYNAMIC_DNS is not acted on: the name is matched, not resolved \
+                   again, and connections go to their original destination";
+    fields.report().warning(Fault::at(line, message));
+}
+
+/// Says what cannot be found, and what is found too easily.
 pub(super) fn warn_of_reach(
     entry: &ServiceEntry,
     port_lines: &[usize],
     fields: &mut Fields<'_, '_>,
 ) {
     let name = entry.full_name();
+    if let Some(host) = entry.hosts.iter().find(|host| host.is_partial()) {
+        let line = fields.line_of("hosts");
+        let end = host.to_string();
+        let message = format!("host `{host}` matches every name that ends so, whoever owns it");
+        let fix = format!("write `*.{}` for the names below that domain", &end[1..]);
+        fields.report().warning(Fault::at(line, message).fix(fix));
+    }
     if fields.get("ports").is_none_or(is_empty_list) {
         let message = format!("{name} has no ports and matches nothing");
         let line = fields.line_of("ports");
         return fields.report().warning(Fault::at(line, message).fix("add `ports`"));
     }
-    let mut whole = None;
+    let mut no_endpoint = false;
     for (port, line) in entry.ports.iter().zip(port_lines) {
         let number = port.number;
-        let (message, fix) = match entry.reach(port) {
-            Reach::Addresses => continue,
-            Reach::BarePort => (
-                format!("{name} has no addresses: port {number} matches every address"),
-                "list the service's `addresses`",
-            ),
-            Reach::Nothing(Unreachable::NeedsName) => (
-                format!("{name} has no addresses: port {number} matches by name only, not yet"),
-                "list the service's `addresses`",
-            ),
-            Reach::Nothing(Unreachable::Udp) => {
-                (format!("{name} port {number} is UDP and matches nothing"), "")
+        match entry.reach(port) {
+            Ok(Reach { by_address: ByAddress::Any, .. }) => {
+                let message =
+                    format!("{name} has no addresses: port {number} matches every address");
+                let fix = "list the service's `addresses`";
+                fields.report().warning(Fault::at(*line, message).fix(fix));
             }
-            Reach::Nothing(reason) => {
-                whole = Some(reason);
-                continue;
+            Ok(_) => {}
+            Err(Unreachable::Udp) => {
+                let message = format!("{name} port {number} is UDP and matches nothing");
+                fields.report().warning(Fault::at(*line, message));
             }
-        };
-        fields.report().warning(Fault::at(*line, message).fix(fix));
+            Err(Unreachable::NoName) => {
+                let message = format!("resolution DYNAMIC_DNS needs HTTP or TLS on port {number}");
+                let fix = "declare its `protocol`, or use another resolution";
+                fields.report().error(Fault::at(*line, message).fix(fix));
+            }
+            Err(Unreachable::NoEndpoint) => no_endpoint = true,
+        }
     }
-    let (line, message, fix) = match whole {
-        Some(Unreachable::ResolvesByName) => (
-            fields.line_of("resolution"),
-            format!("{name} resolves by name, which is not acted on: it matches nothing"),
-            "use resolution NONE with `addresses`, or STATIC with `endpoints`",
-        ),
-        Some(_) => (
-            fields.line_of("endpoints"),
-            format!("{name} has resolution STATIC and no usable endpoint: it matches nothing"),
-            "add `endpoints`",
-        ),
-        None => return,
-    };
-    fields.report().warning(Fault::at(line, message).fix(fix));
+    if no_endpoint {
+        let message =
+            format!("{name} has resolution STATIC and no usable endpoint: it matches nothing");
+        let line = fields.line_of("endpoints");
+        fields.report().warning(Fault::at(line, message).fix("add `endpoints`"));
+    }
 }
 
 pub(super) fn not_acted_on(fields: &mut Fields<'_, '_>) {

@@ -15,6 +15,10 @@ fn texts(problems: &[Problem]) -> Vec<String> {
     problems.iter().map(ToString::to_string).collect()
 }
 
+fn host(text: &str) -> HostPattern {
+    HostPattern::parse(text).unwrap()
+}
+
 /// The entry with this spec, one field per line from line 5 on, and the warnings.
 fn spec(fields: &[&str]) -> Result<(ServiceEntry, Vec<String>), Vec<String>> {
     let spec: String = fields.iter().map(|field| format!("  {field}\n")).collect();
@@ -50,7 +54,7 @@ spec:
     let entry = &entries[0];
     assert_eq!(entry.full_name(), "shop/db");
     assert!(entry.created.is_some());
-    assert_eq!(entry.hosts, ["db.example.com".into(), "*.db.example.com".into()]);
+    assert_eq!(entry.hosts, ["db.example.com", "*.db.example.com"].map(host));
     let addresses: Vec<String> = entry.addresses.iter().map(ToString::to_string).collect();
     assert_eq!(addresses, ["10.0.0.1/32", "10.1.0.0/16", "2001:db8::/32"]);
     assert_eq!(entry.resolution, Resolution::Static);
@@ -59,7 +63,9 @@ spec:
         ServiceEntry::endpoint_port(&entry.ports[port], &entry.endpoints[endpoint])
     };
     assert_eq!((port(0, 0), port(0, 1), port(1, 0)), (15432, 25432, 80));
-    assert_eq!(entry.reach(&entry.ports[1]), Reach::Addresses);
+    let by_name = Some(NameSource::Host);
+    let reach = Ok(Reach { by_address: ByAddress::Listed, by_name });
+    assert_eq!(entry.reach(&entry.ports[1]), reach);
 }
 
 #[test]
@@ -156,44 +162,120 @@ fn allocated_addresses_are_named() {
 }
 
 #[test]
-fn without_addresses_only_opaque_ports_match_and_a_warning_says_what_happens() {
-    for (protocol, expected, words) in [
-        ("TCP", Reach::BarePort, "matches every address"),
-        ("MySQL", Reach::BarePort, "matches every address"),
-        ("''", Reach::BarePort, "matches every address"),
-        ("HTTP", Reach::Nothing(Unreachable::NeedsName), "by name only"),
-        ("https", Reach::Nothing(Unreachable::NeedsName), "by name only"),
-        ("TLS", Reach::Nothing(Unreachable::NeedsName), "by name only"),
-        ("GRPC-Web", Reach::Nothing(Unreachable::NeedsName), "by name only"),
-        ("UDP", Reach::Nothing(Unreachable::Udp), "UDP"),
+fn the_protocol_says_what_a_port_without_addresses_is_found_by() {
+    use ByAddress::{Any, Nothing, Resolved};
+    use NameSource::{Host, Sni};
+    for (protocol, by_address, resolved, by_name) in [
+        ("TCP", Any, Resolved, None),
+        ("MySQL", Any, Resolved, None),
+        ("''", Any, Resolved, Some(Host)),
+        ("HTTP", Nothing, Nothing, Some(Host)),
+        ("http2", Nothing, Nothing, Some(Host)),
+        ("GRPC-Web", Nothing, Nothing, Some(Host)),
+        ("https", Nothing, Nothing, Some(Sni)),
+        ("TLS", Nothing, Nothing, Some(Sni)),
     ] {
         let ports = format!("ports: [{{number: 7, name: p, protocol: {protocol}}}]");
-        let (entry, warnings) = spec(&["hosts: ['*.example.com']", &ports]).unwrap();
-        assert_eq!(entry.reach(&entry.ports[0]), expected, "{protocol}");
-        assert_eq!(warnings.len(), 1, "{protocol}: {warnings:?}");
-        assert!(
-            warnings[0].starts_with("r.yaml:6: ") && warnings[0].contains(words),
-            "{warnings:?}"
-        );
+        let (entry, warnings) = spec(&["hosts: [a.example.com]", &ports]).unwrap();
+        assert_eq!(entry.reach(&entry.ports[0]), Ok(Reach { by_address, by_name }), "{protocol}");
+        assert_eq!(warnings.len(), usize::from(by_address == Any), "{protocol}: {warnings:?}");
+        let says = |text: &String| {
+            text.starts_with("r.yaml:6: ") && text.contains("port 7 matches every address")
+        };
+        assert!(warnings.iter().all(says), "{warnings:?}");
+
+        let fields = ["hosts: [a.example.com]", &ports, "resolution: DNS"];
+        let (entry, warnings) = spec(&fields).unwrap();
+        let reach = Reach { by_address: resolved, by_name };
+        assert_eq!(entry.reach(&entry.ports[0]), Ok(reach), "{protocol}");
+        assert!(warnings.is_empty(), "{warnings:?}");
     }
+    let (entry, warnings) =
+        spec(&["hosts: [a.b]", "ports: [{number: 7, name: p, protocol: UDP}]"]).unwrap();
+    assert_eq!(entry.reach(&entry.ports[0]), Err(Unreachable::Udp));
+    assert!(warnings[0].contains("is UDP and matches nothing"), "{warnings:?}");
 }
 
 #[test]
-fn resolution_by_name_matches_nothing_and_says_so_once() {
-    for resolution in ["DNS", "DNS_ROUND_ROBIN", "DYNAMIC_DNS"] {
-        let (entry, warnings) = spec(&[
-            "hosts: [a.example.com]",
-            "addresses: [192.0.2.1]",
-            "ports: [{number: 1, name: a}, {number: 2, name: b}]",
-            &format!("resolution: {resolution}"),
-            "endpoints: [{address: b.example.com}]",
-        ])
-        .unwrap();
-        let reach = Reach::Nothing(Unreachable::ResolvesByName);
-        assert!(entry.ports.iter().all(|port| entry.reach(port) == reach));
-        assert_eq!(warnings.len(), 1);
-        assert!(warnings[0].starts_with("r.yaml:8: warning: default/a resolves by name"));
+fn dns_entries_say_what_they_need_resolved() {
+    let names = |hosts: &str, protocol: &str, endpoints: &str| {
+        let ports = format!("ports: [{{number: 1, name: a, protocol: {protocol}}}]");
+        let (entry, warnings) = spec(&[hosts, &ports, "resolution: DNS", endpoints]).unwrap();
+        assert_eq!(warnings, [""; 0]);
+        let names: Vec<String> =
+            names_to_resolve(&[entry.clone(), entry]).iter().map(Name::to_string).collect();
+        names.join(" ")
+    };
+    let two = "hosts: [B.example.com., a.example.com]";
+    assert_eq!(names(two, "TLS", "endpoints: []"), "a.example.com b.example.com");
+    let endpoints = "endpoints: [{address: Z.example.com}, {address: 192.0.2.1}]";
+    assert_eq!(names(two, "TLS", endpoints), "z.example.com");
+    assert_eq!(names("hosts: ['*.example.com']", "TLS", endpoints), "z.example.com");
+    // Workloads connect to what the hosts resolve to, and are found by it.
+    assert_eq!(names(two, "TCP", endpoints), "a.example.com b.example.com z.example.com");
+
+    let tls = "ports: [{number: 1, name: a, protocol: TLS}]";
+    let (entry, _) = spec(&["hosts: [a.example.com]", tls]).unwrap();
+    assert_eq!(entry.names_to_resolve().count(), 0);
+}
+
+#[test]
+fn dynamic_dns_is_matched_by_name_and_says_what_it_does_not_do() {
+    let (entry, warnings) = spec(&[
+        "hosts: ['*.example.com']",
+        "ports: [{number: 443, name: a, protocol: TLS}]",
+        "resolution: DYNAMIC_DNS",
+    ])
+    .unwrap();
+    let reach = Reach { by_address: ByAddress::Nothing, by_name: Some(NameSource::Sni) };
+    assert_eq!(entry.reach(&entry.ports[0]), Ok(reach));
+    assert_eq!(warnings.len(), 1);
+    assert!(warnings[0].starts_with("r.yaml:7: warning: resolution DYNAMIC_DNS is not acted on"));
+}
+
+#[test]
+fn hosts_are_in_the_normal_form_of_names() {
+    for (text, normal) in [
+        ("API.Example.COM.", "api.example.com"),
+        ("*.Example.com.", "*.example.com"),
+        ("*-EU.example.com", "*-eu.example.com"),
+        ("xn--bcher-kva.example", "xn--bcher-kva.example"),
+        ("*.xn--bcher-kva.example", "*.xn--bcher-kva.example"),
+    ] {
+        assert_eq!(host(text).to_string(), normal);
+        assert_eq!(host(normal), host(text));
     }
+    for bad in ["*", "*.", "**.a", "*..a", "a.*", "", "192.0.2.1", "*.0.2.1", "bücher.example"] {
+        assert!(HostPattern::parse(bad).is_err(), "{bad}");
+    }
+    let problems = spec(&["hosts: [bücher.example]", "ports: []"]).unwrap_err();
+    assert_eq!(
+        problems[0],
+        "r.yaml:5: error: `spec.hosts`: host `bücher.example` is not a DNS name: the host name is \
+         not ASCII; write international labels as xn--; write it as api.example.com or \
+         *.example.com"
+    );
+}
+
+#[test]
+fn a_wildcard_stands_for_labels_and_never_for_nothing() {
+    let matches =
+        |pattern: &str, name: &str| host(pattern).matches(&Name::parse(name.as_bytes()).unwrap());
+    for name in ["a.example.com", "a.b.example.com", "A.Example.com."] {
+        assert!(matches("*.example.com", name), "{name}");
+    }
+    for name in ["example.com", "badexample.com", "a.example.com.net", "com"] {
+        assert!(!matches("*.example.com", name), "{name}");
+    }
+    assert!(matches("*foo.com", "badfoo.com") && matches("*foo.com", "a.foo.com"));
+    assert!(!matches("*foo.com", "foo.com"));
+    let (_, warnings) =
+        spec(&["hosts: ['*foo.com']", "ports: [{number: 1, name: a, protocol: TLS}]"]).unwrap();
+    assert_eq!(
+        warnings,
+        ["r.yaml:5: warning: host `*foo.com` matches every name that ends so, whoever owns it; \
+          write `*.foo.com` for the names below that domain"]
+    );
 }
 
 #[test]
@@ -202,7 +284,7 @@ fn static_without_a_usable_endpoint_matches_nothing() {
         let ports = "ports: [{number: 1, name: a}]";
         let (entry, warnings) =
             spec(&["hosts: [a.b]", "resolution: STATIC", ports, endpoints]).unwrap();
-        assert_eq!(entry.reach(&entry.ports[0]), Reach::Nothing(Unreachable::NoEndpoint));
+        assert_eq!(entry.reach(&entry.ports[0]), Err(Unreachable::NoEndpoint));
         assert!(warnings.iter().any(|w| w.contains("no usable endpoint")), "{warnings:?}");
     }
 }
@@ -217,6 +299,7 @@ fn an_entry_without_ports_matches_nothing_and_says_so() {
 #[test]
 fn what_istio_refuses_is_refused_with_its_line() {
     let ports = "ports: [{number: 1, name: a}]";
+    let tls = "ports: [{number: 1, name: a, protocol: TLS}]";
     for (line, fields) in [
         (5, vec![ports]),
         (5, vec!["hosts: []", ports]),
@@ -237,6 +320,24 @@ fn what_istio_refuses_is_refused_with_its_line() {
         (6, vec!["hosts: [a.b]", "ports: [{number: 1, name: a}, {number: 2, name: a}]"]),
         (7, vec!["hosts: [a.b]", ports, "endpoints: [{address: 192.0.2.1}]"]),
         (8, vec!["hosts: [a.b]", ports, "resolution: STATIC", "endpoints: [{address: b.c}]"]),
+        (5, vec!["hosts: ['*.a.b']", ports, "resolution: DNS"]),
+        (5, vec!["hosts: [192.0.2.1]", ports]),
+        (5, vec!["hosts: [a..b]", ports]),
+        (5, vec!["hosts: [a.b]", tls, "resolution: DYNAMIC_DNS"]),
+        (6, vec!["hosts: ['*.a.b']", ports, "resolution: DYNAMIC_DNS"]),
+        (6, vec!["hosts: ['*.a.b']", "addresses: [1.2.3.4]", tls, "resolution: DYNAMIC_DNS"]),
+        (8, vec!["hosts: ['*.a.b']", tls, "resolution: DYNAMIC_DNS", "endpoints: [{address: a}]"]),
+        (8, vec!["hosts: [a.b]", ports, "resolution: DNS", "endpoints: [{address: 'unix:///x'}]"]),
+        (8, vec!["hosts: [a.b]", ports, "resolution: DNS", "endpoints: [{address: 'a_ b'}]"]),
+        (
+            8,
+            vec![
+                "hosts: [a.b]",
+                ports,
+                "resolution: DNS_ROUND_ROBIN",
+                "endpoints: [{address: a.c}, {address: b.c}]",
+            ],
+        ),
         (
             8,
             vec![

@@ -6,7 +6,12 @@ use std::time::{Duration, Instant, SystemTime};
 use proptest::prelude::*;
 
 use super::*;
-use crate::registry::service_entry::{self, Endpoint, Protocol};
+use crate::prefix;
+use crate::registry::service_entry::{
+    self, Endpoint, EndpointAddress, HostPattern, Origin, Port, Protocol, Resolution,
+};
+
+mod names;
 
 fn port(number: u16) -> Port {
     let name = format!("p{number}").into();
@@ -22,7 +27,7 @@ fn entry(name: &str, addresses: &[&str], ports: &[u16]) -> ServiceEntry {
         name: name.into(),
         namespace: "ns".into(),
         created: None,
-        hosts: vec![format!("{name}.example.com").into()],
+        hosts: vec![HostPattern::parse(&format!("{name}.example.com")).unwrap()],
         addresses: addresses.iter().map(|text| prefix::canonical(net(text))).collect(),
         ports: ports.iter().map(|number| port(*number)).collect(),
         resolution: Resolution::None,
@@ -32,7 +37,7 @@ fn entry(name: &str, addresses: &[&str], ports: &[u16]) -> ServiceEntry {
 }
 
 fn build(entries: Vec<ServiceEntry>) -> (Snapshot, Vec<Problem>) {
-    Snapshot::build(1, Arc::default(), entries, Workloads::default())
+    Snapshot::build(1, Arc::default(), &entries, Arc::default(), &Answers::default())
 }
 
 fn found(snapshot: &Snapshot, destination: &str) -> Option<(String, Match)> {
@@ -104,7 +109,8 @@ fn nothing_matching_is_decided_by_the_policy() {
 
     let mut config = Config::default();
     config.outbound_traffic_policy.mode = Mode::RegistryOnly;
-    let (snapshot, _) = Snapshot::build(2, Arc::new(config), vec![], Workloads::default());
+    let (config, none) = (Arc::new(config), Answers::default());
+    let (snapshot, _) = Snapshot::build(2, config, &[], Arc::default(), &none);
     let verdict = snapshot.lookup("192.0.2.1:1".parse().unwrap());
     assert!(matches!(verdict, Verdict::BlackHole));
     assert_eq!(&*snapshot.cluster(verdict).value.service_name, BLACK_HOLE_CLUSTER);
@@ -127,7 +133,10 @@ fn endpoints_take_turns_and_honour_their_ports() {
     let mut database = entry("db", &["192.0.2.1"], &[5432]);
     database.resolution = Resolution::Static;
     database.ports[0].target_port = Some(15432);
-    let endpoint = |address: &str, ports| Endpoint { address: address.parse().unwrap(), ports };
+    let endpoint = |address: &str, ports| Endpoint {
+        address: EndpointAddress::Ip(address.parse().unwrap()),
+        ports,
+    };
     database.endpoints =
         vec![endpoint("192.0.2.8", vec![]), endpoint("192.0.2.9", vec![("p5432".into(), 7)])];
     let (snapshot, _) = build(vec![database]);
@@ -143,11 +152,11 @@ fn endpoints_take_turns_and_honour_their_ports() {
 
 #[test]
 fn ports_that_nothing_can_reach_are_not_in_the_index() {
-    let mut named = entry("named", &[], &[80]);
-    named.ports[0].protocol = Protocol::Named;
-    let mut dns = entry("dns", &["192.0.2.1"], &[1]);
-    dns.resolution = Resolution::ByName;
-    let (snapshot, _) = build(vec![named, dns]);
+    let mut udp = entry("udp", &["192.0.2.1"], &[80]);
+    udp.ports[0].protocol = Protocol::Udp;
+    let mut nowhere = entry("nowhere", &["192.0.2.1"], &[1]);
+    nowhere.resolution = Resolution::Static;
+    let (snapshot, _) = build(vec![udp, nowhere]);
     assert_eq!(snapshot.services().len(), 0);
     assert_eq!(found(&snapshot, "192.0.2.1:80"), None);
     assert_eq!(found(&snapshot, "192.0.2.1:1"), None);

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -92,24 +93,24 @@ impl Ring for FaultyRing {
         self.inner.connect(socket, address, token);
     }
 
-    fn receive(&mut self, socket: &Socket, expect: Expect, token: Token) {
+    fn receive(&mut self, socket: &Socket, most: u32, expect: Expect, token: Token) {
         match self.faults.draw() {
             Some(error) => self.made_up.push_back(Completion::Received {
                 token,
                 result: Err(error),
                 expect: Expect::Nothing,
             }),
-            None => self.inner.receive(socket, expect, token),
+            None => self.inner.receive(socket, most, expect, token),
         }
     }
 
-    fn send(&mut self, socket: &Socket, buffer: &Buffer, offset: u32, token: Token) {
+    fn send(&mut self, socket: &Socket, buffer: &Buffer, bytes: Range<u32>, token: Token) {
         match self.faults.draw() {
             // A send needs no buffer of the pool.
             Some(error) if error != Errno::ENOBUFS => {
                 self.made_up.push_back(Completion::Sent { token, result: Err(error) });
             }
-            _ => self.inner.send(socket, buffer, offset, token),
+            _ => self.inner.send(socket, buffer, bytes, token),
         }
     }
 
@@ -131,6 +132,14 @@ impl Ring for FaultyRing {
 
     fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
         self.inner.bytes(buffer)
+    }
+
+    fn fill(&mut self, bytes: &[u8]) -> Option<Buffer> {
+        self.inner.fill(bytes)
+    }
+
+    fn prepend(&mut self, buffer: &mut Buffer, bytes: &[u8]) {
+        self.inner.prepend(buffer, bytes);
     }
 
     fn release(&mut self, buffer: Buffer) {

@@ -25,6 +25,7 @@ pub(crate) struct Setup {
     pub(crate) workers: u16,
     pub(crate) mode: Mode,
     pub(crate) action: Action,
+    pub(crate) tls_alert: bool,
     pub(crate) connect: Duration,
     pub(crate) idle: Duration,
     pub(crate) half_close: Duration,
@@ -32,6 +33,9 @@ pub(crate) struct Setup {
     pub(crate) destination_ip: bool,
     pub(crate) buffers: Option<u16>,
     pub(crate) registry: String,
+    /// More fields of `names`, as they stand in a file.
+    pub(crate) names: String,
+    pub(crate) dns_servers: Vec<SocketAddr>,
 }
 
 impl Default for Setup {
@@ -40,6 +44,7 @@ impl Default for Setup {
             workers: 1,
             mode: Mode::AllowAny,
             action: Action::Close,
+            tls_alert: false,
             connect: Duration::from_secs(10),
             idle: Duration::from_secs(3600),
             half_close: Duration::from_secs(50),
@@ -47,6 +52,8 @@ impl Default for Setup {
             destination_ip: false,
             buffers: None,
             registry: String::new(),
+            names: String::new(),
+            dns_servers: Vec::new(),
         }
     }
 }
@@ -63,12 +70,21 @@ impl Setup {
             Action::Reset => "reset",
         };
         let registry = if self.registry.is_empty() { "[]" } else { "[registry.yaml]" };
+        let servers: Vec<_> = self.dns_servers.iter().map(|s| format!("'{s}'")).collect();
+        let servers = servers.join(", ");
+        let names = match self.names.as_str() {
+            "" => String::new(),
+            more => format!(", {more}"),
+        };
         let millis = |time: Duration| time.as_millis();
         format!(
-            "outboundTrafficPolicy: {{ mode: {mode} }}\nblackHole: {{ action: {action} }}\n\
-             registry: {registry}\nupstream: {{ mark: null }}\n\
+            "outboundTrafficPolicy: {{ mode: {mode} }}\n\
+             blackHole: {{ action: {action}, tlsAlert: {} }}\n\
+             registry: {registry}\nnames: {{ dnsServers: [{servers}]{names} }}\n\
+             upstream: {{ mark: null }}\n\
              timeouts: {{ connect: {}ms, idle: {}ms, halfClose: {}ms }}\n\
              metrics: {{ destinationIp: {} }}\n",
+            self.tls_alert,
             millis(self.connect),
             millis(self.idle),
             millis(self.half_close),
@@ -136,6 +152,7 @@ impl Proxy {
             config_file,
             signals: control::Signals::Ignore,
             debug_endpoints: control::DebugEndpoints::Off,
+            loopback_answers: control::LoopbackAnswers::Accepted,
             set_log_level: Box::new(|_| Ok(())),
         };
         let (destinations, faults) = (Destinations::default(), Faults::default());
@@ -185,7 +202,7 @@ impl Proxy {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
         let request =
-            format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();

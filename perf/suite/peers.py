@@ -1,0 +1,137 @@
+"""Who is measured: each proxy as its own users would run it for this job."""
+
+import dataclasses
+import fnmatch
+import pathlib
+import shutil
+
+from .errors import UsageError
+from .lab import PERF
+from .profiles import BY_NAME, MAXIMUM
+
+CONFIGURATIONS = PERF / "peers"
+
+TCP_ONLY = frozenset(BY_NAME)
+HTTP_ONLY = frozenset({"http"})
+
+NO_STATISTICS = "it has no statistics endpoint for TCP"
+NO_RELOAD = "its configuration is not swapped under load here"
+NO_POLICY = "it has no policy"
+NO_PROXY = "there is no proxy"
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """One proxy. `program` is a key of tools.Tools; `arguments` may hold {config}, {workers}."""
+
+    name: str
+    label: str
+    program: str = ""
+    arguments: tuple = ()
+    port: int = 0
+    capture: str = "redirect"
+    config: str = ""
+    # The configuration that lets nothing pass; empty: `config` itself, by its word @policy@.
+    blackhole: str = ""
+    # http://127.0.0.1... in the node, or empty.
+    statistics: str = ""
+    measures: frozenset = TCP_ONLY
+    leaves_out: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def is_direct(self):
+        return not self.program
+
+    @property
+    def relays_connections(self):
+        """Whether each connection to it becomes one to the server."""
+        return MAXIMUM in self.measures
+
+    def measured_by(self, profile):
+        return profile.name in self.measures and profile.name not in self.leaves_out
+
+    def render(self, directory, workers, policy="ALLOW_ANY"):
+        """Writes the configuration for this mode and policy; returns its path."""
+        directory = pathlib.Path(directory)
+        blackholed = policy == "REGISTRY_ONLY"
+        name = self.blackhole if blackholed and self.blackhole else self.config
+        if not name:
+            return directory
+        text = (CONFIGURATIONS / name).read_text()
+        for word, value in {"workers": workers, "directory": directory, "policy": policy,
+                            "capture": self.capture}.items():
+            text = text.replace(f"@{word}@", str(value))
+        path = directory / name
+        path.write_text(text)
+        registry = directory / "registry.d"
+        registry.mkdir(exist_ok=True)
+        entries = CONFIGURATIONS / f"{path.stem}.registry.yaml"
+        if entries.exists():
+            shutil.copy(entries, registry)
+        return path
+
+    def command(self, tools, config, workers):
+        return [tools[self.program],
+                *(word.format(config=config, workers=workers, port=self.port)
+                  for word in self.arguments)]
+
+
+def _egret(name, label, program="egret", config="egret.yaml", **more):
+    return Peer(name, label, program, ("run", "--config", "{config}"), 15001, config=config,
+                statistics="http://127.0.0.1:15020/metrics", **more)
+
+
+def _haproxy(name, label, **more):
+    return Peer(name, label, "haproxy", ("-db", "-f", "{config}"), 16001, **more)
+
+
+def _envoy(name, label, **more):
+    return Peer(name, label, "envoy",
+                ("--config-path", "{config}", "--concurrency", "{workers}",
+                 # No shared memory with a second Envoy, which these runs never start.
+                 "--disable-hot-restart", "--log-level", "warning"), 18001, **more)
+
+
+def _baseline(name):
+    # One thread whatever the mode: they show what a runtime costs, not how it scales.
+    return Peer(name, f"{name} relay", f"relay-{name}", ("{port}",), 19001,
+                leaves_out={"blackhole": NO_POLICY, "scrape": NO_STATISTICS, "reload": NO_RELOAD})
+
+
+PEERS = (
+    Peer("direct", "no proxy", capture="",
+         leaves_out=dict.fromkeys(("blackhole", "scrape", "reload", "account"), NO_PROXY)),
+    _haproxy("haproxy", "HAProxy, TCP", config="haproxy.cfg", blackhole="haproxy-blackhole.cfg",
+             statistics="http://127.0.0.1:16020/metrics", leaves_out={"reload": NO_RELOAD}),
+    _haproxy("haproxy-http", "HAProxy, HTTP", config="haproxy-http.cfg", measures=HTTP_ONLY),
+    _envoy("envoy", "Envoy, TCP", config="envoy.yaml", blackhole="envoy-blackhole.yaml",
+           statistics="http://127.0.0.1:18020/stats/prometheus",
+           leaves_out={"reload": NO_RELOAD}),
+    _envoy("envoy-http", "Envoy, HTTP", config="envoy-http.yaml", measures=HTTP_ONLY),
+    Peer("nginx", "nginx stream, TPROXY", "nginx", ("-c", "{config}"), 17001, capture="tproxy",
+         config="nginx.conf", blackhole="nginx-blackhole.conf",
+         leaves_out={"scrape": NO_STATISTICS, "reload": NO_RELOAD}),
+    _egret("egret", "Egret"),
+    _egret("egret-tproxy", "Egret, TPROXY", capture="tproxy"),
+    _egret("egret-unnamed", "Egret, names off", config="egret-unnamed.yaml"),
+    _egret("egret-http", "Egret, HTTP", config="egret-http.yaml", measures=HTTP_ONLY),
+    _egret("egret-b", "Egret, the other binary", program="egret-b"),
+    _baseline("monoio"),
+    _baseline("tokio-uring"),
+    _baseline("tokio"),
+)
+BY_PEER_NAME = {peer.name: peer for peer in PEERS}
+# Of the suite itself; egret-b only with a binary of its own.
+DEFAULT = tuple(peer.name for peer in PEERS if peer.name != "egret-b")
+QUICK = ("direct", "haproxy", "haproxy-http", "envoy", "envoy-http", "egret", "egret-http")
+
+
+def select(patterns):
+    """Names or shell patterns, in the order of the table."""
+    chosen = set()
+    for pattern in patterns:
+        names = fnmatch.filter(BY_PEER_NAME, pattern)
+        if not names:
+            raise UsageError(f"there is no proxy '{pattern}': {', '.join(BY_PEER_NAME)}")
+        chosen.update(names)
+    return [peer for peer in PEERS if peer.name in chosen]

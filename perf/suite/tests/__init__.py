@@ -1,0 +1,1 @@
+"""What can be checked without a lab: arithmetic, parsing, selection, the page itself."""

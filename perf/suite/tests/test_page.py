@@ -1,0 +1,114 @@
+"""The command line, and the page that a run becomes."""
+
+import pathlib
+import tempfile
+import unittest
+
+from suite import options, peers, profiles, report
+from suite.errors import UsageError
+from suite.results import Results
+
+
+def a_point(profile, proxy, number, value, **more):
+    return {"kind": "point", "profile": profile, "proxy": proxy, "round": number, "value": value,
+            "load": {"per_second": value, "latency_us": {}}, "core_idle": 0.0, "core_stolen": 0.0,
+            **more}
+
+
+class CommandLine(unittest.TestCase):
+    def test_open_loop_brings_the_maximum_along(self):
+        names = [profile.name for profile in profiles.select(["open-loop"])]
+        self.assertEqual(names, ["rr64", "open20", "open50", "open80"])
+
+    def test_a_disturbance_brings_the_undisturbed_along(self):
+        names = [profile.name for profile in profiles.select(["scrape"])]
+        self.assertEqual(names, ["rr64", "open50", "scrape"])
+
+    def test_patterns_keep_the_order_of_measurement(self):
+        names = [profile.name for profile in profiles.select(["churn", "rr1*"])]
+        self.assertEqual(names, ["rr1", "rr1-1k", "rr1-16k", "churn"])
+
+    def test_unknown_names_are_refused(self):
+        for wrong in (["--profile", "rr65"], ["--proxy", "squid"], ["--rounds", "0"],
+                      ["--seconds", "0.1"], ["--mode", "both"], ["--proxy", "egret-b"]):
+            with self.assertRaises(UsageError, msg=wrong):
+                options.parse(wrong)
+
+    def test_quick_has_what_the_gate_needs(self):
+        quick = options.parse(["--quick"])
+        self.assertLessEqual({"direct", "haproxy", "envoy", "egret"},
+                             {peer.name for peer in quick.peers})
+        self.assertLessEqual({"rr64", "churn", "bulk", "http"},
+                             {profile.name for profile in quick.profiles})
+        self.assertTrue(quick.quick)
+
+    def test_the_default_leaves_no_profile_out(self):
+        self.assertEqual(len(options.parse([]).profiles), len(profiles.PROFILES))
+
+
+class Peers(unittest.TestCase):
+    def test_what_is_left_out_exists(self):
+        for peer in peers.PEERS:
+            self.assertLessEqual(set(peer.leaves_out), set(profiles.BY_NAME), peer.name)
+
+    def test_every_configuration_exists_and_is_rendered_whole(self):
+        for peer in peers.PEERS:
+            for policy in ("ALLOW_ANY", "REGISTRY_ONLY"):
+                with tempfile.TemporaryDirectory() as directory:
+                    config = peer.render(directory, 2, policy)
+                    if config.is_file():
+                        self.assertNotRegex(config.read_text(), r"@[a-z]+@", peer.name)
+
+    def test_the_http_peer_brings_its_registry(self):
+        with tempfile.TemporaryDirectory() as directory:
+            peers.BY_PEER_NAME["egret-http"].render(directory, 1)
+            registry, = pathlib.Path(directory, "registry.d").glob("*.yaml")
+            for host in profiles.HOSTS:
+                self.assertIn(host, registry.read_text())
+
+
+class Page(unittest.TestCase):
+    SETTINGS = {"kind": "settings", "date": "2026-01-02T03:04:05+00:00", "commit": "abc",
+                "load_average_at_start": 0.0, "mode": "one-core", "rounds": 2,
+                "versions": {"haproxy": "2.6"}, "profiles": ["rr64"],
+                "proxies": ["direct", "haproxy", "egret"]}
+    GOOD = [a_point("rr64", "haproxy", 1, 100.0), a_point("rr64", "egret", 1, 125.0),
+            a_point("rr64", "haproxy", 2, 102.0), a_point("rr64", "egret", 2, 126.0)]
+
+    def page(self, *lines):
+        with tempfile.TemporaryDirectory() as directory:
+            return report.write(Results(pathlib.Path(directory), [self.SETTINGS, *lines]))
+
+    def test_a_complete_run(self):
+        text = self.page(*self.GOOD, {"kind": "end", "how": "complete"})
+        self.assertIn("| rr64 | 1 (spread 2.0%) | - | 1.24 (1.24 to 1.25) |", text)
+        self.assertIn("| rr64, against haproxy | >= 1.2 | 1.24 (1.24 to 1.25) | **met** |", text)
+        self.assertNotIn("Incomplete", text)
+        self.assertNotIn("Doubts", text)
+
+    def test_an_interrupted_run_says_so(self):
+        text = self.page(*self.GOOD, {"kind": "end", "how": "interrupted"})
+        self.assertIn("**Incomplete (interrupted)", text)
+
+    def test_a_failed_check_is_named(self):
+        text = self.page({"kind": "failure", "round": 1, "proxy": "egret", "profile": "rr64",
+                          "reason": "it died"}, {"kind": "end", "how": "complete"})
+        self.assertIn("| 1 | egret | rr64 | it died |", text)
+
+    def test_a_base_that_moves_is_noisy(self):
+        moved = [dict(self.GOOD[0], value=150.0), *self.GOOD[1:]]
+        self.assertIn("**Noisy: rr64.**", self.page(*moved))
+
+    def test_an_idle_core_is_named(self):
+        idle = [dict(self.GOOD[0], core_idle=0.3), *self.GOOD[1:]]
+        self.assertIn("The core was idle** for more than 5% of: rr64 of haproxy", self.page(*idle))
+
+    def test_two_egrets_are_compared(self):
+        settings = dict(self.SETTINGS, proxies=["egret", "egret-b"])
+        self.assertEqual(report.bases(settings), ["egret"])
+        settings = dict(self.SETTINGS, proxies=["haproxy", "egret", "egret-b"])
+        self.assertEqual(report.bases(settings), ["haproxy", "egret"])
+
+
+if __name__ == "__main__":
+    unittest.main()

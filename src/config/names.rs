@@ -1,0 +1,104 @@
+//! The sections `names` and `accessLog`: what names decide, and where they are written down.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+/// What the names in a connection's bytes (Host, SNI) decide, and how names are resolved.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Names {
+    /// Whether names are read at all; if not, every decision is by address and port.
+    pub enabled: bool,
+    /// How long after its accept a connection may wait for its name, when that could decide.
+    #[serde(serialize_with = "super::duration")]
+    pub deadline: Duration,
+    /// Destination ports on which no connection waits for its name; sorted, no duplicates. There
+    /// the server speaks first, or what is spoken carries no name.
+    pub opaque_ports: Vec<u16>,
+    /// What becomes of a connection whose name nothing vouches for.
+    pub unverified: Unverified,
+    /// Asked for the addresses of entries with resolution DNS, in this order; empty: those that
+    /// `/etc/resolv.conf` names.
+    pub dns_servers: Vec<SocketAddr>,
+}
+
+/// What becomes of a connection whose name matches an entry that has neither endpoints nor the
+/// original destination among its addresses: the workload may have claimed any name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unverified {
+    /// It goes to its original destination, as in Istio.
+    Allow,
+    /// It is blocked.
+    Block,
+}
+
+/// One line per connection and per request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AccessLog {
+    /// How a line is written, if at all.
+    pub format: AccessLogFormat,
+    /// The file that lines are added to, joined to the directory of the configuration file;
+    /// `None`: standard output.
+    #[serde(serialize_with = "path_or_stdout")]
+    pub path: Option<PathBuf>,
+}
+
+/// How a line of the access log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AccessLogFormat {
+    /// Not at all.
+    Off,
+    /// One object per line.
+    Json,
+    /// As Envoy's default format.
+    Text,
+}
+
+/// The word that stands for standard output in `accessLog.path`.
+pub(super) const STDOUT: &str = "stdout";
+
+impl Default for Names {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            deadline: Duration::from_secs(5),
+            // SMTP, submission, MySQL, Galera, PostgreSQL, Redis, Elasticsearch, memcached: the
+            // list that Linkerd ships for the same purpose.
+            opaque_ports: vec![25, 587, 3306, 4444, 5432, 6379, 9300, 11211],
+            unverified: Unverified::Allow,
+            dns_servers: Vec::new(),
+        }
+    }
+}
+
+impl Names {
+    /// Whether a connection to `port` may be decided by its name.
+    #[must_use]
+    pub fn decide_on(&self, port: u16) -> bool {
+        self.enabled && self.opaque_ports.binary_search(&port).is_err()
+    }
+}
+
+impl Unverified {
+    /// As the configuration writes it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Block => "block",
+        }
+    }
+}
+
+fn path_or_stdout<S: Serializer>(path: &Option<PathBuf>, serializer: S) -> Result<S::Ok, S::Error> {
+    match path {
+        Some(path) => path.serialize(serializer),
+        None => serializer.serialize_str(STDOUT),
+    }
+}

@@ -1,0 +1,363 @@
+//! From the DNS server to the published snapshot: the resolver and the reload thread, over files.
+
+use std::fs;
+use std::net::IpAddr;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::RecordType;
+use tempfile::TempDir;
+
+use super::testing::{DnsServer, Say};
+use super::*;
+use crate::control::reload::{self, Candidate, Outcome, Source, Watching};
+use crate::control::testing::{target, wait_until};
+use crate::load;
+use crate::metrics::ReloadResult;
+use crate::registry::Registry;
+use crate::registry::snapshot::Target;
+
+/// TTL 0 is asked for anew after 10 ms.
+const QUICK: Timing = Timing {
+    ttl_min: Duration::from_millis(10),
+    ttl_max: Duration::from_secs(3600),
+    retry_min: Duration::from_millis(10),
+    retry_max: Duration::from_millis(10),
+    absence_hold: Duration::from_millis(100),
+};
+
+/// A registry in files, with the resolver and the reload thread that keep it.
+struct Bench {
+    directory: TempDir,
+    registry: Registry,
+    counters: Arc<ControlCounters>,
+    names: Names,
+    first_answers: Receiver<()>,
+    reload: reload::Handle,
+    // Dropped before the reload thread, as in the control plane.
+    runtime: Option<Runtime>,
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        drop(self.runtime.take());
+    }
+}
+
+fn write_config(directory: &TempDir, servers: &[SocketAddr]) {
+    let servers: Vec<String> = servers.iter().map(|server| format!("'{server}'")).collect();
+    let servers = servers.join(", ");
+    let text = format!("registry: ['registry.yaml']\nnames: {{ dnsServers: [{servers}] }}\n");
+    fs::write(directory.path().join("egret.yaml"), text).unwrap();
+}
+
+/// One entry per host, each on port 5432 without listed addresses.
+fn write_registry(directory: &TempDir, hosts: &[&str]) {
+    let entries: Vec<String> = hosts
+        .iter()
+        .map(|host| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+                 metadata: {{ name: {}, namespace: shop }}\n\
+                 spec: {{ hosts: [{host}], resolution: DNS, \
+                 ports: [{{ number: 5432, name: tcp, protocol: TCP }}] }}\n",
+                host.replace('.', "-")
+            )
+        })
+        .collect();
+    let text = match entries.is_empty() {
+        true => "apiVersion: v1\nkind: List\nitems: []\n".into(),
+        false => entries.join("---\n"),
+    };
+    fs::write(directory.path().join("registry.yaml"), text).unwrap();
+}
+
+impl Bench {
+    fn start(server: &DnsServer, hosts: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        write_config(&directory, &[server.address]);
+        write_registry(&directory, hosts);
+        let config_file = directory.path().join("egret.yaml");
+        let first = load::load(&config_file).unwrap();
+        let source = Source {
+            load: Box::new(move || {
+                let loaded = load::load(&config_file)?;
+                Ok(Candidate {
+                    parts: loaded.parts,
+                    problems: loaded.problems,
+                    files: loaded.files,
+                    directories: loaded.directories,
+                    fingerprint: loaded.fingerprint,
+                })
+            }),
+            parts: first.parts.clone(),
+            files: first.files.clone(),
+            directories: first.directories.clone(),
+            fingerprint: first.fingerprint,
+            problems: first.problems.clone(),
+            restart_needed: |_, _| Vec::new(),
+            poll: Duration::from_secs(3600),
+            watching: Watching::PollOnly,
+        };
+        let registry = Registry::new(first.snapshot(1));
+        let (wanted, names_wanted) = watch::channel(Wanted::default());
+        let (target, counters) = target(&registry, wanted);
+        let reload = reload::Handle::start(source, target).unwrap();
+        let (told, first_answers) = sync_channel(1);
+        let inputs = Inputs {
+            wanted: names_wanted,
+            offer: reload.offer(),
+            counters: Arc::clone(&counters),
+            loopback: LoopbackAnswers::Refused,
+            first_answers: told,
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let names = spawn_with(inputs, &runtime, QUICK);
+        let runtime = Some(runtime);
+        Self { directory, registry, counters, names, first_answers, reload, runtime }
+    }
+
+    fn await_first_answers(&self) {
+        self.first_answers.recv_timeout(Duration::from_secs(10)).unwrap();
+    }
+
+    /// The addresses that the current snapshot sends connections for `host` to.
+    fn endpoints(&self, host: &str) -> Vec<String> {
+        let snapshot = self.registry.current();
+        let service = snapshot.services().find(|s| &*s.cluster.value.service_name == host);
+        match &service.expect("the host is registered").target {
+            Target::Endpoints(list) => list.iter().map(|e| e.ip().to_string()).collect(),
+            Target::OriginalDestination { .. } => panic!("{host} is not resolved"),
+        }
+    }
+
+    fn wait_for(&self, host: &str, addresses: &[&str]) {
+        let what = format!("{host} is at {addresses:?}");
+        wait_until(&what, || self.endpoints(host) == addresses);
+    }
+
+    fn generation(&self) -> u64 {
+        self.registry.current().generation
+    }
+
+    fn reload(&self) -> Outcome {
+        self.reload.ask().blocking_recv().unwrap()
+    }
+
+    fn count(&self, result: DnsResult) -> u64 {
+        self.counters.dns_resolutions(result).get()
+    }
+
+    /// Waits until `result` has come several times more.
+    fn wait_for_more(&self, result: DnsResult) {
+        let before = self.count(result);
+        wait_until(&format!("more of {result:?}"), || self.count(result) > before + 3);
+    }
+}
+
+#[test]
+fn the_first_answers_are_published_before_they_are_told() {
+    let server = DnsServer::start();
+    server.say_addresses("db.example", &["192.0.2.7"]);
+    server.say("dead.example", Say::Code(ResponseCode::ServFail));
+    let bench = Bench::start(&server, &["db.example", "dead.example"]);
+    bench.await_first_answers();
+    assert_eq!(bench.endpoints("db.example"), ["192.0.2.7"]);
+    assert!(bench.endpoints("dead.example").is_empty());
+    assert_eq!(bench.generation(), 2);
+    assert_eq!(bench.counters.config_generation.get(), 2);
+    assert_eq!(bench.counters.dns_names.get(), 2);
+    assert_eq!(bench.counters.reloads(ReloadResult::Success).get(), 0, "no reload is counted");
+    // By an address that the name resolved to, and by no other.
+    let snapshot = bench.registry.current();
+    let verdict = |to: &str| format!("{:?}", snapshot.lookup(to.parse().unwrap()));
+    assert!(verdict("192.0.2.7:5432").starts_with("Service"));
+    assert!(verdict("192.0.2.8:5432").starts_with("Passthrough"));
+}
+
+#[test]
+fn without_names_nothing_is_asked_or_published() {
+    let bench = Bench::start(&DnsServer::start(), &[]);
+    bench.await_first_answers();
+    assert_eq!(bench.generation(), 1);
+    assert_eq!(DnsResult::ALL.map(|result| bench.count(result)), [0; 3]);
+}
+
+#[test]
+fn an_expired_answer_is_asked_for_again_and_a_change_is_published() {
+    let server = DnsServer::start();
+    server.say_addresses("db.example", &["192.0.2.1", "192.0.2.2"]);
+    let bench = Bench::start(&server, &["db.example"]);
+    bench.wait_for("db.example", &["192.0.2.1", "192.0.2.2"]);
+    // The same set in another order is no change.
+    server.say_addresses("db.example", &["192.0.2.2", "192.0.2.1"]);
+    bench.wait_for_more(DnsResult::Success);
+    assert_eq!(bench.generation(), 2);
+    server.say_addresses("db.example", &["192.0.2.3"]);
+    bench.wait_for("db.example", &["192.0.2.3"]);
+    assert_eq!(bench.generation(), 3);
+}
+
+#[test]
+fn an_answer_that_holds_is_not_asked_for_again() {
+    let server = DnsServer::start();
+    let address: IpAddr = "192.0.2.1".parse().unwrap();
+    server.say("held.example", Say::Addresses(vec![address], 3600));
+    server.say_addresses("other.example", &["192.0.2.2"]);
+    let bench = Bench::start(&server, &["held.example", "other.example"]);
+    bench.wait_for_more(DnsResult::Success);
+    assert_eq!(server.asked("held.example", RecordType::A), 1);
+    assert!(server.asked("other.example", RecordType::A) > 1);
+    let view = serde_json::to_value(bench.names.view()).unwrap();
+    assert_eq!(view[0]["name"], "held.example");
+    assert_eq!(view[0]["addresses"], serde_json::json!(["192.0.2.1"]));
+    assert!(view[0]["ttlLeftS"].as_u64().unwrap() > 3500);
+    assert_eq!(view[0]["error"], serde_json::Value::Null);
+}
+
+#[test]
+fn the_ttl_of_an_alias_counts() {
+    let server = DnsServer::start();
+    let address: IpAddr = "192.0.2.1".parse().unwrap();
+    server.say("www.example", Say::Alias("cdn.example", 0));
+    server.say("cdn.example", Say::Addresses(vec![address], 3600));
+    let bench = Bench::start(&server, &["www.example"]);
+    bench.wait_for("www.example", &["192.0.2.1"]);
+    bench.wait_for_more(DnsResult::Success);
+}
+
+#[test]
+fn a_failing_server_leaves_the_last_good_addresses() {
+    let server = DnsServer::start();
+    server.say_addresses("db.example", &["192.0.2.1"]);
+    let bench = Bench::start(&server, &["db.example"]);
+    bench.wait_for("db.example", &["192.0.2.1"]);
+    server.say("db.example", Say::Code(ResponseCode::ServFail));
+    bench.wait_for_more(DnsResult::Failure);
+    server.say("db.example", Say::Code(ResponseCode::Refused));
+    bench.wait_for_more(DnsResult::Failure);
+    assert_eq!(bench.endpoints("db.example"), ["192.0.2.1"]);
+    assert_eq!(bench.generation(), 2);
+    let view = serde_json::to_value(bench.names.view()).unwrap();
+    assert!(view[0]["error"].is_string(), "{view}");
+}
+
+#[test]
+fn a_name_that_is_gone_loses_its_addresses_and_gets_them_back() {
+    let server = DnsServer::start();
+    server.say_addresses("db.example", &["192.0.2.1"]);
+    let bench = Bench::start(&server, &["db.example"]);
+    bench.wait_for("db.example", &["192.0.2.1"]);
+    server.say("db.example", Say::Code(ResponseCode::NXDomain));
+    bench.wait_for("db.example", &[]);
+    assert!(bench.count(DnsResult::Empty) > 1, "the first NXDOMAIN was believed");
+    server.say_addresses("db.example", &["192.0.2.1"]);
+    bench.wait_for("db.example", &["192.0.2.1"]);
+    // The name exists, but it has no address.
+    server.say_addresses("db.example", &[]);
+    bench.wait_for("db.example", &[]);
+}
+
+#[test]
+fn a_name_with_ipv6_addresses_alone_is_resolved() {
+    let server = DnsServer::start();
+    server.say_addresses("six.example", &["2001:db8::1", "2001:db8::2"]);
+    let bench = Bench::start(&server, &["six.example"]);
+    bench.wait_for("six.example", &["2001:db8::1", "2001:db8::2"]);
+    assert!(server.asked("six.example", RecordType::A) > 0);
+}
+
+#[test]
+fn a_reload_keeps_the_answers_of_names_that_stay() {
+    let server = DnsServer::start();
+    let address: IpAddr = "192.0.2.1".parse().unwrap();
+    server.say("stays.example", Say::Addresses(vec![address], 3600));
+    server.say_addresses("comes.example", &["192.0.2.2"]);
+    let bench = Bench::start(&server, &["stays.example"]);
+    bench.await_first_answers();
+    write_registry(&bench.directory, &["stays.example", "comes.example"]);
+    let Outcome::Success { generation } = bench.reload() else { panic!("refused") };
+    assert_eq!(bench.endpoints("stays.example"), ["192.0.2.1"], "in the reloaded generation");
+    bench.wait_for("comes.example", &["192.0.2.2"]);
+    assert!(bench.generation() > generation);
+    assert_eq!(bench.counters.reloads(ReloadResult::Success).get(), 1);
+    assert_eq!(server.asked("stays.example", RecordType::A), 1);
+}
+
+#[test]
+fn a_name_that_was_removed_is_not_asked_for_and_comes_back_with_new_addresses() {
+    let server = DnsServer::start();
+    for host in ["goes.example", "stays.example"] {
+        server.say_addresses(host, &["192.0.2.1"]);
+    }
+    let bench = Bench::start(&server, &["goes.example", "stays.example"]);
+    bench.await_first_answers();
+    write_registry(&bench.directory, &["stays.example"]);
+    bench.reload();
+    wait_until("one name is left", || bench.counters.dns_names.get() == 1);
+    // What was under way may still arrive.
+    bench.wait_for_more(DnsResult::Success);
+    let asked = server.asked("goes.example", RecordType::A);
+    bench.wait_for_more(DnsResult::Success);
+    assert_eq!(server.asked("goes.example", RecordType::A), asked);
+
+    server.say("goes.example", Say::Code(ResponseCode::ServFail));
+    write_registry(&bench.directory, &["goes.example", "stays.example"]);
+    bench.reload();
+    bench.wait_for_more(DnsResult::Failure);
+    assert!(bench.endpoints("goes.example").is_empty(), "an old answer came back");
+    server.say_addresses("goes.example", &["192.0.2.9"]);
+    bench.wait_for("goes.example", &["192.0.2.9"]);
+}
+
+#[test]
+fn other_servers_are_asked_after_a_reload_that_names_them() {
+    let (old, new) = (DnsServer::start(), DnsServer::start());
+    let addresses = |text: &str| Say::Addresses(vec![text.parse().unwrap()], 3600);
+    old.say("db.example", addresses("192.0.2.1"));
+    new.say("db.example", addresses("192.0.2.2"));
+    let bench = Bench::start(&old, &["db.example"]);
+    bench.wait_for("db.example", &["192.0.2.1"]);
+    write_config(&bench.directory, &[new.address]);
+    bench.reload();
+    bench.wait_for("db.example", &["192.0.2.2"]);
+    assert_eq!(old.asked("db.example", RecordType::A), 1);
+}
+
+#[test]
+fn a_server_that_never_answers_holds_up_neither_other_names_nor_reloads_nor_the_end() {
+    let server = DnsServer::start();
+    server.say("silent.example", Say::Nothing);
+    server.say_addresses("db.example", &["192.0.2.1"]);
+    let bench = Bench::start(&server, &["silent.example", "db.example"]);
+    bench.wait_for("db.example", &["192.0.2.1"]);
+    wait_until("it was asked", || server.asked("silent.example", RecordType::A) > 0);
+    assert!(bench.first_answers.try_recv().is_err(), "not every name has an answer");
+    let begun = Instant::now();
+    write_registry(&bench.directory, &["silent.example", "db.example", "more.example"]);
+    assert_eq!(bench.reload(), Outcome::Success { generation: 3 });
+    drop(bench);
+    assert!(begun.elapsed() < question::SERVER_MAX, "waited for an answer");
+}
+
+#[test]
+fn many_changes_make_few_generations() {
+    let server = DnsServer::start();
+    let hosts: Vec<String> = (0..200).map(|n| format!("h{n}.example")).collect();
+    for host in &hosts {
+        server.say(host, Say::Addresses(vec!["192.0.2.1".parse().unwrap()], 3600));
+    }
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let bench = Bench::start(&server, &hosts);
+    bench.await_first_answers();
+    assert_eq!(bench.count(DnsResult::Success), 200);
+    for host in hosts {
+        assert_eq!(bench.endpoints(host), ["192.0.2.1"]);
+    }
+    // Alone each would have made one; a slow machine gathers less.
+    assert!(bench.generation() < 100, "{}", bench.generation());
+}

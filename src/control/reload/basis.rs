@@ -1,0 +1,62 @@
+//! What the generation in use was built from, and so will be the next one when an address changes.
+//!
+//! The workers never see it: it belongs to the reload thread.
+
+use std::collections::BTreeSet;
+
+use crate::control::dns::Wanted;
+use crate::load::Parts;
+use crate::problem::Problem;
+use crate::registry::{Answers, Snapshot};
+use crate::sniff::Name;
+
+/// The contents of the files in use, and the addresses of the names in them.
+pub(super) struct Basis {
+    parts: Parts,
+    /// Warnings about the files.
+    problems: Vec<Problem>,
+    names: BTreeSet<Name>,
+    /// Of no other names than those.
+    answers: Answers,
+}
+
+impl Basis {
+    /// Of the first generation, before any name is resolved.
+    pub(super) fn new(parts: Parts, problems: Vec<Problem>) -> Self {
+        let names = parts.names_to_resolve();
+        Self { parts, problems, names, answers: Answers::default() }
+    }
+
+    /// Goes over to other files; the addresses of names that stay are kept.
+    pub(super) fn replace(&mut self, parts: Parts, problems: Vec<Problem>) {
+        let answers = std::mem::take(&mut self.answers);
+        *self = Self::new(parts, problems);
+        self.adopt(&answers);
+    }
+
+    /// Takes over the `answers` to names that are wanted; returns whether they say anything new.
+    pub(super) fn adopt(&mut self, answers: &Answers) -> bool {
+        let mut kept = Answers::default();
+        for (name, addresses) in answers.iter().filter(|(name, _)| self.names.contains(*name)) {
+            kept.insert(name.clone(), addresses.iter().copied());
+        }
+        let is_new = kept != self.answers;
+        self.answers = kept;
+        is_new
+    }
+
+    /// The snapshot, and the warnings about the files and about what the addresses make of them.
+    pub(super) fn build(&self, generation: u64) -> (Snapshot, Vec<Problem>) {
+        let (snapshot, warnings) = self.parts.build(generation, &self.answers);
+        let mut problems = self.problems.clone();
+        let new = warnings.into_iter().filter(|warning| !self.problems.contains(warning));
+        problems.extend(new);
+        (snapshot, problems)
+    }
+
+    /// What the resolver is to keep the addresses of, and whom it asks.
+    pub(super) fn wanted(&self) -> Wanted {
+        let servers = self.parts.config.names.dns_servers.clone();
+        Wanted { names: self.names.clone(), servers }
+    }
+}

@@ -1,0 +1,501 @@
+//! Frames: the tables of what is accepted and refused, and that no cut changes what is told.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::http2::hpack::HpackError;
+use crate::http2::hpack::testing::{Coding, Encoder, Form};
+use crate::http2::{METHOD_BYTES_MAX, PATH_BYTES_MAX};
+use crate::sniff::{Name, NameError};
+
+const DATA: u8 = 0x0;
+const WINDOW_UPDATE: u8 = 0x8;
+const END_STREAM: u8 = 0x1;
+/// A type that nobody has defined.
+const UNKNOWN: u8 = 0xfa;
+
+/// What was told about a stream of bytes, what passes in one piece.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    Pass(usize),
+    Request { bytes: usize, stream: u32, claimed: Claimed },
+    Refused(FrameError),
+}
+
+/// Shows `bytes` to `frames` as they arrive, up to each of the `cuts`.
+fn tell_from(frames: &mut RequestFrames, bytes: &[u8], cuts: &[usize]) -> Vec<Told> {
+    let mut told: Vec<Told> = Vec::new();
+    let mut taken = 0;
+    for arrived in cuts.iter().copied().chain([bytes.len()]) {
+        loop {
+            let (now, len) = match frames.next(&bytes[taken..arrived]) {
+                FrameStep::NeedMore => break,
+                FrameStep::Refused(error) => {
+                    told.push(Told::Refused(error));
+                    assert_eq!(frames.next(&bytes[taken..]), FrameStep::Refused(error));
+                    return told;
+                }
+                FrameStep::Pass { bytes } => (Told::Pass(bytes), bytes),
+                FrameStep::SettingsAck { bytes } => (Told::Pass(bytes), bytes),
+                FrameStep::Request { bytes, stream, authority } => {
+                    (Told::Request { bytes, stream, claimed: authority }, bytes)
+                }
+            };
+            assert!(len > 0 && taken + len <= arrived, "a step takes some of what is there");
+            taken += len;
+            match (told.last_mut(), now) {
+                (Some(Told::Pass(before)), Told::Pass(bytes)) => *before += bytes,
+                (_, now) => told.push(now),
+            }
+        }
+    }
+    told
+}
+
+/// What is told about `frames` behind the client's SETTINGS.
+fn tell(frames: &[u8]) -> Vec<Told> {
+    let bytes = [settings(), frames.to_vec()].concat();
+    let mut told = tell_from(&mut RequestFrames::default(), &bytes, &[]);
+    match told.first_mut() {
+        Some(Told::Pass(bytes)) if *bytes == settings().len() => drop(told.remove(0)),
+        Some(Told::Pass(bytes)) => *bytes -= settings().len(),
+        other => panic!("{other:?}"),
+    }
+    told
+}
+
+/// The one request in `frames`.
+fn claimed(frames: &[u8]) -> Claimed {
+    match tell(frames).as_slice() {
+        [Told::Request { claimed, .. }] => claimed.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(frames: &[u8]) -> FrameError {
+    match tell(frames).last() {
+        Some(Told::Refused(error)) => *error,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+fn settings() -> Vec<u8> {
+    frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100])
+}
+
+fn headers(stream: u32, block: &[u8]) -> Vec<u8> {
+    frame(HEADERS, END_HEADERS | END_STREAM, stream, block)
+}
+
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut encoder = Encoder::default();
+    for (name, value) in fields {
+        encoder.field(name.as_bytes(), value.as_bytes(), Form::Shortest, Coding::Huffman);
+    }
+    encoder.take()
+}
+
+/// A request's pseudo-header fields, and behind them `more`.
+fn fields<'a>(authority: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
+    let start =
+        [(":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", authority)];
+    [&start, more].concat()
+}
+
+/// HEADERS of a request to `authority` that need no table.
+fn get(stream: u32, authority: &str) -> Vec<u8> {
+    headers(stream, &block(&fields(authority, &[])))
+}
+
+fn name(text: &str) -> Option<Name> {
+    Some(Name::parse(text.as_bytes()).unwrap())
+}
+
+#[test]
+fn a_request_tells_what_is_asked_of_whom() {
+    let request = get(1, "A.Example.:8080");
+    let told = tell(&request);
+    let claimed = Claimed {
+        name: name("a.example"),
+        port: Some(8080),
+        conflict: false,
+        method: (*b"GET").into(),
+        path: (*b"/").into(),
+    };
+    assert_eq!(told, [Told::Request { bytes: request.len(), stream: 1, claimed }]);
+}
+
+#[test]
+fn each_request_of_a_connection_is_told_before_its_bytes() {
+    let stream = [
+        frame(WINDOW_UPDATE, 0, 0, &[0, 1, 0, 0]),
+        get(1, "a.example"),
+        frame(DATA, 0, 1, &[0; 300]),
+        get(5, "b.example"),
+        frame(UNKNOWN, 0xff, 77, b"whatever"),
+        frame(DATA, END_STREAM, 5, b""),
+        get(7, "a.example"),
+    ];
+    let told = tell(&stream.concat());
+    let names: Vec<_> = told
+        .iter()
+        .map(|told| match told {
+            Told::Pass(bytes) => (0, format!("{bytes}")),
+            Told::Request { stream, claimed, .. } => {
+                (*stream, claimed.name.as_ref().unwrap().to_string())
+            }
+            Told::Refused(error) => panic!("{error}"),
+        })
+        .collect();
+    let names: Vec<_> = names.iter().map(|(stream, text)| (*stream, text.as_str())).collect();
+    let (a, b) = ("a.example", "b.example");
+    assert_eq!(names, [(0, "13"), (1, a), (0, "309"), (5, b), (0, "26"), (7, a)]);
+}
+
+#[test]
+fn host_stands_in_for_authority_and_must_agree_with_it() {
+    let with = |scheme, authority: Option<&str>, host: Option<&str>| {
+        let mut fields = vec![(":method", "GET"), (":scheme", scheme), (":path", "/")];
+        fields.extend(authority.map(|authority| (":authority", authority)));
+        fields.extend(host.map(|host| ("host", host)));
+        claimed(&headers(1, &block(&fields)))
+    };
+    let alone = with("https", None, Some("a.example:81"));
+    assert_eq!((alone.name, alone.port, alone.conflict), (name("a.example"), Some(81), false));
+    for (scheme, authority, host, conflict) in [
+        ("http", "a.example", "A.EXAMPLE.", false),
+        ("http", "a.example:80", "a.example", false),
+        ("https", "a.example:443", "a.example", false),
+        ("HTTPS", "a.example", "a.example:80", true),
+        ("http", "a.example", "b.example", true),
+        ("http", "a.example:1", "a.example:2", true),
+        ("http", "192.0.2.1", "192.0.2.2", true),
+    ] {
+        let both = with(scheme, Some(authority), Some(host));
+        assert_eq!(both.conflict, conflict, "{scheme} {authority} {host}");
+        let first = with(scheme, Some(authority), None);
+        assert_eq!((both.name, both.port), (first.name, first.port), ":authority is told");
+    }
+    assert_eq!(with("http", Some("[2001:db8::1]:80"), None).name, None);
+}
+
+#[test]
+fn what_the_log_keeps_is_bounded() {
+    let (method, path) = ("M".repeat(100), format!("/{}", "p".repeat(9000)));
+    let fields = [(":method", &*method), (":scheme", "http"), (":path", &*path), ("host", "a.b")];
+    let claimed = claimed(&headers(1, &block(&fields)));
+    assert_eq!(*claimed.method, method.as_bytes()[..METHOD_BYTES_MAX]);
+    assert_eq!(*claimed.path, path.as_bytes()[..PATH_BYTES_MAX]);
+}
+
+#[test]
+fn each_malformed_request_has_its_reason() {
+    let (m, s, p, a) =
+        ((":method", "GET"), (":scheme", "http"), (":path", "/"), (":authority", "a"));
+    let method = |method| [(":method", method), s, p, a];
+    let path = |path| [m, s, (":path", path), a];
+    let more = |name, value| [m, s, p, a, (name, value)];
+    let refused = |fields: &[(&str, &str)]| refused(&headers(1, &block(fields)));
+    for (fields, reason) in [
+        (&[s, p, a][..], FrameError::MissingField),
+        (&[m, p, a], FrameError::MissingField),
+        (&[m, s, a], FrameError::MissingField),
+        (&[], FrameError::MissingField),
+        (&[m, s, p], FrameError::NoHost),
+        (&[m, s, p, a, a], FrameError::BadPseudoField),
+        (&[m, m, s, p, a], FrameError::BadPseudoField),
+        (&[m, s, p, ("x", ""), a], FrameError::BadPseudoField),
+        (&more(":status", "200"), FrameError::BadPseudoField),
+        (&more(":", ""), FrameError::BadPseudoField),
+        (&more(":protocol", "websocket"), FrameError::Connect),
+        (&method("CONNECT"), FrameError::Connect),
+        (&[("x", ""), (":protocol", "websocket")], FrameError::BadPseudoField),
+        (&method(""), FrameError::BadMethod),
+        (&method("G T"), FrameError::BadMethod),
+        (&[m, (":scheme", "ftp"), p, a], FrameError::BadScheme),
+        (&path(""), FrameError::BadTarget),
+        (&path("http://b.example/"), FrameError::BadTarget),
+        (&path("/ HTTP/1.1"), FrameError::BadTarget),
+        (&path("*/"), FrameError::BadTarget),
+        (&path("/\u{7f}"), FrameError::BadTarget),
+        (&more("X", ""), FrameError::BadFieldName),
+        (&more("Host", "b.example"), FrameError::BadFieldName),
+        (&more("host ", "b.example"), FrameError::BadFieldName),
+        (&more("", ""), FrameError::BadFieldName),
+        (&more("x:", ""), FrameError::BadFieldName),
+        (&more("x", "\r\nhost: b.example"), FrameError::BadFieldValue),
+        (&more("x", "\0"), FrameError::BadFieldValue),
+        (&more("x-bin", "a\0"), FrameError::BadFieldValue),
+        (&more("x-bin", "\r\0"), FrameError::BadFieldValue),
+        (&more("transfer-encoding", "chunked"), FrameError::ConnectionField),
+        (&more("connection", "close"), FrameError::ConnectionField),
+        (&[m, s, p, a, ("host", "a"), ("host", "a")], FrameError::SeveralHosts),
+        (&more("host", "b@a"), FrameError::BadHost(NameError::BadByte)),
+        (&[m, s, p, (":authority", "")], FrameError::BadHost(NameError::Empty)),
+        (&[m, s, p, (":authority", "b:0")], FrameError::BadHost(NameError::BadPort)),
+    ] {
+        assert_eq!(refused(fields), reason, "{fields:?}");
+    }
+    assert_eq!(*claimed(&headers(1, &block(&path("*")))).path, *b"*");
+    claimed(&headers(1, &block(&more("te", "trailers"))));
+    claimed(&headers(1, &block(&more("x-bin", "\0\r\n\0"))));
+}
+
+#[test]
+fn each_bad_frame_has_its_reason() {
+    let block = block(&fields("a.example", &[]));
+    let open = frame(HEADERS, 0, 1, &block[..5]);
+    let then = |next: Vec<u8>| [open.clone(), next].concat();
+    let padded = |flags, payload: &[u8]| frame(HEADERS, END_HEADERS | flags, 1, payload);
+    for (what, frames, reason) in [
+        ("stream 0", headers(0, &block), FrameError::BadStream),
+        ("a server's stream", headers(2, &block), FrameError::BadStream),
+        ("a push", frame(PUSH_PROMISE, END_HEADERS, 1, &block), FrameError::PushPromise),
+        ("no beginning", frame(CONTINUATION, END_HEADERS, 1, &block), FrameError::BrokenBlock),
+        ("DATA within", then(frame(DATA, 0, 1, b"")), FrameError::BrokenBlock),
+        ("HEADERS within", then(headers(3, &block)), FrameError::BrokenBlock),
+        ("unknown within", then(frame(UNKNOWN, 0, 0, b"")), FrameError::BrokenBlock),
+        ("another's", then(frame(CONTINUATION, 4, 3, &block)), FrameError::BrokenBlock),
+        ("no pad length", padded(PADDED, b""), FrameError::BadPadding),
+        ("all padding", padded(PADDED, b"\x01"), FrameError::BadPadding),
+        ("no priority", padded(PRIORITY, b"1234"), FrameError::BadPadding),
+        ("both", padded(PADDED | PRIORITY, b"\x0112345"), FrameError::BadPadding),
+        ("not HPACK", headers(1, b"\x80"), FrameError::Hpack(HpackError::BadIndex)),
+        ("cut", headers(1, &block[..block.len() - 1]), FrameError::Hpack(HpackError::Truncated)),
+    ] {
+        assert_eq!(refused(&frames), reason, "{what}");
+    }
+    let first = |frame: &[u8]| RequestFrames::default().next(frame);
+    let no_settings = FrameStep::Refused(FrameError::NoSettings);
+    assert_eq!(first(&get(1, "a.example")), no_settings);
+    assert_eq!(first(&frame(SETTINGS, ACK, 0, b"")), no_settings);
+    assert_eq!(first(&frame(SETTINGS, 0, 1, b"")), no_settings);
+    assert_eq!(first(&settings()), FrameStep::Pass { bytes: 15 });
+}
+
+#[test]
+fn padding_priority_and_continuations_hide_nothing() {
+    let block = block(&fields("a.example", &[]));
+    let (start, end) = block.split_at(3);
+    let padded = [&[4], &[0x80, 0, 0, 0, 16][..], start, &[0xbe; 4]].concat();
+    let reserved = 0x8000_0000;
+    let frames = [
+        frame(HEADERS, PADDED | PRIORITY | END_STREAM, 1 | reserved, &padded),
+        frame(CONTINUATION, 0, 1, b""),
+        // The bits of PADDED and PRIORITY mean nothing here.
+        frame(CONTINUATION, PADDED | PRIORITY, 1, &end[..1]),
+        frame(CONTINUATION, END_HEADERS, 1, &end[1..]),
+    ];
+    let frames = frames.concat();
+    match tell(&frames).as_slice() {
+        [Told::Request { bytes, stream: 1, claimed }] => {
+            assert_eq!(*bytes, frames.len());
+            assert_eq!(claimed.name, name("a.example"));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn trailers_are_no_request_and_keep_the_table_in_step() {
+    let mut encoder = Encoder::default();
+    let mut add = |fields: &[(&str, &str)]| {
+        for (name, value) in fields {
+            encoder.field(name.as_bytes(), value.as_bytes(), Form::Shortest, Coding::Raw);
+        }
+        encoder.take()
+    };
+    let request = frame(HEADERS, END_HEADERS, 1, &add(&fields("a.example", &[])));
+    let trailers = headers(1, &add(&[("grpc-status", "0"), ("x", "y")]));
+    // By index: two entries further back than without the trailers.
+    let next = headers(3, &add(&fields("a.example", &[("x", "y")])));
+    let told = tell(&[request, trailers.clone(), next].concat());
+    match told.as_slice() {
+        [Told::Request { .. }, Told::Pass(bytes), Told::Request { stream: 3, claimed, .. }] => {
+            assert_eq!(*bytes, trailers.len());
+            assert_eq!(claimed.name, name("a.example"));
+        }
+        other => panic!("{other:?}"),
+    }
+
+    let late = |late: Vec<u8>| refused(&[get(5, "a.example"), late].concat());
+    assert_eq!(late(get(5, "b.example")), FrameError::PseudoInTrailers);
+    assert_eq!(late(get(3, "b.example")), FrameError::PseudoInTrailers);
+    assert_eq!(late(headers(5, &block(&[("X", "")]))), FrameError::BadFieldName);
+}
+
+#[test]
+fn a_long_block_is_refused_by_its_length_before_it_is_held() {
+    let held = BLOCK_BYTES_MAX - FRAME_HEADER_BYTES;
+    let with = |payload_bytes: usize, flags| {
+        let mut frames = RequestFrames::default();
+        frames.next(&settings());
+        frames.next(&frame(HEADERS, flags, 1, &vec![0; payload_bytes])[..FRAME_HEADER_BYTES])
+    };
+    let too_large = FrameStep::Refused(FrameError::HeadTooLarge);
+    assert_eq!(with(held, END_HEADERS), FrameStep::NeedMore);
+    assert_eq!(with(held + 1, END_HEADERS), too_large);
+    assert_eq!(with(held - FRAME_HEADER_BYTES, 0), FrameStep::NeedMore);
+    assert_eq!(with(held - FRAME_HEADER_BYTES + 1, 0), too_large);
+}
+
+#[test]
+fn a_flood_of_continuations_is_refused() {
+    let mut stream = frame(HEADERS, 0, 1, b"\x82");
+    while stream.len() < BLOCK_BYTES_MAX {
+        stream.extend(frame(CONTINUATION, 0, 1, b""));
+    }
+    assert_eq!(refused(&stream), FrameError::HeadTooLarge);
+}
+
+#[test]
+fn a_long_frame_passes_as_it_comes() {
+    let mut frames = RequestFrames::default();
+    assert_eq!(frames.next(&settings()), FrameStep::Pass { bytes: 15 });
+    assert!(frames.is_between_frames());
+    let longest = [0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1];
+    assert_eq!(frames.next(&longest[..8]), FrameStep::NeedMore);
+    assert_eq!(frames.next(&longest), FrameStep::Pass { bytes: 9 });
+    assert!(!frames.is_between_frames());
+    let piece = vec![0; 32 * 1024];
+    let mut left = (1 << 24) - 1;
+    while left > 0 {
+        let bytes = piece.len().min(left);
+        assert_eq!(frames.next(&piece[..bytes]), FrameStep::Pass { bytes });
+        left -= bytes;
+    }
+    assert!(frames.is_between_frames());
+    let request = get(1, "a.example");
+    assert!(matches!(frames.next(&request), FrameStep::Request { stream: 1, .. }));
+    assert_eq!(frames.last_stream(), 1);
+}
+
+/// What real clients sent behind the preface, recorded between them and nginx (gRPC: grpcio).
+#[test]
+fn the_requests_of_real_clients_are_told() {
+    macro_rules! recorded {
+        ($name:literal) => {
+            include_bytes!(concat!("../../../tests/fuzz/corpus/http2/", $name)).as_slice()
+        };
+    }
+    let (a, b, c, d) = ("a.example -", "b.example -", "c.example -", "d.example 50051");
+    let local = "- 28444";
+    for (client, bytes, asked) in [
+        ("curl 7.88", recorded!("curl"), vec![a]),
+        ("nghttp 1.52, trailers", recorded!("nghttp_trailers"), vec![b; 4]),
+        ("nghttp 1.52, CONTINUATION", recorded!("nghttp_continuation"), vec![local]),
+        ("nghttp 1.52, table of 64 KiB", recorded!("nghttp_table_64k"), vec![local; 2]),
+        ("h2load 1.52", recorded!("h2load"), vec![c; 12]),
+        ("h2load 1.52, no table", recorded!("h2load_no_table"), vec![c; 6]),
+        ("grpcio 1.85", recorded!("grpc"), vec![d; 5]),
+    ] {
+        let mut frames = RequestFrames::default();
+        let each_byte: Vec<usize> = (1..bytes.len()).collect();
+        let told = tell_from(&mut frames, bytes, &each_byte);
+        let asks = told.iter().filter_map(|told| match told {
+            Told::Pass(_) => None,
+            Told::Refused(error) => panic!("{client}: {error}"),
+            Told::Request { claimed: Claimed { name, port, conflict, .. }, .. } => {
+                assert!(!conflict, "{client}");
+                let name = name.as_ref().map_or("-", Name::as_str);
+                Some(format!("{name} {}", port.map_or("-".into(), |port| port.to_string())))
+            }
+        });
+        assert_eq!(asks.collect::<Vec<_>>(), asked, "{client}");
+        assert!(frames.is_between_frames(), "{client}");
+    }
+}
+
+/// A frame that may stand between requests.
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let payload = prop::collection::vec(any::<u8>(), 0..60);
+    let kind = prop_oneof![Just(DATA), Just(SETTINGS), Just(WINDOW_UPDATE), Just(UNKNOWN)];
+    (kind, any::<u8>(), any::<u32>(), payload)
+        .prop_map(|(kind, flags, stream, payload)| frame(kind, flags, stream, &payload))
+}
+
+fn any_form() -> impl Strategy<Value = (Form, Coding)> {
+    let form = prop_oneof![Just(Form::Shortest), Just(Form::Added), Just(Form::Plain)];
+    (form, prop_oneof![Just(Coding::Raw), Just(Coding::Huffman)])
+}
+
+/// A block, cut into HEADERS and CONTINUATIONs.
+fn in_frames(stream: u32, block: &[u8], piece_bytes: usize) -> Vec<u8> {
+    let mut pieces = block.chunks(piece_bytes).peekable();
+    let mut frames = Vec::new();
+    let mut kind = HEADERS;
+    while let Some(piece) = pieces.next() {
+        let flags = if pieces.peek().is_none() { END_HEADERS } else { 0 };
+        frames.extend(frame(kind, flags, stream, piece));
+        kind = CONTINUATION;
+    }
+    frames
+}
+
+proptest! {
+    /// The authorities that a client asked for are told, in order, whatever else it sends between,
+    /// and however the bytes are cut.
+    #[test]
+    fn each_requests_authority_is_told(
+        requests in prop::collection::vec(
+            ("[a-f]{1,3}\\.example", any_form(), 1..40_usize, any_frame(), any::<bool>()),
+            1..12,
+        ),
+    ) {
+        let mut encoder = Encoder::default();
+        let mut bytes = settings();
+        let mut asked = Vec::new();
+        for (stream, (authority, (form, coding), piece_bytes, between, trailers)) in
+            (1_u32..).step_by(2).zip(requests)
+        {
+            for (name, value) in fields(&authority, &[("x", &authority), ("cookie", "c=1")]) {
+                encoder.field(name.as_bytes(), value.as_bytes(), form, coding);
+            }
+            bytes.extend(in_frames(stream, &encoder.take(), piece_bytes));
+            bytes.extend(between);
+            if trailers {
+                encoder.field(b"trailer", authority.as_bytes(), Form::Added, coding);
+                bytes.extend(in_frames(stream, &encoder.take(), piece_bytes));
+            }
+            asked.push((stream, authority));
+        }
+        let whole = tell_from(&mut RequestFrames::default(), &bytes, &[]);
+        let told: Vec<_> = whole
+            .iter()
+            .filter_map(|told| match told {
+                Told::Request { stream, claimed, .. } => {
+                    Some((*stream, claimed.name.as_ref()?.to_string()))
+                }
+                Told::Pass(_) => None,
+                Told::Refused(error) => panic!("{error}"),
+            })
+            .collect();
+        prop_assert_eq!(told, asked);
+        let each_byte: Vec<usize> = (1..bytes.len()).collect();
+        prop_assert_eq!(tell_from(&mut RequestFrames::default(), &bytes, &each_byte), whole);
+    }
+
+    /// One cut anywhere, in bytes that are no more than nearly right, changes nothing.
+    #[test]
+    fn a_cut_changes_nothing(
+        frames in prop::collection::vec((any_frame(), "[a-c]\\.example"), 1..6),
+        changed in (any::<prop::sample::Index>(), any::<u8>()),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut bytes = settings();
+        for (stream, (frame, authority)) in (1_u32..).step_by(2).zip(&frames) {
+            bytes.extend(frame);
+            bytes.extend(get(stream, authority));
+        }
+        let at = changed.0.index(bytes.len());
+        bytes[at] = changed.1;
+        let whole = tell_from(&mut RequestFrames::default(), &bytes, &[]);
+        let cut = cut.index(bytes.len());
+        prop_assert_eq!(tell_from(&mut RequestFrames::default(), &bytes, &[cut]), whole);
+    }
+}

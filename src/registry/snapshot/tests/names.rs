@@ -1,0 +1,510 @@
+//! Names: which of them decide, when a connection waits for one, what vouches for it.
+
+use super::*;
+
+fn name(text: &str) -> Name {
+    Name::parse(text.as_bytes()).unwrap()
+}
+
+/// An entry named after its first host, with the port 443 or 80 as the protocol has it.
+fn named(hosts: &[&str], protocol: Protocol) -> ServiceEntry {
+    let number = if protocol == Protocol::Tls { 443 } else { 80 };
+    let mut entry = entry("x", &[], &[number]);
+    entry.name = hosts[0].into();
+    entry.hosts = hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect();
+    entry.ports[0].protocol = protocol;
+    entry
+}
+
+fn resolving(mut entry: ServiceEntry) -> ServiceEntry {
+    entry.resolution = Resolution::Dns;
+    entry
+}
+
+fn answers(list: &[(&str, &[&str])]) -> Answers {
+    let mut answers = Answers::default();
+    for (host, addresses) in list {
+        answers.insert(name(host), addresses.iter().map(|text| text.parse().unwrap()));
+    }
+    answers
+}
+
+fn with(config: Config, entries: &[ServiceEntry], answers: &Answers) -> Snapshot {
+    Snapshot::build(1, Arc::new(config), entries, Arc::default(), answers).0
+}
+
+fn registry_only() -> Config {
+    let mut config = Config::default();
+    config.outbound_traffic_policy.mode = Mode::RegistryOnly;
+    config
+}
+
+/// The host that a claim is accounted to, and how it matched.
+fn claimed(
+    snapshot: &Snapshot,
+    destination: &str,
+    by: NameSource,
+    text: &str,
+) -> Option<(String, Match)> {
+    let name = name(text);
+    match snapshot.decide(destination.parse().unwrap(), Some(Claim { name: &name, by })).verdict {
+        Verdict::Service(service, matched) => {
+            assert_eq!(&*service.cluster.value.service_name, service.host.to_string());
+            Some((service.cluster.value.service_name.to_string(), matched))
+        }
+        Verdict::Passthrough | Verdict::BlackHole => None,
+    }
+}
+
+fn standing(snapshot: &Snapshot, destination: &str, by: NameSource, text: &str) -> Standing {
+    let name = name(text);
+    snapshot.decide(destination.parse().unwrap(), Some(Claim { name: &name, by })).standing
+}
+
+#[test]
+fn the_most_specific_wins_exact_ip_cidr_exact_host_longest_wildcard_bare_port() {
+    let mut exact_ip = entry("exact-ip", &["192.0.2.1"], &[80]);
+    exact_ip.ports[0].protocol = Protocol::Http;
+    let cidr = entry("cidr", &["192.0.2.0/28"], &[80]);
+    let bare = entry("bare", &[], &[80]);
+    let hosts = ["*.com", "*.b.example.com", "a.b.example.com", "*.example.com"];
+    let entries: Vec<ServiceEntry> = hosts
+        .iter()
+        .map(|host| named(&[host], Protocol::Http))
+        .chain([bare, cidr, exact_ip])
+        .collect();
+    let snapshot = with(Config::default(), &entries, &Answers::default());
+    let host = |destination: &str, name: &str| {
+        claimed(&snapshot, destination, NameSource::Host, name).unwrap().0
+    };
+    assert_eq!(host("192.0.2.1:80", "a.b.example.com"), "exact-ip.example.com");
+    assert_eq!(host("192.0.2.2:80", "a.b.example.com"), "cidr.example.com");
+    assert_eq!(host("192.0.2.99:80", "a.b.example.com"), "a.b.example.com");
+    assert_eq!(host("192.0.2.99:80", "c.a.b.example.com"), "*.b.example.com");
+    assert_eq!(host("192.0.2.99:80", "x.b.example.com"), "*.b.example.com");
+    assert_eq!(host("192.0.2.99:80", "b.example.com"), "*.example.com");
+    assert_eq!(host("192.0.2.99:80", "example.com"), "*.com");
+    assert_eq!(host("192.0.2.99:80", "example.net"), "bare.example.com");
+    assert_eq!(claimed(&snapshot, "192.0.2.99:81", NameSource::Host, "a.b.example.com"), None);
+}
+
+#[test]
+fn wildcards_within_a_label_are_met_by_their_length() {
+    let hosts = ["*foo.example.com", "*o.example.com", "*.foo.example.com", "*le.com", "*com"];
+    let entries = hosts.map(|host| named(&[host], Protocol::Tls));
+    let snapshot = with(Config::default(), &entries, &Answers::default());
+    let host = |name: &str| {
+        claimed(&snapshot, "192.0.2.1:443", NameSource::Sni, name).map(|found| found.0)
+    };
+    assert_eq!(host("a.foo.example.com").as_deref(), Some("*.foo.example.com"));
+    assert_eq!(host("a.barfoo.example.com").as_deref(), Some("*foo.example.com"));
+    assert_eq!(host("foo.example.com").as_deref(), Some("*o.example.com"));
+    assert_eq!(host("o.example.com").as_deref(), Some("*le.com"));
+    assert_eq!(host("le.com").as_deref(), Some("*com"));
+    assert_eq!(host("com"), None);
+    assert_eq!(host("telecom").as_deref(), Some("*com"));
+}
+
+#[test]
+fn a_name_counts_only_where_the_protocol_spells_it() {
+    let hosts = ["a.example.com"];
+    for (protocol, port, host, sni) in [
+        (Protocol::Http, 80, true, false),
+        (Protocol::Tls, 443, false, true),
+        (Protocol::Auto, 80, true, false),
+        (Protocol::Opaque, 80, false, false),
+    ] {
+        let snapshot = with(registry_only(), &[named(&hosts, protocol)], &Answers::default());
+        let destination = format!("192.0.2.1:{port}");
+        let by_name = |by| {
+            claimed(&snapshot, &destination, by, "a.example.com")
+                .is_some_and(|(_, matched)| matched == Match::Host)
+        };
+        assert_eq!(by_name(NameSource::Host), host, "{protocol:?}");
+        assert_eq!(by_name(NameSource::Sni), sni, "{protocol:?}");
+    }
+}
+
+#[test]
+fn only_connections_that_a_name_could_change_wait_for_it() {
+    let entries = [
+        named(&["*.example.com"], Protocol::Http),
+        entry("db", &["192.0.2.7", "198.51.100.0/24"], &[80, 5000]),
+        entry("any", &[], &[7000]),
+        named(&["mail.example.com"], Protocol::Auto),
+    ];
+    let awaits =
+        |snapshot: &Snapshot, destination: &str| snapshot.awaits_name(destination.parse().unwrap());
+    let any = with(Config::default(), &entries, &Answers::default());
+    let only = with(registry_only(), &entries, &Answers::default());
+    for (destination, in_allow_any, in_registry_only) in [
+        ("192.0.2.1:80", true, true),
+        // The address decides.
+        ("192.0.2.7:80", false, false),
+        ("198.51.100.9:80", false, false),
+        ("[::ffff:192.0.2.7]:80", false, false),
+        ("192.0.2.7:5000", false, false),
+        // No entry is found by a name there; a blocked connection may still show one.
+        ("192.0.2.1:5000", false, true),
+        ("192.0.2.1:9999", false, true),
+        // The port alone lets it pass, and no name could say more.
+        ("192.0.2.1:7000", false, false),
+        // The server speaks first.
+        ("192.0.2.1:25", false, false),
+        ("192.0.2.1:3306", false, false),
+    ] {
+        assert_eq!(awaits(&any, destination), in_allow_any, "{destination}");
+        assert_eq!(awaits(&only, destination), in_registry_only, "{destination}");
+    }
+    let mut off = registry_only();
+    off.names.enabled = false;
+    assert!(!awaits(&with(off, &entries, &Answers::default()), "192.0.2.1:80"));
+}
+
+#[test]
+fn where_names_are_not_awaited_they_decide_nothing() {
+    let mut mail = named(&["mail.example.com"], Protocol::Tls);
+    mail.ports[0].number = 587;
+    let web = named(&["a.example.com"], Protocol::Tls);
+    let (snapshot, warnings) = build(vec![mail, web.clone()]);
+    assert_eq!(claimed(&snapshot, "192.0.2.1:587", NameSource::Sni, "mail.example.com"), None);
+    assert_eq!(
+        warnings[0].message,
+        "ns/mail.example.com port 587 matches nothing: names.opaquePorts lists the port"
+    );
+    assert_eq!(warnings.len(), 1);
+
+    let mut config = Config::default();
+    config.names.enabled = false;
+    let none = Answers::default();
+    let (snapshot, warnings) = Snapshot::build(1, Arc::new(config), &[web], Arc::default(), &none);
+    assert_eq!(claimed(&snapshot, "192.0.2.1:443", NameSource::Sni, "a.example.com"), None);
+    assert!(warnings[0].message.contains("names.enabled is false"), "{warnings:?}");
+}
+
+#[test]
+fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
+    let web = named(&["a.example.com"], Protocol::Tls);
+    let mut listed = named(&["b.example.com"], Protocol::Tls);
+    listed.addresses = [IpNet::new("192.0.2.8".parse().unwrap(), 32).unwrap()].into();
+    let mut relay = named(&["*.c.example.com"], Protocol::Tls);
+    relay.resolution = Resolution::Static;
+    let ip = EndpointAddress::Ip("192.0.2.9".parse().unwrap());
+    relay.endpoints = vec![Endpoint { address: ip, ports: vec![] }];
+    let mut dynamic = named(&["*.d.example.com"], Protocol::Tls);
+    dynamic.resolution = Resolution::DynamicDns;
+    let mut any = named(&["f.com", "g.com"], Protocol::Auto);
+    any.ports[0].number = 443;
+    let entries = [web, listed, relay, dynamic, resolving(named(&["e.com"], Protocol::Tls)), any];
+    let expected = [
+        ("192.0.2.1:443", "a.example.com", Standing::Unverified),
+        ("192.0.2.1:443", "b.example.com", Standing::Unverified),
+        ("192.0.2.8:443", "b.example.com", Standing::NotNeeded),
+        ("192.0.2.1:443", "x.c.example.com", Standing::Verified),
+        ("192.0.2.1:443", "x.d.example.com", Standing::Unverified),
+        ("192.0.2.1:443", "e.com", Standing::Verified),
+        ("192.0.2.1:443", "example.net", Standing::NotNeeded),
+        // Its second host on a port that takes every address.
+        ("192.0.2.1:443", "g.com", Standing::NotNeeded),
+    ];
+    let allowing = with(Config::default(), &entries, &Answers::default());
+    let mut config = Config::default();
+    config.names.unverified = Unverified::Block;
+    let (blocking, warnings) =
+        Snapshot::build(1, Arc::new(config), &entries, Arc::default(), &Answers::default());
+    for (destination, host, expected) in expected {
+        let by = if host == "g.com" { NameSource::Host } else { NameSource::Sni };
+        assert_eq!(standing(&allowing, destination, by, host), expected, "{host}");
+        assert_eq!(standing(&blocking, destination, by, host), expected, "{host}");
+        let name = name(host);
+        let claim = Some(Claim { name: &name, by });
+        let verdict = |snapshot: &Snapshot| {
+            let decision = snapshot.decide(destination.parse().unwrap(), claim);
+            matches!(decision.verdict, Verdict::BlackHole)
+        };
+        assert!(!verdict(&allowing), "{host}");
+        assert_eq!(verdict(&blocking), expected == Standing::Unverified, "{host}");
+    }
+    let warned: Vec<&str> =
+        warnings.iter().filter_map(|w| w.message.split(" has neither").next()).collect();
+    assert_eq!(warned, ["ns/*.d.example.com", "ns/a.example.com"], "{warnings:?}");
+}
+
+#[test]
+fn answers_are_endpoints_of_named_services_and_addresses_of_opaque_ones() {
+    let mut db = resolving(entry("x", &[], &[5000]));
+    db.hosts = ["db.example.com", "replica.example.com"]
+        .map(|host| HostPattern::parse(host).unwrap())
+        .into();
+    db.ports[0].target_port = Some(5001);
+    let web = resolving(named(&["a.example.com"], Protocol::Tls));
+    let entries = [db, web];
+    let none = with(registry_only(), &entries, &Answers::default());
+    assert_eq!(found(&none, "192.0.2.1:5000"), None);
+    // Without an answer the verdict is the service all the same, and there is nothing to try.
+    let verdict = claimed(&none, "192.0.2.1:443", NameSource::Sni, "a.example.com");
+    assert_eq!(verdict, Some(("a.example.com".into(), Match::Host)));
+    for service in none.services() {
+        assert_eq!(service.target, Target::Endpoints(vec![]));
+        assert_eq!((service.next_endpoint(), service.next_endpoint()), (0, 0));
+        assert_eq!(service.resolved_names.len(), 1);
+    }
+
+    let answers = answers(&[
+        ("db.example.com", &["192.0.2.1", "::ffff:192.0.2.2"]),
+        ("replica.example.com", &["192.0.2.3", "192.0.2.2"]),
+        ("a.example.com", &["192.0.2.9", "2001:db8::9"]),
+    ]);
+    let snapshot = with(registry_only(), &entries, &answers);
+    let cluster = |destination: &str| match snapshot.lookup(destination.parse().unwrap()) {
+        Verdict::Service(service, Match::Resolved) => Some(service.host.to_string()),
+        _ => None,
+    };
+    assert_eq!(cluster("192.0.2.1:5000").as_deref(), Some("db.example.com"));
+    assert_eq!(cluster("192.0.2.2:5000").as_deref(), Some("db.example.com"));
+    assert_eq!(cluster("192.0.2.3:5000").as_deref(), Some("replica.example.com"));
+    assert_eq!(cluster("192.0.2.4:5000"), None);
+    // A TLS port goes by the name: the address of a host says nothing about who is meant.
+    assert_eq!(cluster("192.0.2.9:443"), None);
+    let targets: Vec<&Target> = snapshot.services().map(|service| &service.target).collect();
+    let endpoints =
+        |list: &[&str]| Target::Endpoints(list.iter().map(|text| text.parse().unwrap()).collect());
+    assert_eq!(*targets[0], endpoints(&["192.0.2.9:443", "[2001:db8::9]:443"]));
+    assert_eq!(*targets[1], endpoints(&["192.0.2.1:5001", "192.0.2.2:5001"]));
+}
+
+#[test]
+fn endpoints_with_names_are_resolved_with_their_ports() {
+    let mut web = resolving(named(&["*.example.com"], Protocol::Http));
+    let ports = vec![("p80".into(), 8080)];
+    web.endpoints = vec![
+        Endpoint { address: EndpointAddress::Name(name("lb.example.net")), ports },
+        Endpoint { address: EndpointAddress::Ip("192.0.2.9".parse().unwrap()), ports: vec![] },
+    ];
+    let mut db = resolving(entry("db", &[], &[5000]));
+    db.endpoints = web.endpoints.clone();
+    let answers = answers(&[
+        ("lb.example.net", &["192.0.2.1", "192.0.2.2"]),
+        ("db.example.com", &["192.0.2.3"]),
+    ]);
+    let snapshot = with(registry_only(), &[web, db], &answers);
+    let services: Vec<&Arc<Service>> = snapshot.services().collect();
+    let expected = ["192.0.2.1:8080", "192.0.2.2:8080", "192.0.2.9:80"];
+    assert_eq!(services[0].target, Target::Endpoints(expected.map(|a| a.parse().unwrap()).into()));
+    // An opaque port is found by what its host resolves to, and by its endpoints.
+    for destination in ["192.0.2.1:5000", "192.0.2.3:5000", "192.0.2.9:5000"] {
+        assert_eq!(found(&snapshot, destination).unwrap().1, Match::Resolved, "{destination}");
+    }
+}
+
+#[test]
+fn an_answer_never_takes_an_address_that_an_operator_wrote() {
+    let old = Some(SystemTime::UNIX_EPOCH);
+    let mut cloud = resolving(entry("cloud", &[], &[5000]));
+    cloud.created = old;
+    let answers = answers(&[("cloud.example.com", &["192.0.2.1", "192.0.2.2"])]);
+    let entries =
+        [cloud, entry("db", &["192.0.2.1"], &[5000]), entry("w", &["192.0.2.0/24"], &[5000])];
+    let snapshot = with(registry_only(), &entries, &answers);
+    assert_eq!(found(&snapshot, "192.0.2.1:5000"), Some(("ns/db".into(), Match::Address)));
+    assert_eq!(found(&snapshot, "192.0.2.2:5000"), Some(("ns/cloud".into(), Match::Resolved)));
+}
+
+#[test]
+fn two_entries_that_claim_a_host_on_a_port_are_named_and_the_older_wins() {
+    let mut younger = named(&["*.example.com", "a.example.com"], Protocol::Tls);
+    younger.name = "younger".into();
+    let mut older = named(&["a.example.com", "*.example.com", "*x.example.com"], Protocol::Tls);
+    older.created = Some(SystemTime::UNIX_EPOCH);
+    older.name = "older".into();
+    let mut other_port = younger.clone();
+    other_port.ports[0].number = 8443;
+    let (snapshot, warnings) = build(vec![younger, older, other_port]);
+    let texts: Vec<&str> = warnings.iter().map(|problem| problem.message.as_str()).collect();
+    assert_eq!(
+        texts,
+        [
+            "ns/younger loses *.example.com port 443 to ns/older (r.yaml:1)",
+            "ns/younger loses a.example.com port 443 to ns/older (r.yaml:1)",
+        ]
+    );
+    let name = name("a.example.com");
+    let claim = Some(Claim { name: &name, by: NameSource::Sni });
+    let (service, _) = snapshot.find("192.0.2.1:443".parse().unwrap(), claim).unwrap();
+    assert_eq!(&*service.entry, "ns/older");
+}
+
+#[test]
+fn a_service_is_one_host_and_the_addresses_are_the_first_ones() {
+    let mut web = named(&["a.example.com", "b.example.com"], Protocol::Tls);
+    web.addresses = [IpNet::new("192.0.2.8".parse().unwrap(), 32).unwrap()].into();
+    let mut tcp = entry("t", &["192.0.2.8"], &[1]);
+    tcp.hosts = web.hosts.clone();
+    let (snapshot, warnings) = build(vec![web, tcp]);
+    assert_eq!(warnings, []);
+    let dump = serde_json::to_value(snapshot.services().collect::<Vec<_>>()).unwrap();
+    let view = |n: usize| (&dump[n]["host"], &dump[n]["name"], &dump[n]["addresses"][0]);
+    let null = serde_json::Value::Null;
+    assert_eq!(view(0), (&"a.example.com".into(), &"sni".into(), &"192.0.2.8".into()));
+    assert_eq!(view(1), (&"b.example.com".into(), &"sni".into(), &null));
+    // The second host of a TCP port cannot be told from the first.
+    assert_eq!(view(2), (&"a.example.com".into(), &null, &"192.0.2.8".into()));
+    assert_eq!(snapshot.services().len(), 3);
+    let cluster = |destination: &str| {
+        let verdict = snapshot.lookup(destination.parse().unwrap());
+        snapshot.cluster(verdict).value.service_name.to_string()
+    };
+    assert_eq!(cluster("192.0.2.8:443"), "a.example.com");
+}
+
+#[test]
+fn twenty_thousand_hosts_are_found_without_a_scan() {
+    let hosts = |n: u32| match n % 2 {
+        0 => format!("h{n}.example.com"),
+        _ => format!("*.d{n}.example.com"),
+    };
+    let entries: Vec<ServiceEntry> =
+        (0..20_000).map(|n| named(&[&hosts(n)], Protocol::Tls)).collect();
+    let snapshot = with(Config::default(), &entries, &Answers::default());
+    let destination = "192.0.2.1:443".parse().unwrap();
+    // As many labels as a name can have: each may be where a wildcard begins.
+    let deep = name(&"a.".repeat(120));
+    let started = Instant::now();
+    for n in 0..20_000 {
+        let name = name(&hosts(n).replace('*', "a.b"));
+        let claim = |name| Some(Claim { name, by: NameSource::Sni });
+        let found = snapshot.find(destination, claim(&name)).unwrap();
+        assert_eq!(found.1, if n % 2 == 0 { Match::Host } else { Match::Wildcard });
+        if n % 100 == 0 {
+            assert!(snapshot.find(destination, claim(&deep)).is_none());
+        }
+    }
+    // A scan would need 4 * 10^8 comparisons.
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+}
+
+/// Istio's rules again, as a list that is searched from end to end.
+fn naive(
+    entries: &[ServiceEntry],
+    destination: SocketAddr,
+    claimed: &Name,
+    by: NameSource,
+) -> Option<(String, Match)> {
+    let mut best: Option<((usize, usize), &ServiceEntry, Match, String)> = None;
+    for entry in entries {
+        let Some(port) = entry.ports.iter().find(|port| port.number == destination.port()) else {
+            continue;
+        };
+        let mut offers: Vec<((usize, usize), Match, String)> = Vec::new();
+        let first = entry.hosts[0].to_string();
+        for net in entry.addresses.iter().filter(|net| net.contains(&destination.ip())) {
+            let is_exact = net.prefix_len() == net.max_prefix_len();
+            let matched = if is_exact { Match::Address } else { Match::Prefix(*net) };
+            offers.push(((4, net.prefix_len().into()), matched, first.clone()));
+        }
+        let reads = match port.protocol {
+            Protocol::Http | Protocol::Auto => by == NameSource::Host,
+            Protocol::Tls => by == NameSource::Sni,
+            Protocol::Opaque | Protocol::Udp => false,
+        };
+        for host in entry.hosts.iter().filter(|host| reads && host.matches(claimed)) {
+            let text = host.to_string();
+            let (rank, matched) = match host {
+                HostPattern::Exact(_) => (3, Match::Host),
+                HostPattern::Suffix(_) => (2, Match::Wildcard),
+            };
+            offers.push(((rank, text.len()), matched, text));
+        }
+        let is_opaque = matches!(port.protocol, Protocol::Opaque | Protocol::Auto);
+        if is_opaque && entry.addresses.is_empty() {
+            offers.push(((1, 0), Match::Port, first));
+        }
+        for (rank, matched, host) in offers {
+            let age = |e: &ServiceEntry| (e.created.is_none(), e.created, e.name.clone());
+            let better = best.as_ref().is_none_or(|(other, holder, ..)| {
+                rank > *other || (rank == *other && age(entry) < age(holder))
+            });
+            if better {
+                best = Some((rank, entry, matched, host));
+            }
+        }
+    }
+    best.map(|(_, _, matched, host)| (host, matched))
+}
+
+fn any_name() -> impl Strategy<Value = String> {
+    prop::collection::vec(prop_oneof!["a", "b", "ab", "ba"], 1..4).prop_map(|l| l.join("."))
+}
+
+fn any_host() -> impl Strategy<Value = String> {
+    (any_name(), 0u8..3).prop_map(|(name, kind)| match kind {
+        0 => name,
+        1 => format!("*.{name}"),
+        _ => format!("*{name}"),
+    })
+}
+
+fn any_protocol() -> impl Strategy<Value = Protocol> {
+    prop::sample::select(vec![
+        Protocol::Http,
+        Protocol::Tls,
+        Protocol::Opaque,
+        Protocol::Auto,
+        Protocol::Udp,
+    ])
+}
+
+fn any_named_entries() -> impl Strategy<Value = Vec<ServiceEntry>> {
+    let one = (
+        prop::collection::vec(any_host(), 1..4),
+        prop::collection::vec((1u16..3, any_protocol()), 1..3),
+        prop::collection::vec(any_net(), 0..2),
+        prop::option::of(0u64..3),
+    );
+    prop::collection::vec(one, 0..16).prop_map(|drawn| {
+        let entries = drawn.into_iter().enumerate().map(|(n, (hosts, ports, nets, age))| {
+            let mut entry = entry(&format!("e{n:02}"), &[], &[]);
+            entry.hosts = hosts.iter().map(|host| HostPattern::parse(host).unwrap()).collect();
+            for (number, protocol) in ports {
+                if entry.ports.iter().all(|port| port.number != number) {
+                    entry.ports.push(Port { protocol, ..port(number) });
+                }
+            }
+            // Addresses are common enough to matter and rare enough not to decide everything.
+            entry.addresses = nets.into_iter().filter(|_| n % 4 == 0).collect();
+            entry.created = age.map(|s| SystemTime::UNIX_EPOCH + Duration::from_secs(s));
+            entry
+        });
+        entries.collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn a_name_is_found_as_by_a_naive_list(
+        entries in any_named_entries(),
+        asked in prop::collection::vec((any_address(), 1u16..4, any_name(), any::<bool>()), 1..32),
+    ) {
+        // A port that is not TCP is found by nothing, whatever it lists.
+        let tcp: Vec<ServiceEntry> = entries.iter().cloned().map(|mut entry| {
+            entry.ports.retain(|port| port.protocol != Protocol::Udp);
+            entry
+        }).collect();
+        let (snapshot, _) = build(entries);
+        for (address, port, host, is_host) in asked {
+            let destination = SocketAddr::new(address, port);
+            let by = if is_host { NameSource::Host } else { NameSource::Sni };
+            let expected = naive(&tcp, destination, &name(&host), by);
+            let found = claimed(&snapshot, &destination.to_string(), by, &host);
+            prop_assert_eq!(&found, &expected, "{} {:?} {}", destination, by, host);
+            // Whoever does not wait would have decided the same with the name.
+            if !snapshot.awaits_name(destination) {
+                let without = match snapshot.lookup(destination) {
+                    Verdict::Service(service, matched) => Some((service.host.to_string(), matched)),
+                    Verdict::Passthrough | Verdict::BlackHole => None,
+                };
+                prop_assert_eq!(found, without);
+            }
+        }
+    }
+}

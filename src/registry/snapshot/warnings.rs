@@ -1,0 +1,87 @@
+//! What is wrong with service entries that are each right by themselves: two of them claim the
+//! same, or the configuration leaves one without effect.
+
+use super::index::Taken;
+use super::service::Service;
+use crate::config::{Names, Unverified};
+use crate::problem::{Fault, PROBLEMS_MAX, Problem, Severity};
+use crate::registry::service_entry::{ByAddress, Origin, Port, Reach, Resolution, ServiceEntry};
+
+/// The warnings of one snapshot, bounded: an operator reads a few.
+#[derive(Debug, Default)]
+pub(super) struct Warnings {
+    problems: Vec<Problem>,
+    left_out: usize,
+}
+
+impl Warnings {
+    /// `loser` claims what `winner` has.
+    pub(super) fn conflict(&mut self, loser: &Service, winner: &Service, taken: &Taken) {
+        // Two hosts of one entry may resolve to one address.
+        if (&loser.entry, &loser.origin) == (&winner.entry, &winner.origin) {
+            return;
+        }
+        let Origin { file, line } = &winner.origin;
+        let message = format!(
+            "{} loses {} port {} to {} ({}:{line})",
+            loser.entry,
+            taken.what,
+            loser.port,
+            winner.entry,
+            file.display()
+        );
+        let fix = "the older entry wins, then the first by name; remove it from one of them";
+        self.add(&loser.origin, message, fix);
+    }
+
+    /// What `names` leaves of a port that is found by its name only.
+    pub(super) fn effect_of(
+        &mut self,
+        names: &Names,
+        entry: &ServiceEntry,
+        port: &Port,
+        reach: Reach,
+    ) {
+        if reach.by_address != ByAddress::Nothing {
+            return;
+        }
+        let (name, number) = (entry.full_name(), port.number);
+        let is_claim = matches!(entry.resolution, Resolution::None | Resolution::DynamicDns);
+        let (message, fix) = if !names.enabled {
+            let message = format!("{name} port {number} matches nothing: names.enabled is false");
+            (message, "set names.enabled, or list the service's `addresses`")
+        } else if !names.decide_on(number) {
+            let message =
+                format!("{name} port {number} matches nothing: names.opaquePorts lists the port");
+            (message, "take the port out of the list, or list the service's `addresses`")
+        } else if is_claim && names.unverified == Unverified::Block {
+            let message = format!(
+                "{name} has neither endpoints nor addresses: connections that match it on port \
+                 {number} are blocked, because names.unverified is block"
+            );
+            (message, "use resolution DNS, or list the service's `addresses`")
+        } else {
+            return;
+        };
+        self.add(&entry.origin, message, fix);
+    }
+
+    fn add(&mut self, origin: &Origin, message: String, fix: &str) {
+        if self.problems.len() >= PROBLEMS_MAX {
+            self.left_out += 1;
+            return;
+        }
+        let fault = Fault::at(origin.line, message).fix(fix);
+        self.problems.push(fault.problem(Severity::Warning, &origin.file));
+    }
+
+    /// All of them, with a count of those that were left out.
+    pub(super) fn finish(mut self) -> Vec<Problem> {
+        if let Some(last) = self.problems.last().filter(|_| self.left_out > 0) {
+            let more = format!("{} more warnings about entries, in all files", self.left_out);
+            let problem = Fault::whole(more).problem(Severity::Warning, &last.file);
+            self.problems.push(problem);
+        }
+        self.problems
+    }
+}

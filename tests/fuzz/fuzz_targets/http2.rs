@@ -1,0 +1,8 @@
+//! Any frames behind the preface against `properties::http2`, which says what must hold.
+#![no_main]
+
+#[allow(dead_code)] // Each target checks one of the properties.
+#[path = "../properties.rs"]
+mod properties;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| properties::http2(bytes));

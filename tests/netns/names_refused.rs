@@ -1,0 +1,120 @@
+//! Requests whose framing can be read in two ways are refused with 400, and nothing of them reaches
+//! a server.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::lab::{Lab, PATIENCE, Part, web};
+use crate::options::{Options, Policy, named_entry};
+use crate::proxy::Proxy;
+use crate::scrape::{REFUSED, REQUESTS};
+
+const GOOD: &str = "GET /good HTTP/1.1\r\nHost: allowed.test\r\n\r\n";
+const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+
+/// What is refused, and why; the same is found in front of a connection and behind a good request.
+const TABLE: [(&str, &str); 11] = [
+    (
+        "POST / HTTP/1.1\r\nHost: allowed.test\r\nContent-Length: 5\r\n\
+         Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "length_with_coding",
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: allowed.test\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+        "bad_coding",
+    ),
+    (
+        "POST / HTTP/1.1\r\nHost: allowed.test\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        "several_lengths",
+    ),
+    ("POST / HTTP/1.1\r\nHost: allowed.test\r\nContent-Length: +5\r\n\r\n", "bad_length"),
+    ("GET / HTTP/1.1\r\nHost: allowed.test\r\nHost: other.test\r\n\r\n", "several_hosts"),
+    ("GET / HTTP/1.1\r\nAccept: */*\r\n\r\n", "no_host"),
+    ("GET / HTTP/1.1\r\nHost: allowed.test\r\nX: a\r\n b\r\n\r\n", "folded_field"),
+    ("GET / HTTP/1.1\nHost: allowed.test\n\n", "bare_line_end"),
+    ("GET / HTTP/1.1\r\nHost: allowed.test\nX: y\r\n\r\n", "bare_line_end"),
+    ("CONNECT allowed.test:443 HTTP/1.1\r\nHost: allowed.test:443\r\n\r\n", "connect"),
+    ("GET http://other.test/ HTTP/1.1\r\nHost: allowed.test\r\n\r\n", "host_mismatch"),
+];
+
+/// All bytes that have reached the server, whichever the connection.
+type Record = Arc<Mutex<Vec<u8>>>;
+
+/// A server that writes down what it gets, and answers each GET.
+fn serve(lab: &Lab) -> (Record, std::thread::JoinHandle<()>) {
+    let record = Record::default();
+    let kept = record.clone();
+    let listener = lab.inside(Part::Outside, || {
+        std::net::TcpListener::bind(web(10, 80)).expect("the address is free")
+    });
+    let serving = std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.expect("a connection");
+            let mut buffer = [0; 4096];
+            while let Ok(n @ 1..) = stream.read(&mut buffer) {
+                if &buffer[..n] == b"stop" {
+                    return;
+                }
+                kept.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..n]);
+                stream.write_all(ANSWER).expect("the other end lives");
+            }
+        }
+    });
+    (record, serving)
+}
+
+/// Sends all of it; returns all that comes until the end of the connection.
+fn exchange(lab: &Lab, text: &str) -> String {
+    let stream = lab.inside(Part::Pod, || TcpStream::connect(web(10, 80)));
+    let mut stream = stream.expect("the proxy accepts");
+    stream.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
+    stream.write_all(text.as_bytes()).expect("the proxy lives");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an orderly end");
+    answer
+}
+
+#[test]
+fn requests_with_bad_framing_get_400_and_never_reach_the_server() {
+    let lab = Lab::new();
+    lab.tally.expect_strangers();
+    let registry = named_entry("allowed.test", "HTTP", 80, None);
+    let options = Options { policy: Policy::RegistryOnly, registry, ..Options::default() };
+    let proxy = Proxy::start(&lab, &options);
+    let (record, serving) = serve(&lab);
+    let reached = || {
+        let bytes = record.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
+    let mut good = String::new();
+    let mut refused = std::collections::BTreeMap::new();
+    for (bad, reason) in TABLE {
+        let count = refused.entry(reason).or_insert(0);
+        let answer = exchange(&lab, bad);
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{reason}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{reason}: {answer}");
+        assert_eq!(reached(), good, "{reason}: it reached the server");
+
+        // Behind a good one, in one segment.
+        good.push_str(GOOD);
+        let answer = exchange(&lab, &format!("{GOOD}{bad}{GOOD}"));
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{reason}: {answer}");
+        assert!(answer.contains("okHTTP/1.1 400 "), "{reason}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 2, "{reason}: {answer}");
+        assert_eq!(reached(), good, "{reason}: more than the good one reached the server");
+        *count += 2;
+        proxy.wait_for_metric(REFUSED, &[("reason", reason)], *count);
+    }
+    let rows = TABLE.len() as u64;
+    assert_eq!(proxy.metric(REFUSED, &[]), 2 * rows);
+    let bad = [("response_code", "400"), ("response_flags", "DPE")];
+    proxy.wait_for_metric(REQUESTS, &bad, 2 * rows);
+    proxy.wait_for_metric(REQUESTS, &[("response_code", "200")], rows);
+    let stop = lab.inside(Part::Node, || TcpStream::connect(web(10, 80)));
+    let mut stop = stop.expect("the server lives");
+    stop.write_all(b"stop").expect("the server lives");
+    stop.shutdown(Shutdown::Write).expect("the server lives");
+    serving.join().expect("the server did not panic");
+    proxy.finish();
+}
