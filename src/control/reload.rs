@@ -112,7 +112,7 @@ impl Reloader {
             let _ = inbox.send(Message::FilesChanged);
         };
         let mut watcher = Watcher::new(source.watching, notify);
-        watcher.watch(&source.directories);
+        watcher.watch(&source.directories, &source.files);
         let signature = Signature::take(&source.files, &source.directories);
         target.counters.config_generation.set(target.registry.current().generation);
         target.counters.config_last_success_s.set(unix_time_s());
@@ -190,7 +190,7 @@ impl Reloader {
 
     fn reload(&mut self, cause: Cause) -> Outcome {
         // Watch before the read: what changes later is seen as an event, or at the poll.
-        self.watcher.watch(&self.directories);
+        self.watcher.watch(&self.directories, &self.files);
         match self.read() {
             Ok(candidate) => {
                 self.follow(&candidate.files, &candidate.directories);
@@ -323,7 +323,7 @@ impl Reloader {
         }
         self.files = files.to_vec();
         self.directories = directories.to_vec();
-        self.watcher.watch(&self.directories);
+        self.watcher.watch(&self.directories, &self.files);
         self.signature = Signature::take(&self.files, &self.directories);
         self.recheck = true;
     }

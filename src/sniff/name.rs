@@ -107,7 +107,9 @@ impl Host {
             let address = inside.strip_suffix(b"]").and_then(ipv6).ok_or(NameError::BadAddress)?;
             return Ok(Self::Address(address));
         }
-        if let Some(address) = ipv6(text) {
+        if text.contains(&b':')
+            && let Some(address) = ipv6(text)
+        {
             return Ok(Self::Address(address));
         }
         name_or_ipv4(text)
@@ -219,22 +221,41 @@ fn name_or_ipv4(text: &[u8]) -> Result<Host, NameError> {
     if text.len() > NAME_BYTES_MAX {
         return Err(NameError::TooLong);
     }
+    // The rest is asked only of what could be an address, or has a label in Punycode: each request
+    // comes this way.
+    let (mut last, mut has_punycode) = (text, false);
     for label in text.split(|byte| *byte == b'.') {
         check_label(label)?;
+        has_punycode |= label.get(..4).is_some_and(|start| start.eq_ignore_ascii_case(b"xn--"));
+        last = label;
     }
     let mut normal = std::str::from_utf8(text).map_err(|_| NameError::NotAscii)?.to_owned();
     normal.make_ascii_lowercase();
-    if let Ok(address) = normal.parse::<Ipv4Addr>() {
-        return Ok(Host::Address(address.into()));
+    if last[0].is_ascii_digit() {
+        if let Ok(address) = normal.parse::<Ipv4Addr>() {
+            return Ok(Host::Address(address.into()));
+        }
+        if normal.rsplit('.').next().is_some_and(is_number) {
+            return Err(NameError::BadAddress);
+        }
     }
-    if normal.rsplit('.').next().is_some_and(is_number) {
-        return Err(NameError::BadAddress);
-    }
-    if normal.split('.').any(|label| label.starts_with("xn--") && !punycode::decodes(&label[4..])) {
+    let is_junk = |label: &str| label.starts_with("xn--") && !punycode::decodes(&label[4..]);
+    if has_punycode && normal.split('.').any(is_junk) {
         return Err(NameError::BadPunycode);
     }
     Ok(Host::Name(Name(normal.into())))
 }
+
+/// The bytes that a label may hold.
+const IN_LABELS: [bool; 256] = {
+    let mut bytes = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        bytes[byte as usize] = byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+        byte += 1;
+    }
+    bytes
+};
 
 fn check_label(label: &[u8]) -> Result<(), NameError> {
     if label.is_empty() {
@@ -244,7 +265,7 @@ fn check_label(label: &[u8]) -> Result<(), NameError> {
         return Err(NameError::LabelTooLong);
     }
     // Underscores and hyphens at the edge are no host names by RFC 952, and are in use.
-    match label.iter().find(|byte| !byte.is_ascii_alphanumeric() && !matches!(byte, b'-' | b'_')) {
+    match label.iter().find(|byte| !IN_LABELS[usize::from(**byte)]) {
         None => Ok(()),
         Some(128..) => Err(NameError::NotAscii),
         Some(_) => Err(NameError::BadByte),

@@ -31,22 +31,31 @@ pub(super) struct Watcher {
     inotify: Option<RecommendedWatcher>,
     /// What is watched now.
     watched: BTreeSet<PathBuf>,
-    /// In which directories an event counts; read by notify's thread.
-    directories: Arc<Mutex<BTreeSet<PathBuf>>>,
+    /// Where an event counts; read by notify's thread.
+    places: Arc<Mutex<Places>>,
     /// The directories that could not be watched, to be logged once each.
     unwatchable: BTreeSet<PathBuf>,
+}
+
+/// Where an event counts.
+#[derive(Debug, Default)]
+struct Places {
+    /// Whatever is closed, moved, made or removed in them.
+    directories: BTreeSet<PathBuf>,
+    /// The files that were read, also while they are being written.
+    files: BTreeSet<PathBuf>,
 }
 
 impl Watcher {
     /// A watcher of nothing yet. It calls `notify` from a thread of its own.
     pub(super) fn new(watching: Watching, notify: impl Fn() + Send + 'static) -> Self {
-        let directories: Arc<Mutex<BTreeSet<PathBuf>>> = Arc::default();
+        let places: Arc<Mutex<Places>> = Arc::default();
         let inotify = match watching {
             Watching::PollOnly => None,
             Watching::EventsAndPoll => {
-                let directories = Arc::clone(&directories);
+                let places = Arc::clone(&places);
                 let on_event = move |event: notify::Result<Event>| {
-                    if counts(&event, &lock(&directories)) {
+                    if counts(&event, &lock(&places)) {
                         notify();
                     }
                 };
@@ -59,20 +68,21 @@ impl Watcher {
             }
         };
         let (watched, unwatchable) = (BTreeSet::new(), BTreeSet::new());
-        Self { inotify, watched, directories, unwatchable }
+        Self { inotify, watched, places, unwatchable }
     }
 
     /// Watches `directories` and their parents, and nothing else. A directory that was replaced is
-    /// found anew, because every watch is renewed.
-    pub(super) fn watch(&mut self, directories: &[PathBuf]) {
+    /// found anew, because every watch is renewed. `files` are those that were read.
+    pub(super) fn watch(&mut self, directories: &[PathBuf], files: &[PathBuf]) {
         let Some(inotify) = &mut self.inotify else { return };
-        let directories: BTreeSet<PathBuf> = directories
-            .iter()
-            .map(|path| std::path::absolute(path).unwrap_or_else(|_| path.clone()))
-            .collect();
+        let absolute = |paths: &[PathBuf]| -> BTreeSet<PathBuf> {
+            let absolute = |path: &PathBuf| std::path::absolute(path);
+            paths.iter().map(|path| absolute(path).unwrap_or_else(|_| path.clone())).collect()
+        };
+        let (directories, files) = (absolute(directories), absolute(files));
         let parents = directories.iter().filter_map(|d| d.parent()).map(Path::to_owned);
         let wanted: BTreeSet<PathBuf> = parents.chain(directories.iter().cloned()).collect();
-        *lock(&self.directories) = directories;
+        *lock(&self.places) = Places { directories, files };
 
         for path in std::mem::take(&mut self.watched) {
             // A directory that is gone has taken its watch with it.
@@ -94,21 +104,23 @@ impl Watcher {
     }
 }
 
-/// Whether an event is about the directories, and not one of our own reads.
-fn counts(event: &notify::Result<Event>, directories: &BTreeSet<PathBuf>) -> bool {
+/// Whether an event is about what was read, and not one of our own reads.
+fn counts(event: &notify::Result<Event>, places: &Places) -> bool {
     let Ok(event) = event else { return true };
-    let is_write = match event.kind {
-        EventKind::Access(kind) => kind == AccessKind::Close(AccessMode::Write),
-        // Whoever writes a file closes it in the end. A log that is kept open beside the files (our
-        // own access log, too) is written to all the time.
-        EventKind::Modify(ModifyKind::Data(_)) => false,
-        _ => true,
-    };
+    let Places { directories, files } = places;
     let is_near = |path: &PathBuf| {
         directories.contains(path) || path.parent().is_some_and(|p| directories.contains(p))
     };
-    // An event without a path is the kernel's word that events were lost.
-    is_write && (event.paths.is_empty() || event.paths.iter().any(is_near))
+    let about = |is_it: &dyn Fn(&PathBuf) -> bool| event.paths.iter().any(is_it);
+    match event.kind {
+        // An event without a path is the kernel's word that events were lost.
+        _ if event.paths.is_empty() => true,
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => about(&is_near),
+        EventKind::Access(_) => false,
+        // A log beside the files (our own access log, too) is written to all the time.
+        EventKind::Modify(ModifyKind::Data(_)) => about(&|path| files.contains(path)),
+        _ => about(&is_near),
+    }
 }
 
 #[cfg(test)]
@@ -118,15 +130,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_counts_when_it_is_closed_and_not_with_every_write() {
-        let directories = BTreeSet::from([PathBuf::from("/etc/egret")]);
-        let event = |kind| Ok(Event::new(kind).add_path("/etc/egret/access.log".into()));
+    fn a_stranger_counts_when_it_is_closed_and_not_with_every_write() {
+        let places = Places {
+            directories: BTreeSet::from([PathBuf::from("/etc/egret")]),
+            files: BTreeSet::from([PathBuf::from("/etc/egret/egret.yaml")]),
+        };
+        let is_counted =
+            |kind, path: &str| counts(&Ok(Event::new(kind).add_path(path.into())), &places);
         let written = EventKind::Modify(ModifyKind::Data(DataChange::Any));
-        assert!(!counts(&event(written), &directories));
+        assert!(!is_counted(written, "/etc/egret/access.log"));
+        assert!(is_counted(written, "/etc/egret/egret.yaml"));
         let closed = EventKind::Access(AccessKind::Close(AccessMode::Write));
-        assert!(counts(&event(closed), &directories));
-        assert!(counts(&event(EventKind::Any), &directories));
-        let elsewhere = Ok(Event::new(closed).add_path("/etc/passwd".into()));
-        assert!(!counts(&elsewhere, &directories));
+        assert!(is_counted(closed, "/etc/egret/access.log"));
+        assert!(is_counted(EventKind::Any, "/etc/egret/access.log"));
+        assert!(!is_counted(closed, "/etc/passwd"));
     }
 }
