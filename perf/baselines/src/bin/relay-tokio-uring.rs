@@ -8,6 +8,7 @@
 //!   costs one system call more than on the other runtimes. DEFER_TASKRUN, which Egret's ring has,
 //!   cannot be used: completions would then only appear inside io_uring_enter, which nobody calls
 //!   while epoll waits.
+//! - Waiting for room to write when the peer has sent FIN: there it tries again after a pause.
 //! - A connect on a prepared socket, so SO_MARK has no place: tokio connects, and hands over.
 //!
 //! It has had no release since 2024.
@@ -16,6 +17,7 @@ use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use egret_baselines::{
     BUFFER_BYTES, end_both, listener_of_command_line, original_destination, upstream_socket,
@@ -25,6 +27,9 @@ use tokio_uring::buf::BoundedBuf;
 use tokio_uring::net::{TcpListener, TcpStream};
 
 const RING_ENTRIES: u32 = 1024;
+
+/// Before a write that found no room is tried again.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 fn main() -> io::Result<()> {
     let listener = listener_of_command_line()?;
@@ -60,10 +65,7 @@ async fn half(from: Rc<TcpStream>, to: Rc<TcpStream>, ends: [RawFd; 2]) {
         let (result, emptied) = match result {
             Ok(0) => return drop(to.shutdown(Shutdown::Write)),
             // A read never shortens the vector's length: the rest is of an earlier one.
-            Ok(count) => {
-                let (result, emptied) = to.write_all(filled.slice(..count)).await;
-                (result, emptied.into_inner())
-            }
+            Ok(count) => pass_on(&to, filled, count).await,
             Err(error) => (Err(error), filled),
         };
         buffer = emptied;
@@ -72,4 +74,23 @@ async fn half(from: Rc<TcpStream>, to: Rc<TcpStream>, ends: [RawFd; 2]) {
             return end_both(ends);
         }
     }
+}
+
+/// Writes the first `count` bytes of `buffer`.
+async fn pass_on(to: &TcpStream, mut buffer: Vec<u8>, count: usize) -> (io::Result<()>, Vec<u8>) {
+    let mut written = 0;
+    while written < count {
+        let (result, given_back) = to.write(buffer.slice(written..count)).submit().await;
+        buffer = given_back.into_inner();
+        match result {
+            Ok(bytes) => written += bytes,
+            // After the peer's FIN the kernel's waits for room end at once, and so may a write; the
+            // runtime has no way to wait.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tokio::time::sleep(FULL_PAUSE).await;
+            }
+            Err(error) => return (Err(error), buffer),
+        }
+    }
+    (Ok(()), buffer)
 }
