@@ -150,7 +150,10 @@ impl Begun {
             return self.find_stream();
         }
         let sniff = self.sniffer.feed(bytes).clone();
-        self.seen.extend_from_slice(bytes);
+        if matches!(sniff, Sniff::NeedMore | Sniff::Http1 | Sniff::Http2Preface) {
+            // Whoever goes on reads from the first byte.
+            self.seen.extend_from_slice(bytes);
+        }
         match sniff {
             Sniff::NeedMore => Seen::Nothing,
             Sniff::Tls(hello) => Seen::Tls(hello),
