@@ -2,10 +2,10 @@
 
 use crate::http1::Lost;
 use crate::metrics::CloseReason;
-use crate::relay::{Side, State};
+use crate::relay::Side;
 use crate::sys::ring::{Ring, Sockets};
 use crate::worker::Worker;
-use crate::worker::connection::{Connection, Guide, Held};
+use crate::worker::connection::{Connection, Guide};
 use crate::worker::http1::Answered;
 use crate::worker::token::Key;
 
@@ -64,12 +64,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Connection { guide: Guide::Http1(http), directions, .. } = connection else {
             return None;
         };
-        let direction = &directions[Side::Upstream as usize];
-        let (Held::Buffer(buffer), State::Deciding { from, .. }) =
-            (&direction.held, direction.half.state())
-        else {
-            return None;
-        };
-        Some(http.next_answer(&self.ring.bytes(buffer)[from as usize + pass..]))
+        let (buffer, from) = directions[Side::Upstream as usize].undecided()?;
+        Some(http.next_answer(&self.ring.bytes(buffer)[from + pass..]))
     }
 }

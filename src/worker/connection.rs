@@ -236,6 +236,14 @@ impl Direction {
         let half = Half::default();
         Self { half, held: Held::Nothing, operation: None, expect, bytes: 0, written: 0 }
     }
+
+    /// The buffer with bytes that are not decided on yet, and where in it they begin.
+    pub(super) fn undecided(&self) -> Option<(&Buffer, usize)> {
+        match (&self.held, self.half.state()) {
+            (Held::Buffer(buffer), State::Deciding { from, .. }) => Some((buffer, from as usize)),
+            _ => None,
+        }
+    }
 }
 
 /// One side's socket.

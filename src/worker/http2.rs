@@ -11,7 +11,7 @@ use crate::http2::{
 };
 use crate::metrics::{CloseReason, Recognised, ResponseFlags};
 use crate::registry::snapshot::{Claim, NameSource, Standing};
-use crate::relay::{Side, State};
+use crate::relay::Side;
 use crate::sniff::OpaqueReason;
 use crate::sys::ring::{Ring, Sockets};
 use crate::worker::Worker;
@@ -198,12 +198,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             let Connection { guide: Guide::Http2(http), directions, .. } = connection else {
                 return;
             };
-            let direction = &directions[Side::Downstream as usize];
-            let (Held::Buffer(buffer), State::Deciding { from, .. }) =
-                (&direction.held, direction.half.state())
-            else {
-                return;
-            };
+            let undecided = directions[Side::Downstream as usize].undecided();
+            let Some((buffer, from)) = undecided else { return };
             if http.judged > 0 {
                 pass = std::mem::take(&mut http.judged);
                 break;
@@ -211,7 +207,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             if http.refused.is_some() || http.swallow > 0 {
                 break;
             }
-            match http.next(&self.ring.bytes(buffer)[from as usize + pass..]) {
+            match http.next(&self.ring.bytes(buffer)[from + pass..]) {
                 Next::Pass(bytes) => pass += bytes,
                 Next::Swallow(bytes) => http.swallow = bytes,
                 Next::More => break,
@@ -298,13 +294,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     pub(super) fn gate_stream_answers(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let Connection { guide: Guide::Http2(http), directions, .. } = connection else { return };
-        let direction = &directions[Side::Upstream as usize];
-        let (Held::Buffer(buffer), State::Deciding { from, .. }) =
-            (&direction.held, direction.half.state())
-        else {
-            return;
-        };
-        let mut bytes = &self.ring.bytes(buffer)[from as usize..];
+        let undecided = directions[Side::Upstream as usize].undecided();
+        let Some((buffer, from)) = undecided else { return };
+        let mut bytes = &self.ring.bytes(buffer)[from..];
         if http.refused.is_some() {
             bytes = &bytes[..bytes.len().min(http.boundary.to_boundary())];
         }

@@ -6,10 +6,10 @@ use crate::access_log::Protocol;
 use crate::http1::Lost;
 use crate::registry::Verdict;
 use crate::registry::snapshot::{Claim, Decision, Match, NameSource};
-use crate::relay::{Side, State};
+use crate::relay::Side;
 use crate::sys::ring::{Ring, Sockets};
 use crate::worker::Worker;
-use crate::worker::connection::{Account, Connection, Guide, Held, Micros};
+use crate::worker::connection::{Account, Connection, Guide, Micros};
 use crate::worker::http1::{Answered, Http1, Next, Waits};
 use crate::worker::route::Way;
 use crate::worker::token::Key;
@@ -101,13 +101,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let (now, logged) = (self.now_us, self.access_log.is_on());
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let Connection { guide: Guide::Http1(http), directions, .. } = connection else { return };
-        let direction = &directions[Side::Downstream as usize];
-        let (Held::Buffer(buffer), State::Deciding { from, .. }) =
-            (&direction.held, direction.half.state())
-        else {
-            return;
-        };
-        let bytes = &self.ring.bytes(buffer)[from as usize..];
+        let undecided = directions[Side::Downstream as usize].undecided();
+        let Some((buffer, from)) = undecided else { return };
+        let bytes = &self.ring.bytes(buffer)[from..];
         if let Err(why) = http.observe_requests(bytes, now, logged) {
             self.observe_no_more(key, why);
         }
@@ -127,13 +123,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     pub(super) fn observe_answers(&mut self, key: Key) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let Connection { guide: Guide::Http1(http), directions, .. } = connection else { return };
-        let direction = &directions[Side::Upstream as usize];
-        let (Held::Buffer(buffer), State::Deciding { from, .. }) =
-            (&direction.held, direction.half.state())
-        else {
-            return;
-        };
-        let result = http.observe_answers(&self.ring.bytes(buffer)[from as usize..]);
+        let undecided = directions[Side::Upstream as usize].undecided();
+        let Some((buffer, from)) = undecided else { return };
+        let result = http.observe_answers(&self.ring.bytes(buffer)[from..]);
         self.account_finished(key);
         if let Err(lost) = result {
             self.answers_lost(key, lost);

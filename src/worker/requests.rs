@@ -62,12 +62,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     pub(super) fn set_aside(&mut self, key: Key, side: Side) -> Vec<u8> {
         let Some(connection) = self.connections.get_mut(key.slot) else { return Vec::new() };
         let direction = &mut connection.directions[side as usize];
-        let (State::Deciding { from, .. }, Held::Buffer(buffer)) =
-            (direction.half.state(), &direction.held)
-        else {
-            return Vec::new();
-        };
-        let rest = self.ring.bytes(buffer)[from as usize..].to_vec();
+        let Some((buffer, from)) = direction.undecided() else { return Vec::new() };
+        let rest = self.ring.bytes(buffer)[from..].to_vec();
         direction.half.set_aside();
         self.drop_held(key, side);
         rest
@@ -159,13 +155,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Connection { guide: Guide::Http1(http), directions, .. } = connection else {
             return None;
         };
-        let direction = &directions[Side::Downstream as usize];
-        let (Held::Buffer(buffer), State::Deciding { from, .. }) =
-            (&direction.held, direction.half.state())
-        else {
-            return None;
-        };
-        Some(http.next_request(&self.ring.bytes(buffer)[from as usize + pass..]))
+        let (buffer, from) = directions[Side::Downstream as usize].undecided()?;
+        Some(http.next_request(&self.ring.bytes(buffer)[from + pass..]))
     }
 
     /// Lets the head that was told pass, if it may pass now. Its length.
@@ -189,13 +180,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Connection { guide: Guide::Http1(http), directions, .. } = connection else {
             return None;
         };
-        let direction = &directions[Side::Downstream as usize];
-        let (Held::Buffer(buffer), State::Deciding { from, .. }) =
-            (&direction.held, direction.half.state())
-        else {
-            return None;
-        };
-        http.told_line(&self.ring.bytes(buffer)[from as usize + pass..])
+        let (buffer, from) = directions[Side::Downstream as usize].undecided()?;
+        http.told_line(&self.ring.bytes(buffer)[from + pass..])
     }
 
     fn told_name(&self, key: Key) -> Option<Name> {
