@@ -219,6 +219,12 @@ impl Half {
         }
     }
 
+    /// Its last piece was a large one: it may come to ask for a pipe.
+    #[must_use]
+    pub fn moves_bulk(&self) -> bool {
+        self.streak_bytes > 0
+    }
+
     /// It moves bulk, and a pipe would be cheaper than buffers.
     #[must_use]
     pub fn wants_pipe(&self) -> bool {

@@ -7,7 +7,7 @@
 //! message.
 //!
 //! The handlers live by subject: [`accept`] up to the verdict, [`connect`] the upstream,
-//! [`transfer`] the bytes, [`close`] the end, [`sweep`] time, [`stop`] drain and the control
+//! [`transfer`] the bytes, [`ending`] and [`close`] the end, [`sweep`] time, [`stop`] drain and the control
 //! plane's questions.
 
 mod accept;
@@ -16,6 +16,8 @@ mod answers;
 mod close;
 mod connect;
 mod connection;
+mod direction;
+mod ending;
 mod http1;
 mod http2;
 mod last_words;
@@ -53,6 +55,7 @@ use crate::sys::socket::Listener;
 use crate::sys::waker::Waker;
 use accept::{AcceptState, Accepting};
 use connection::{Connection, Micros};
+use direction::Arrived;
 use stop::DrainStage;
 use sweep::{Limits, Sweep};
 use token::{Key, Target};
@@ -210,8 +213,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                     self.on_connected(key, result);
                 }
             }
-            Completion::Received { token, result, expect } => match self.find(token) {
-                Some((key, side)) => self.on_received(key, side, result, expect),
+            Completion::Received { token, result, expect, rearm } => match self.find(token) {
+                Some((key, side)) => {
+                    self.on_received(key, side, Arrived { result, expect }, rearm);
+                }
                 None => {
                     if let Ok(Some(unwanted)) = result {
                         self.ring.release(unwanted);

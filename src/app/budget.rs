@@ -59,9 +59,9 @@ impl Budget {
         }
         // A 32nd of the descriptors may be pipe ends.
         let pipes = (descriptors / 64 / workers as u64).min(PIPES_PER_WORKER_MAX);
-        // A half holds one buffer at the most.
+        // A half holds one buffer, and another one may come early.
         let connections = u64::from(config.limits.connections).min(descriptors / 2);
-        let buffers = (2 * connections).max(BUFFERS_PER_WORKER_MIN);
+        let buffers = (4 * connections).max(BUFFERS_PER_WORKER_MIN);
         Ok(Self {
             workers,
             processors,

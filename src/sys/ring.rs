@@ -4,7 +4,8 @@
 //! (epoll) and a simulation can keep the same promises, which are only these:
 //!
 //! - an operation is queued when it is called, reaches the kernel at the next [`Ring::submit`] or
-//!   [`Ring::wait`], and completes exactly once (accept: once per connection until `rearm`);
+//!   [`Ring::wait`], and completes exactly once (accept and `receive_on`: again and again, until
+//!   `rearm`);
 //! - completions of different operations come in any order;
 //! - a cancelled operation still completes, with its result or with [`Errno::ECANCELED`];
 //! - a descriptor is handed to [`Ring::close`] only when no operation on it is in flight, because
@@ -81,6 +82,16 @@ pub enum Expect {
     Nothing,
 }
 
+/// When whoever sends wants to know that all of it was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// At once.
+    Prompt,
+    /// With whatever completes next, because nothing waits for it: it ends no wait of its own. A
+    /// send that fails, or is taken in part only, is told promptly all the same.
+    Lazy,
+}
+
 /// The end of one operation.
 #[derive(Debug)]
 pub enum Completion {
@@ -108,6 +119,8 @@ pub enum Completion {
         result: Result<Option<Buffer>, Errno>,
         /// The socket holds more bytes (a hint).
         expect: Expect,
+        /// The receive has ended: call [`Ring::receive`] or [`Ring::receive_on`] to go on.
+        rearm: bool,
     },
     /// Bytes are in the socket's send queue.
     Sent {
@@ -128,6 +141,10 @@ pub enum Completion {
     },
 }
 
+/// The bytes after which a receive that goes on ends, rounded up to what one receive brings: two
+/// buffers full, so that one that nobody takes up costs little more than a single receive.
+pub const RECEIVE_CREDIT_BYTES: u32 = 64 * 1024;
+
 /// Whether unused memory was given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trimmed {
@@ -146,9 +163,21 @@ pub trait Ring {
     /// Receives at most `most` bytes (not 0) into a buffer that is chosen when they are there:
     /// waiting costs no memory.
     fn receive(&mut self, socket: &Socket, most: u32, expect: Expect, token: Token);
+    /// Receives as [`Ring::receive`] does, without a bound on the bytes, and goes on until a
+    /// completion says `rearm`: when some [`RECEIVE_CREDIT_BYTES`] have come, at the latest. A ring
+    /// may end it earlier, even with the first bytes. Nothing keeps the bytes from coming before
+    /// the caller wants them.
+    fn receive_on(&mut self, socket: &Socket, expect: Expect, token: Token);
     /// Sends these bytes of `buffer`, as far as there is room now; with none it completes with
     /// `EAGAIN`. The caller keeps the buffer until it completes.
-    fn send(&mut self, socket: &Socket, buffer: &Buffer, bytes: Range<u32>, token: Token);
+    fn send(
+        &mut self,
+        socket: &Socket,
+        buffer: &Buffer,
+        bytes: Range<u32>,
+        notice: Notice,
+        token: Token,
+    );
     /// Waits once for `Readable`, `Writable` or `Dead`.
     fn poll(&mut self, socket: &Socket, operation: Operation, token: Token);
     /// Waits once until `waker` is woken; completes as `Readable`.

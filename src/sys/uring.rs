@@ -5,7 +5,10 @@
 //! poll.
 
 mod completions;
+mod entry;
+mod quiet;
 mod setup;
+mod standing;
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,19 +17,22 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use io_uring::types::{Fd, Timespec};
-use io_uring::{EnterFlags, IoUring, cqueue, opcode, squeue};
+use io_uring::types::Fd;
+use io_uring::{IoUring, cqueue, opcode, squeue};
 use nix::errno::Errno;
 use nix::sys::socket::SockaddrStorage;
 
 use crate::sys::buffers::{BUFFER_BYTES, Buffer, BufferPool};
-use crate::sys::ring::{Completion, Expect, Operation, Ring, Token, Trimmed};
+use crate::sys::ring::{Completion, Expect, Notice, Operation, Ring, Token, Trimmed};
 use crate::sys::socket::{Listener, Socket, to_kernel};
 use crate::sys::waker::Waker;
 use crate::sys::writable::WritableWaits;
 
+use entry::EntryPoint;
+use quiet::QuietSends;
 pub use setup::SetupError;
-use setup::{check_operations, register_descriptor, set_up, unregister_descriptor};
+use setup::{check_operations, set_up};
+use standing::Standing;
 
 /// Submissions that fit before they must be handed to the kernel.
 const SUBMISSIONS: u32 = 1024;
@@ -54,24 +60,21 @@ const IGNORED: u64 = 0;
 /// Marks the wait for the epoll instance of [`WritableWaits`]; no operation has these bits.
 const WRITABLE_WAITS: u64 = 15;
 
-/// `struct io_uring_getevents_arg` (linux/io_uring.h), for io_uring_enter(2) with EXT_ARG.
-#[repr(C)]
-struct WaitArgument {
-    sigmask: u64,
-    sigmask_size: u32,
-    min_wait_us: u32,
-    deadline: *const Timespec,
-}
-
 /// One thread's ring and its buffers. Not `Send`: the kernel ties the ring to its thread.
 pub struct Uring {
-    // Drop order: the ring first, then the memory that its operations write to.
+    // Drop order: the way into the ring, the ring, then the memory that its operations write to.
+    entry: EntryPoint,
     ring: IoUring,
     buffers: BufferPool,
     /// Addresses of connects that are queued but not handed over yet: the kernel reads them at
     /// submission (IORING_FEAT_SUBMIT_STABLE). Never grows beyond its capacity, so never moves.
     addresses: Vec<SockaddrStorage>,
+    /// Completions that were taken from the queue and not handed out yet.
     turn: VecDeque<cqueue::Entry>,
+    /// How many more may be handed out before the next wait.
+    left_in_turn: usize,
+    quiet: QuietSends,
+    standing: Standing,
     writable: WritableWaits,
     /// Completions that did not come through the completion queue.
     aside: VecDeque<Completion>,
@@ -79,9 +82,6 @@ pub struct Uring {
     overflows: u64,
     /// The ring waits for the epoll instance of `writable`.
     awaits_writable: bool,
-    /// What io_uring_enter(2) is called with: the registered index, or the descriptor.
-    entry_point: u32,
-    enter_flags: EnterFlags,
     features: &'static str,
     /// The kernel does its part of receives only while this thread enters it (DEFER_TASKRUN).
     defers: bool,
@@ -103,8 +103,9 @@ impl Uring {
     /// # Errors
     /// The kernel has no io_uring, denies it, or is older than 5.19; see [`SetupError`].
     pub fn new(buffers: u16) -> Result<Self, SetupError> {
-        let (ring, features) = set_up()?;
+        let (mut ring, features) = set_up()?;
         check_operations(&ring)?;
+        let quiet = QuietSends::new(&mut ring).map_err(SetupError::Resources)?;
         let buffers = BufferPool::new(buffers).map_err(SetupError::Resources)?;
         let (address, entries) = buffers.registration();
         // SAFETY: the ring memory is mapped, page aligned, of the stated number of entries, and is
@@ -114,35 +115,27 @@ impl Uring {
                 Some(libc::EINVAL) => SetupError::TooOld("IORING_REGISTER_PBUF_RING"),
                 _ => SetupError::Resources(error),
             })?;
-        let mut enter_flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
-        if ring.params().is_feature_no_iowait() {
-            // Else an idle thread counts as waiting for a disk (6.15).
-            enter_flags |= EnterFlags::NO_IOWAIT;
-        }
         let writable = WritableWaits::new().map_err(|e| SetupError::Resources(e.into()))?;
-        let descriptor = ring.as_raw_fd();
-        let entry_point = match register_descriptor(descriptor) {
-            Some(index) => {
-                enter_flags |= EnterFlags::REGISTERED_RING;
-                index
-            }
-            None => u32::try_from(descriptor).unwrap_or(u32::MAX),
-        };
-        Ok(Self {
+        let entry = EntryPoint::of(&ring);
+        let mut uring = Self {
+            entry,
             ring,
-            entry_point,
             buffers,
             addresses: Vec::with_capacity(SUBMISSIONS as usize),
             turn: VecDeque::with_capacity(COMPLETIONS_PER_TURN),
+            left_in_turn: 0,
+            quiet,
+            standing: Standing::Unknown,
             writable,
             aside: VecDeque::new(),
             awaits_writable: false,
             overflows: 0,
-            enter_flags,
             features,
             defers: features.contains("defer_taskrun"),
             not_send: std::marker::PhantomData,
-        })
+        };
+        uring.standing = standing::try_out(&mut uring).map_err(SetupError::Resources)?;
+        Ok(uring)
     }
 
     /// The set-up flags that this kernel accepted.
@@ -168,7 +161,7 @@ impl Uring {
             // clears when the completions are taken.
             self.enter(0, None).expect("a ring that fails cannot go on: its connections are lost");
             if self.ring.submission().is_full() {
-                self.take_completions(usize::MAX);
+                self.take_completions();
             }
         }
     }
@@ -176,36 +169,7 @@ impl Uring {
     fn enter(&mut self, want: u32, timeout: Option<Duration>) -> io::Result<()> {
         self.buffers.refill();
         let queued = u32::try_from(self.ring.submission().len()).unwrap_or(u32::MAX);
-        let deadline = timeout.map(Timespec::from);
-        let argument = WaitArgument {
-            sigmask: 0,
-            sigmask_size: 0,
-            min_wait_us: 0,
-            deadline: deadline.as_ref().map_or(std::ptr::null(), std::ptr::from_ref),
-        };
-        // SAFETY: with EXT_ARG the kernel reads a `struct io_uring_getevents_arg` of the given
-        // size, which `argument` is, and the timespec that it points to; both live until the call
-        // returns.
-        let entered = unsafe {
-            libc::syscall(
-                libc::SYS_io_uring_enter,
-                self.entry_point,
-                queued,
-                want,
-                self.enter_flags.bits(),
-                &raw const argument,
-                size_of::<WaitArgument>(),
-            )
-        };
-        let entered = Errno::result(entered).map_err(io::Error::from);
-        match entered {
-            Ok(_) => {}
-            Err(error) => match error.raw_os_error() {
-                // The timeout, a signal, or a completion queue to be emptied first: all are turns.
-                Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => {}
-                _ => return Err(error),
-            },
-        }
+        self.entry.enter(queued, want, timeout)?;
         let queue = self.ring.submission();
         self.overflows += u64::from(queue.cq_overflow());
         if queue.is_empty() {
@@ -214,17 +178,8 @@ impl Uring {
         Ok(())
     }
 
-    fn take_completions(&mut self, most: usize) {
-        let room = most.saturating_sub(self.turn.len());
-        self.turn.extend(self.ring.completion().take(room));
-    }
-}
-
-impl Drop for Uring {
-    fn drop(&mut self) {
-        if self.enter_flags.contains(EnterFlags::REGISTERED_RING) {
-            unregister_descriptor(self.ring.as_raw_fd(), self.entry_point);
-        }
+    fn take_completions(&mut self) {
+        self.turn.extend(self.ring.completion());
     }
 }
 
@@ -244,7 +199,7 @@ impl Ring for Uring {
             // As many connects as the queue has entries: hand them over, which empties the list.
             let _ = self.enter(0, None);
             if self.addresses.len() == self.addresses.capacity() {
-                self.take_completions(usize::MAX);
+                self.take_completions();
                 let _ = self.enter(0, None);
             }
         }
@@ -269,14 +224,32 @@ impl Ring for Uring {
         self.push(Operation::Receive, token, entry);
     }
 
-    fn send(&mut self, socket: &Socket, buffer: &Buffer, bytes: Range<u32>, token: Token) {
+    fn receive_on(&mut self, socket: &Socket, expect: Expect, token: Token) {
+        match self.standing {
+            Standing::Known => {
+                let entry = standing::entry(socket.as_raw_fd(), expect);
+                self.push(Operation::Receive, token, entry);
+            }
+            Standing::Unknown => self.receive(socket, BUFFER_BYTES, expect, token),
+        }
+    }
+
+    fn send(
+        &mut self,
+        socket: &Socket,
+        buffer: &Buffer,
+        bytes: Range<u32>,
+        notice: Notice,
+        token: Token,
+    ) {
         let length = bytes.end - bytes.start;
         let start = self.buffers.range(buffer, bytes);
-        let entry = opcode::Send::new(Fd(socket.as_raw_fd()), start, length)
-            // Not to wait in the kernel, which it does badly after a FIN (see `writable`).
-            .flags(libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
-            .build();
+        let notice = self.quiet.possible(notice);
+        let entry = quiet::send_entry(socket.as_raw_fd(), start, length, notice);
         self.push(Operation::Send, token, entry);
+        if notice == Notice::Lazy {
+            self.quiet.queued(user_data(Operation::Send, token), length);
+        }
     }
 
     fn poll(&mut self, socket: &Socket, operation: Operation, token: Token) {
@@ -367,12 +340,23 @@ impl Ring for Uring {
     fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
         let want = u32::from(self.turn.is_empty() && self.aside.is_empty());
         self.enter(want, timeout)?;
-        self.take_completions(COMPLETIONS_PER_TURN);
+        self.take_completions();
+        self.left_in_turn = COMPLETIONS_PER_TURN;
+        let all_ran = self.ring.submission().is_empty();
+        if all_ran && !self.ring.submission().cq_overflow() {
+            self.quiet.settle(&self.turn);
+        }
         Ok(())
     }
 
     fn next_completion(&mut self) -> Option<Completion> {
-        while let Some(entry) = self.turn.pop_front() {
+        if let Some(sent) = self.quiet.next_sent() {
+            return Some(sent);
+        }
+        while self.left_in_turn > 0
+            && let Some(entry) = self.turn.pop_front()
+        {
+            self.left_in_turn -= 1;
             if let Some(completion) = self.decode(&entry) {
                 return Some(completion);
             }

@@ -89,6 +89,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
         for side in Side::BOTH {
             self.drop_held(key, side);
+            self.drop_early(key, side);
         }
         let connection = self.connections.remove(key.slot);
         for socket in connection.ends.into_iter().filter_map(|end| end.socket) {

@@ -15,20 +15,20 @@
 //! before it closes.
 //!
 //! A connection leaves the slab only when nothing of it is in flight in the ring. What is in flight
-//! is recorded where it belongs ([`Direction::operation`], [`Connection::connecting`],
-//! [`End::watched`]) and never counted separately.
+//! is recorded where it belongs ([`Direction::operation`], [`Direction::standing`],
+//! [`Connection::connecting`], [`End::watched`]) and never counted separately.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::metrics::{CloseReason, SeriesIndex};
 use crate::registry::snapshot::Service;
-use crate::relay::{Half, Side, State};
-use crate::sys::buffers::{BUFFER_BYTES, Buffer};
-use crate::sys::pipe::Pipe;
-use crate::sys::ring::{Expect, Operation};
+use crate::relay::{Side, State};
+use crate::sys::buffers::BUFFER_BYTES;
+use crate::sys::ring::{Expect, Notice, Operation};
 use crate::sys::socket::Socket;
 use crate::worker::account::Story;
+use crate::worker::direction::{Direction, Held, Standing};
 use crate::worker::http1::{Http1, Mode, Waits};
 use crate::worker::http2::Http2;
 use crate::worker::recognise::Recognition;
@@ -207,45 +207,6 @@ pub(super) struct Attempts {
     pub(super) left: usize,
 }
 
-/// What a half holds of the bytes on their way, or for them.
-#[derive(Debug, Default)]
-pub(super) enum Held {
-    #[default]
-    Nothing,
-    Buffer(Buffer),
-    Pipe(Pipe),
-}
-
-/// A half with what it holds and waits for.
-#[derive(Debug)]
-pub(super) struct Direction {
-    pub(super) half: Half,
-    pub(super) held: Held,
-    /// The one operation that is in flight for this half.
-    pub(super) operation: Option<Operation>,
-    /// Whether the source probably has bytes now.
-    pub(super) expect: Expect,
-    /// Bytes read from the source.
-    pub(super) bytes: u64,
-    /// Bytes that were written to the target.
-    pub(super) written: u64,
-}
-
-impl Direction {
-    pub(super) fn new(expect: Expect) -> Self {
-        let half = Half::default();
-        Self { half, held: Held::Nothing, operation: None, expect, bytes: 0, written: 0 }
-    }
-
-    /// The buffer with bytes that are not decided on yet, and where in it they begin.
-    pub(super) fn undecided(&self) -> Option<(&Buffer, usize)> {
-        match (&self.held, self.half.state()) {
-            (Held::Buffer(buffer), State::Deciding { from, .. }) => Some((buffer, from as usize)),
-            _ => None,
-        }
-    }
-}
-
 /// One side's socket.
 #[derive(Debug, Default)]
 pub(super) struct End {
@@ -348,23 +309,52 @@ impl Connection {
         &mut self.ends[side as usize]
     }
 
+    /// Whether the half that reads from `side` takes whatever comes, so that a receive may go on by
+    /// itself: nothing is held back, and no pipe is in sight.
+    pub(super) fn takes_all(&self, side: Side) -> bool {
+        let holds_nothing_back = match &self.guide {
+            Guide::Nobody | Guide::Watch(_) => true,
+            Guide::Http1(http) => http.mode == Mode::Observed,
+            Guide::Recognition(_) | Guide::Forward(_) | Guide::Http2(_) => false,
+        };
+        matches!(self.phase, Phase::Relaying)
+            && holds_nothing_back
+            && !self.directions[side as usize].half.moves_bulk()
+    }
+
+    /// Whether anything waits for the end of a send of the half that reads from `side`.
+    pub(super) fn notice(&self, side: Side, until: u32) -> Notice {
+        let direction = &self.directions[side as usize];
+        let whole = matches!(&direction.held, Held::Buffer(buffer) if buffer.length() == until);
+        match whole && direction.standing == Standing::Yes && self.takes_all(side) {
+            true => Notice::Lazy,
+            false => Notice::Prompt,
+        }
+    }
+
     /// The operations in flight, with the side that their tokens carry.
     pub(super) fn in_flight(&self) -> impl Iterator<Item = (Operation, Side)> + '_ {
-        let halves = Side::BOTH
-            .into_iter()
-            .filter_map(|side| Some((self.directions[side as usize].operation?, side)));
+        let waited_for = |side: Side| self.directions[side as usize].operation;
+        let halves = Side::BOTH.into_iter().filter_map(move |side| {
+            waited_for(side).filter(|one| *one != Operation::Receive).map(|one| (one, side))
+        });
+        let receives = Side::BOTH.into_iter().filter_map(|side| {
+            let receiving = self.directions[side as usize].is_receiving();
+            receiving.then_some((Operation::Receive, side))
+        });
         let watches = Side::BOTH.into_iter().filter_map(|side| {
             let watched = self.ends[side as usize].watched == Watched::Yes;
             watched.then_some((Operation::Dead, side))
         });
         let connect = self.connecting.then_some((Operation::Connect, Side::Upstream));
-        halves.chain(watches).chain(connect)
+        halves.chain(receives).chain(watches).chain(connect)
     }
 
     /// An operation of the upstream side is in flight.
     pub(super) fn is_upstream_in_flight(&self) -> bool {
         self.connecting
             || self.directions[Side::Upstream as usize].operation.is_some()
+            || self.directions[Side::Upstream as usize].is_receiving()
             || self.ends[Side::Upstream as usize].watched == Watched::Yes
     }
 

@@ -15,7 +15,8 @@ use crate::relay::Side;
 use crate::sniff::OpaqueReason;
 use crate::sys::ring::{Ring, Sockets};
 use crate::worker::Worker;
-use crate::worker::connection::{Connection, Guide, Held, Phase, Then};
+use crate::worker::connection::{Connection, Guide, Phase, Then};
+use crate::worker::direction::Held;
 use crate::worker::route::{Exchange, Route};
 use crate::worker::token::Key;
 

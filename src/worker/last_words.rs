@@ -9,7 +9,8 @@ use crate::metrics::{CloseReason, ResponseFlags};
 use crate::registry::Snapshot;
 use crate::relay::Side;
 use crate::sys::ring::{Expect, Operation, Ring, Sockets};
-use crate::worker::connection::{Direction, End, Guide, Held, Phase, Then};
+use crate::worker::connection::{End, Guide, Phase, Then};
+use crate::worker::direction::{Direction, Held};
 use crate::worker::route::{Exchange, Route, Way};
 use crate::worker::token::{Key, Target};
 use crate::worker::{LINGER_US, Worker};
@@ -110,6 +111,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             self.ring.close(socket);
         }
         self.drop_held(key, Side::Upstream);
+        self.drop_early(key, Side::Upstream);
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         *connection.end(Side::Upstream) = End::default();
         connection.upstream = None;

@@ -8,7 +8,8 @@ use crate::relay::{Side, State};
 use crate::sniff::Name;
 use crate::sys::ring::{Ring, Sockets};
 use crate::worker::Worker;
-use crate::worker::connection::{Connection, Guide, Held, Phase, Then};
+use crate::worker::connection::{Connection, Guide, Phase, Then};
+use crate::worker::direction::Held;
 use crate::worker::http1::{Mode, Next, Waits};
 use crate::worker::token::Key;
 

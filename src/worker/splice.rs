@@ -4,9 +4,9 @@ use crate::relay::{BULK_BYTES, Side, State};
 use crate::sys::pipe::Spliced;
 use crate::sys::ring::{Expect, Ring, Sockets};
 use crate::worker::Worker;
-use crate::worker::connection::Held;
+use crate::worker::direction::Held;
+use crate::worker::ending::LostBy;
 use crate::worker::token::Key;
-use crate::worker::transfer::LostBy;
 
 impl<R: Ring, S: Sockets> Worker<R, S> {
     /// The source has bytes: into the pipe with them, and on.
@@ -81,7 +81,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let unseen = connection.guide.unseen(side);
         let direction = connection.direction(side);
-        if !direction.half.wants_pipe() || unseen < u64::from(BULK_BYTES) {
+        let wanted = direction.half.wants_pipe() && unseen >= u64::from(BULK_BYTES);
+        if !wanted || direction.reads_on() {
             return;
         }
         match self.pipes.take() {

@@ -13,7 +13,8 @@ use crate::relay::{Half, Side, State};
 use crate::sys::ring::{Operation, Ring, Sockets, Trimmed};
 use crate::sys::socket::Keepalive;
 use crate::worker::accept::AcceptState;
-use crate::worker::connection::{Guide, Held, Micros, Phase, Watched};
+use crate::worker::connection::{Connection, Guide, Micros, Phase, Watched};
+use crate::worker::direction::Held;
 use crate::worker::http1::Waits;
 use crate::worker::stop::DrainStage;
 use crate::worker::token::{Key, Target};
@@ -25,6 +26,10 @@ const SLICES: u64 = 8;
 /// Bounds of the period, in microseconds.
 const PERIOD_US_MIN: u64 = 20_000;
 const PERIOD_US_MAX: u64 = 1_000_000;
+
+/// A half that has been still for so long gives up its receive, and waits for readiness only: that
+/// holds a third of the kernel's memory, and costs one more operation when bytes come again.
+const PARK_US: u64 = 2 * MICROS_PER_SECOND;
 
 /// Both sides, as conntrack and NAT devices on the way expect some sign of life (product limits).
 pub(crate) const KEEPALIVE: Keepalive =
@@ -194,6 +199,14 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             self.take_idle_pipe(key, side, still_us);
             let Some(connection) = self.connections.get(key.slot) else { return };
             let direction = &connection.directions[side as usize];
+            if direction.operation == Some(Operation::Receive) && still_us >= PARK_US {
+                let token = Target::Connection(key, side).encode();
+                self.ring.cancel(Operation::Receive, token);
+            }
+            if direction.is_lost_early() && still_us >= PERIOD_US_MAX {
+                // The kernel does not tell it to a watch again.
+                return self.end(key, Connection::loss_of(side));
+            }
             let unread = direction.half.is_holding() || direction.operation.is_none();
             if direction.half.is_over() || (unread && still_us >= PERIOD_US_MAX) {
                 // Nothing is read from this side (any more, or for now): only a watch finds its

@@ -1,32 +1,52 @@
 //! Moving bytes: does what a half says is next, and tells it what came of it.
 
-use crate::metrics::CloseReason;
 use crate::relay::{Sent, Side, State, Step};
 use crate::sys::buffers::Buffer;
-use crate::sys::ring::{Errno, Expect, Operation, Ring, Sockets};
-use crate::sys::socket::Socket;
+use crate::sys::ring::{Errno, Expect, Notice, Operation, Ring, Sockets};
 use crate::worker::Worker;
-use crate::worker::connection::{Account, Connection, Guide, Held, Lost, Phase, Watched};
-use crate::worker::http1::{Mode, Waits};
+use crate::worker::connection::{Account, Guide, Phase};
+use crate::worker::direction::{Arrived, Held, Standing};
+use crate::worker::ending::LostBy;
+use crate::worker::http1::Waits;
 use crate::worker::token::{Key, Target};
 
 impl<R: Ring, S: Sockets> Worker<R, S> {
     /// Submits the next operation of the half that reads from `side`.
     pub(super) fn advance(&mut self, key: Key, side: Side) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let step = connection.directions[side as usize].half.next();
+        if step == Step::Receive
+            && let Some(arrived) = connection.direction(side).pop_early()
+        {
+            return self.on_arrived(key, side, arrived);
+        }
         let room = connection.guide.room(side);
+        let takes_all = connection.takes_all(side);
+        let notice = match step {
+            Step::Send { until, .. } => connection.notice(side, until),
+            _ => Notice::Prompt,
+        };
         let direction = &mut connection.directions[side as usize];
-        debug_assert_eq!(direction.operation, None, "a half has one operation in flight");
+        debug_assert_eq!(direction.operation, None, "a half waits for one operation");
         let source = &connection.ends[side as usize].socket;
         let target = &connection.ends[side.peer() as usize].socket;
         let token = Target::Connection(key, side).encode();
-        direction.operation = match (direction.half.next(), &direction.held, source, target) {
+        direction.operation = match (step, &direction.held, source, target) {
             (Step::Receive, _, Some(source), _) => {
-                self.ring.receive(source, room, direction.expect, token);
+                match (direction.standing, takes_all) {
+                    (Standing::Yes, _) => {}
+                    (Standing::No, true) => {
+                        self.ring.receive_on(source, direction.expect, token);
+                        direction.standing = Standing::Yes;
+                    }
+                    (Standing::No, false) => {
+                        self.ring.receive(source, room, direction.expect, token);
+                    }
+                }
                 Some(Operation::Receive)
             }
             (Step::Send { from, until }, Held::Buffer(buffer), _, Some(target)) => {
-                self.ring.send(target, buffer, from..until, token);
+                self.ring.send(target, buffer, from..until, notice, token);
                 Some(Operation::Send)
             }
             (Step::Fill, _, Some(source), _) => {
@@ -55,16 +75,26 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         connection.direction(side).operation = Some(operation);
     }
 
-    /// A receive has completed.
-    pub(super) fn on_received(
-        &mut self,
-        key: Key,
-        side: Side,
-        result: Result<Option<Buffer>, Errno>,
-        expect: Expect,
-    ) {
+    /// A receive has completed, or brought something and goes on.
+    pub(super) fn on_received(&mut self, key: Key, side: Side, arrived: Arrived, rearm: bool) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        connection.direction(side).operation = None;
+        let direction = connection.direction(side);
+        if rearm {
+            direction.standing = Standing::No;
+        }
+        match direction.operation {
+            Some(Operation::Receive) => {
+                direction.operation = None;
+                self.on_arrived(key, side, arrived);
+            }
+            _ => self.on_arrived_early(key, side, arrived),
+        }
+    }
+
+    /// What the half waited for has come from its source.
+    fn on_arrived(&mut self, key: Key, side: Side, arrived: Arrived) {
+        let Arrived { result, expect } = arrived;
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
         match (&connection.phase, &connection.guide) {
             (Phase::Relaying, Guide::Forward(_)) if side == Side::Downstream => {
                 // It was asked for before its name was given up.
@@ -108,6 +138,27 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
     }
 
+    /// A standing receive has brought something that the half cannot take up now, or ever.
+    fn on_arrived_early(&mut self, key: Key, side: Side, arrived: Arrived) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let relays = matches!(connection.phase, Phase::Relaying);
+        let direction = connection.direction(side);
+        if !relays || direction.half.is_over() {
+            // The target was lost, and what comes is lost with it.
+            let source_lost = arrived.is_loss();
+            self.throw_away(arrived.result);
+            return match relays && source_lost {
+                true => self.on_lost(key, side, LostBy::Reading),
+                false => self.reap(key),
+            };
+        }
+        let cancelled = matches!(arrived.result, Err(Errno::ECANCELED));
+        if !cancelled && direction.push_early(arrived) && direction.standing == Standing::Yes {
+            let token = Target::Connection(key, side).encode();
+            self.ring.cancel(Operation::Receive, token);
+        }
+    }
+
     /// A receive has brought nothing: again, or the end.
     pub(super) fn on_receive_failed(&mut self, key: Key, side: Side, error: Errno) {
         match error {
@@ -116,7 +167,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 self.starved.push_back((key, side));
             }
             Errno::EAGAIN => self.submit_poll(key, side, Operation::Readable, side),
-            Errno::EINTR | Errno::ECANCELED => self.advance(key, side),
+            // It was still for long: a wait for readiness costs the kernel less memory.
+            Errno::ECANCELED => self.submit_poll(key, side, Operation::Readable, side),
+            Errno::EINTR => self.advance(key, side),
             _ => self.on_lost(key, side, LostBy::Reading),
         }
     }
@@ -242,98 +295,6 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
     }
 
-    /// The source has sent FIN, and everything before it was passed on.
-    pub(super) fn on_end(&mut self, key: Key, side: Side) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let written_to = !connection.direction(side.peer()).half.is_over()
-            && !connection.ends[side as usize].told_end;
-        let socket = connection.ends[side as usize].socket.as_ref();
-        let reset_unseen = || !socket.is_some_and(Socket::is_connected);
-        if connection.ends[side as usize].lost == Lost::Yes || (written_to && reset_unseen()) {
-            // Not a FIN: the kernel reported the reset to an earlier write, or within one.
-            return self.on_lost(key, side, LostBy::Reading);
-        }
-        connection.direction(side).half.ended();
-        connection.moved_at = self.now_us;
-        if let (Guide::Http1(http), Side::Upstream) = (&mut connection.guide, side) {
-            http.upstream_ended();
-        }
-        self.drop_held(key, side);
-        self.account_finished(key);
-        if side == Side::Upstream {
-            if self.gives_way(key) {
-                return self.serve(key);
-            }
-            self.take_no_more_requests(key);
-        }
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        if connection.direction(side.peer()).half.is_over() {
-            // Closing sends the second FIN.
-            return self.end(key, CloseReason::Finished);
-        }
-        let target = &connection.ends[side.peer() as usize].socket;
-        if target.as_ref().is_some_and(|socket| socket.shutdown_write().is_err()) {
-            self.on_lost(key, side.peer(), LostBy::Writing);
-        }
-    }
-
-    /// The upstream has ended, and a request waits that does not need it.
-    fn gives_way(&mut self, key: Key) -> bool {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return false };
-        match &connection.guide {
-            Guide::Http1(http) => http.is_idle() && http.waits.is_for_rest(),
-            _ => false,
-        }
-    }
-
-    /// The downstream is about to be told the end of the answers: no request is served any more.
-    fn take_no_more_requests(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let Guide::Http1(http) = &mut connection.guide else { return };
-        if http.mode == Mode::Observed {
-            return;
-        }
-        let waited = http.waits != Waits::No;
-        http.answers_over();
-        let direction = &connection.directions[Side::Downstream as usize];
-        if waited && direction.operation.is_none() && direction.half.state() == State::Receiving {
-            self.advance(key, Side::Downstream);
-        }
-    }
-
-    /// The connection on `side` was reset, or died.
-    ///
-    /// Found by writing, bytes that it sent before may still wait in its receive queue: the half
-    /// that reads from it goes on until they are passed on. Found by reading, nothing is left.
-    pub(super) fn on_lost(&mut self, key: Key, side: Side, by: LostBy) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        connection.end(side).lost = Lost::Yes;
-        if !matches!(connection.phase, Phase::Relaying) {
-            // Nothing waits behind it: these were Egret's own words.
-            return self.end(key, Connection::loss_of(side));
-        }
-        if by == LostBy::Reading || connection.direction(side).half.is_over() {
-            return self.end(key, Connection::loss_of(side));
-        }
-        // The half that found it has nothing in flight: what it holds is lost.
-        connection.direction(side.peer()).half.break_off();
-        self.drop_held(key, side.peer());
-    }
-
-    /// A side that was watched is dead.
-    fn on_dead(&mut self, key: Key, side: Side, result: Result<(), Errno>) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        connection.end(side).watched = Watched::No;
-        match connection.phase {
-            Phase::Connecting { .. } | Phase::Relaying if result.is_ok() => {
-                connection.end(side).lost = Lost::Yes;
-                self.end(key, Connection::loss_of(side));
-            }
-            Phase::Retiring { .. } => self.continue_retiring(key),
-            _ => self.reap(key),
-        }
-    }
-
     /// Receives again for the halves that found no buffer, as far as there are buffers now.
     pub(super) fn retry_starved(&mut self) {
         let chances = self.starved.len().min(self.ring.free_buffers());
@@ -352,6 +313,16 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 (Phase::Relaying | Phase::Recognising { .. }, _) => self.advance(key, side),
                 (Phase::Answering { .. }, Side::Upstream) => self.speak(key),
                 _ => {}
+            }
+        }
+    }
+
+    /// Releases what came early, and will not pass.
+    pub(super) fn drop_early(&mut self, key: Key, side: Side) {
+        let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        while let Some(arrived) = connection.directions[side as usize].pop_early() {
+            if let Ok(Some(unwanted)) = arrived.result {
+                self.ring.release(unwanted);
             }
         }
     }
@@ -387,13 +358,4 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             self.metrics.series.cells(series).sent_bytes.add(bytes);
         }
     }
-}
-
-/// How the loss of a side was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum LostBy {
-    /// A receive or a splice out of it failed.
-    Reading,
-    /// A send, a splice into it or a shutdown failed.
-    Writing,
 }

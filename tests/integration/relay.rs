@@ -1,7 +1,7 @@
 //! Bytes, ends and resets through the relay, copied and spliced.
 
 use std::io::{Read, Write};
-use std::net::Shutdown;
+use std::net::{Shutdown, TcpStream};
 use std::thread;
 
 use crate::support::peer::expect_end;
@@ -324,4 +324,59 @@ fn a_drain_ends_while_a_half_closed_peer_does_not_read() {
         while (&*client).write(&chunk).is_ok_and(|count| count > 0) {}
     }
     proxy.finish(std::time::Duration::from_millis(300));
+}
+
+#[test]
+fn a_connection_that_was_still_for_long_is_parked_and_goes_on_both_ways() {
+    let proxy = Proxy::start(Setup::default());
+    let (mut client, mut server) = proxy.pair();
+    let exchange = |from: &mut TcpStream, to: &mut TcpStream, bytes: usize| {
+        Pattern::new(bytes as u64).send(from, bytes, 700);
+        Pattern::new(bytes as u64).expect(to, bytes);
+    };
+    for round in 1..=2 {
+        exchange(&mut client, &mut server, 100 * round);
+        exchange(&mut server, &mut client, 3000 * round);
+        let completions = || proxy.sum("egret_worker_completions_total", &[]);
+        let before = completions();
+        // Nothing but the end of its two receives completes while it is still.
+        eventually("its receives were given up", || completions() >= before + 2.0);
+    }
+    // A FIN, too, ends the waiting.
+    client.shutdown(Shutdown::Write).unwrap();
+    expect_end(&mut server);
+    exchange(&mut server, &mut client, 10);
+    drop((client, server));
+    proxy.is_quiet();
+    assert_eq!(proxy.sum("egret_connections_closed_total", &[("reason", "finished")]), 1.0);
+}
+
+#[test]
+fn small_pieces_to_a_reader_that_does_not_read_come_early_and_in_order() {
+    const PIECE: usize = 1000;
+    let proxy = Proxy::start(Setup::default());
+    let (mut client, mut server) = proxy.pair();
+    // More than the sockets between the two hold, in pieces that never ask for a pipe.
+    let writer = {
+        let mut client = client.try_clone().unwrap();
+        thread::spawn(move || Pattern::new(4).send(&mut client, 40_000 * PIECE, PIECE))
+    };
+    let mut before = 0.0;
+    eventually("nothing more fits between the two", || {
+        let read = proxy.sum("istio_tcp_received_bytes_total", &[]);
+        read > 0.0 && std::mem::replace(&mut before, read) == read
+    });
+    Pattern::new(5).send(&mut server, 100, 10);
+    Pattern::new(5).expect(&mut client, 100);
+    Pattern::new(4).expect(&mut server, 40_000 * PIECE);
+    writer.join().unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    expect_end(&mut server);
+    drop((client, server));
+    proxy.is_quiet();
+    assert_eq!(
+        proxy.sum("istio_tcp_received_bytes_total", &[]),
+        proxy.sum("egret_copied_bytes_total", &[]) + proxy.sum("egret_spliced_bytes_total", &[])
+            - 100.0
+    );
 }

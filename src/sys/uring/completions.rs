@@ -93,6 +93,7 @@ impl Uring {
         };
         let more = cqueue::sock_nonempty(flags);
         let expect = if more { Expect::Bytes } else { Expect::Nothing };
-        Completion::Received { token, result, expect }
+        let rearm = !cqueue::more(flags);
+        Completion::Received { token, result, expect, rearm }
     }
 }

@@ -1,7 +1,6 @@
 //! Making a ring: what is asked of the kernel, and what is said when it refuses.
 
 use std::io;
-use std::os::fd::RawFd;
 
 use io_uring::{IoUring, Probe, opcode};
 
@@ -60,53 +59,6 @@ fn denied_by() -> &'static str {
              a profile that allows io_uring_setup, io_uring_enter and io_uring_register"
         }
     }
-}
-
-/// `struct io_uring_rsrc_update` (linux/io_uring.h), for io_uring_register(2).
-#[repr(C)]
-struct RingUpdate {
-    offset: u32,
-    reserved: u32,
-    descriptor: u64,
-}
-
-/// Registers the ring's own descriptor with the calling thread, which spares a lookup per enter
-/// (Linux 5.18). The crate can do this too, but forgets it with the handle that did it.
-pub(super) fn register_descriptor(descriptor: RawFd) -> Option<u32> {
-    const REGISTER_RING_FDS: libc::c_uint = 20;
-    let any = u32::MAX;
-    let mut update =
-        RingUpdate { offset: any, reserved: 0, descriptor: u64::try_from(descriptor).ok()? };
-    // SAFETY: IORING_REGISTER_RING_FDS reads and writes as many `struct io_uring_rsrc_update` as it
-    // is told, one here, which lives until the call returns.
-    let registered = unsafe {
-        libc::syscall(
-            libc::SYS_io_uring_register,
-            descriptor,
-            REGISTER_RING_FDS,
-            &raw mut update,
-            1_u32,
-        )
-    };
-    (registered == 1).then_some(update.offset)
-}
-
-/// Takes [`register_descriptor`] back. The registration holds the ring: without this, closing its
-/// descriptor would not end it before its thread ends.
-pub(super) fn unregister_descriptor(descriptor: RawFd, index: u32) {
-    const UNREGISTER_RING_FDS: libc::c_uint = 21;
-    let mut update = RingUpdate { offset: index, reserved: 0, descriptor: 0 };
-    // SAFETY: IORING_UNREGISTER_RING_FDS reads as many `struct io_uring_rsrc_update` as it is told,
-    // one here, which lives until the call returns.
-    let _ = unsafe {
-        libc::syscall(
-            libc::SYS_io_uring_register,
-            descriptor,
-            UNREGISTER_RING_FDS,
-            &raw mut update,
-            1_u32,
-        )
-    };
 }
 
 /// A ring with the best flags that the kernel takes, and their names.

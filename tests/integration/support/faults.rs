@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use egret::sys::buffers::Buffer;
-use egret::sys::ring::{Completion, Errno, Expect, Operation, Ring, Token, Trimmed};
+use egret::sys::ring::{Completion, Errno, Expect, Notice, Operation, Ring, Token, Trimmed};
 use egret::sys::socket::{Listener, Socket};
 use egret::sys::uring::Uring;
 use egret::sys::waker::Waker;
@@ -99,18 +99,38 @@ impl Ring for FaultyRing {
                 token,
                 result: Err(error),
                 expect: Expect::Nothing,
+                rearm: true,
             }),
             None => self.inner.receive(socket, most, expect, token),
         }
     }
 
-    fn send(&mut self, socket: &Socket, buffer: &Buffer, bytes: Range<u32>, token: Token) {
+    fn receive_on(&mut self, socket: &Socket, expect: Expect, token: Token) {
+        match self.faults.draw() {
+            Some(error) => self.made_up.push_back(Completion::Received {
+                token,
+                result: Err(error),
+                expect: Expect::Nothing,
+                rearm: true,
+            }),
+            None => self.inner.receive_on(socket, expect, token),
+        }
+    }
+
+    fn send(
+        &mut self,
+        socket: &Socket,
+        buffer: &Buffer,
+        bytes: Range<u32>,
+        notice: Notice,
+        token: Token,
+    ) {
         match self.faults.draw() {
             // A send needs no buffer of the pool.
             Some(error) if error != Errno::ENOBUFS => {
                 self.made_up.push_back(Completion::Sent { token, result: Err(error) });
             }
-            _ => self.inner.send(socket, buffer, bytes, token),
+            _ => self.inner.send(socket, buffer, bytes, notice, token),
         }
     }
 
