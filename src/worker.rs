@@ -7,8 +7,8 @@
 //! message.
 //!
 //! The handlers live by subject: [`accept`] up to the verdict, [`connect`] the upstream,
-//! [`transfer`] the bytes, [`ending`] and [`close`] the end, [`sweep`] time, [`stop`] drain and the control
-//! plane's questions.
+//! [`transfer`] the bytes, [`ending`] and [`close`] the end, [`sweep`] time, [`stop`] drain and the
+//! control plane's questions.
 
 mod accept;
 mod account;

@@ -62,8 +62,9 @@ fn a_connection_that_was_reset_before_it_was_accepted_is_no_self_call() {
         lab.connect(web(10, 80)).reset();
     }
     proxy.signal(Signal::SIGCONT);
-    let listening = lab.listen(web(10, 80));
-    let mut peer = lab.connect(web(10, 80));
+    // Elsewhere, because one whose reset was late may still be connected.
+    let listening = lab.listen(web(11, 80));
+    let mut peer = lab.connect(web(11, 80));
     let mut upstream = listening.accept();
     peer.send(1);
     upstream.recv(1);
