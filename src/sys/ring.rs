@@ -18,7 +18,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use nix::errno::Errno;
 
@@ -207,11 +207,12 @@ pub trait Ring {
     /// # Errors
     /// The ring itself has failed; no operation can be relied on any more.
     fn submit(&mut self) -> io::Result<()>;
-    /// Hands what is queued to the kernel and waits for a completion, at most for `timeout`.
+    /// Hands what is queued to the kernel and waits for a completion, at most until `deadline`. It
+    /// may end earlier, without one.
     ///
     /// # Errors
     /// The ring itself has failed; no operation can be relied on any more.
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()>;
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()>;
     /// The next completion of this turn; a turn is bounded, so that answers leave early.
     fn next_completion(&mut self) -> Option<Completion>;
     /// The monotonic clock.

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::sys::buffers::{BUFFER_BYTES, Buffer};
 use crate::sys::pipe::{PipePool, Spliced};
@@ -14,7 +14,7 @@ use crate::sys::uring::Uring;
 
 const TOKEN: Token = Token(7);
 const KEEPALIVE: Keepalive = Keepalive { idle_seconds: 180, interval_seconds: 180, probes: 9 };
-const SOON: Option<Duration> = Some(Duration::from_secs(5));
+const SOON: Duration = Duration::from_secs(5);
 
 fn ring() -> Uring {
     Uring::new(64).unwrap()
@@ -32,7 +32,7 @@ fn pair() -> (Socket, TcpStream) {
     let (listener, address) = listener();
     let peer = TcpStream::connect(address).unwrap();
     peer.set_nodelay(true).unwrap();
-    peer.set_read_timeout(SOON).unwrap();
+    peer.set_read_timeout(Some(SOON)).unwrap();
     loop {
         match listener.accept_now() {
             Ok(socket) => return (socket, peer),
@@ -41,17 +41,21 @@ fn pair() -> (Socket, TcpStream) {
     }
 }
 
+fn within(time: Duration) -> Option<Instant> {
+    Some(Instant::now() + time)
+}
+
 fn next(ring: &mut Uring) -> Completion {
     loop {
         if let Some(completion) = ring.next_completion() {
             return completion;
         }
-        ring.wait(SOON).unwrap();
+        ring.wait(within(SOON)).unwrap();
     }
 }
 
 fn nothing_within(ring: &mut Uring, time: Duration) {
-    ring.wait(Some(time)).unwrap();
+    ring.wait(within(time)).unwrap();
     let completion = ring.next_completion();
     assert!(completion.is_none(), "{completion:?}");
 }
@@ -76,7 +80,7 @@ fn fill_up(ring: &mut Uring, socket: &Socket, buffer: &Buffer) {
         ring.poll(socket, Operation::Writable, TOKEN);
         // The kernel may still move bytes to the receiver, or grant more memory.
         let rests = (0..10).all(|_| {
-            ring.wait(Some(Duration::from_millis(20))).unwrap();
+            ring.wait(within(Duration::from_millis(20))).unwrap();
             ring.next_completion().is_none()
         });
         if rests {
@@ -165,7 +169,7 @@ fn a_lazy_send_that_falls_short_is_told_at_once() {
     let mut taken = 0_u64;
     let told = loop {
         ring.send(&socket, &buffer, 0..length, Notice::Lazy, TOKEN);
-        ring.wait(Some(Duration::from_millis(20))).unwrap();
+        ring.wait(within(Duration::from_millis(20))).unwrap();
         match ring.next_completion() {
             Some(Completion::Sent { result: Ok(bytes), .. }) if bytes == length as usize => {
                 taken += bytes as u64;
@@ -237,7 +241,7 @@ fn a_send_to_a_reader_that_does_not_read_is_refused_and_a_wait_ends_when_it_read
         let mut chunk = vec![0; 1 << 20];
         let writable = loop {
             assert_ne!(peer.read(&mut chunk).unwrap(), 0);
-            ring.wait(Some(Duration::ZERO)).unwrap();
+            ring.wait(within(Duration::ZERO)).unwrap();
             if let Some(completion) = ring.next_completion() {
                 break completion;
             }
@@ -374,7 +378,8 @@ fn trimmed_buffers_are_used_again() {
 #[test]
 fn bytes_that_arrive_while_offered_buffers_are_trimmed_are_not_lost() {
     let mut ring = ring();
-    let pairs: Vec<_> = (0..40).map(|_| pair()).collect();
+    // No more than are offered at a time.
+    let pairs: Vec<_> = (0..30).map(|_| pair()).collect();
     for round in 0..6_u8 {
         for (socket, _) in &pairs {
             ring.receive(socket, BUFFER_BYTES, Expect::Nothing, TOKEN);
@@ -459,12 +464,12 @@ fn death_is_noticed_without_reading_and_fin_is_not_death() {
     // A FIN wakes the wait, on this kernel without an event (6.18).
     ring.poll(&socket, Operation::Dead, TOKEN);
     peer.shutdown(std::net::Shutdown::Write).unwrap();
-    ring.wait(Some(Duration::from_millis(20))).unwrap();
+    ring.wait(within(Duration::from_millis(20))).unwrap();
     if let Some(Completion::Ready { result, .. }) = ring.next_completion() {
         assert_eq!(result, Err(Errno::EAGAIN));
     }
     ring.cancel(Operation::Dead, TOKEN);
-    ring.wait(Some(Duration::from_millis(20))).unwrap();
+    ring.wait(within(Duration::from_millis(20))).unwrap();
     while ring.next_completion().is_some() {}
     nix::sys::socket::setsockopt(
         &peer,

@@ -17,10 +17,10 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use io_uring::types::Fd;
+use io_uring::types::{Fd, Timespec};
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use nix::errno::Errno;
-use nix::sys::socket::SockaddrStorage;
+use nix::sys::socket::{MsgFlags, SockaddrStorage};
 
 use crate::sys::buffers::{BUFFER_BYTES, Buffer, BufferPool};
 use crate::sys::ring::{Completion, Expect, Notice, Operation, Ring, Token, Trimmed};
@@ -29,7 +29,7 @@ use crate::sys::waker::Waker;
 use crate::sys::writable::WritableWaits;
 
 use entry::EntryPoint;
-use quiet::QuietSends;
+use quiet::{Crowd, QuietSends};
 pub use setup::SetupError;
 use setup::{check_operations, set_up};
 use standing::Standing;
@@ -57,6 +57,9 @@ const DEAD_EVENTS: u32 = libc::POLLERR.cast_unsigned() as u32;
 /// Marks completions that nobody waits for: those of cancels and closes that failed.
 const IGNORED: u64 = 0;
 
+/// Marks the alarm.
+const ALARM: u64 = 14;
+
 /// Marks the wait for the epoll instance of [`WritableWaits`]; no operation has these bits.
 const WRITABLE_WAITS: u64 = 15;
 
@@ -73,9 +76,14 @@ pub struct Uring {
     turn: VecDeque<cqueue::Entry>,
     /// How many more may be handed out before the next wait.
     left_in_turn: usize,
+    crowd: Crowd,
     quiet: QuietSends,
     standing: Standing,
     writable: WritableWaits,
+    /// When a timeout in the ring will end a wait, if one is in flight.
+    alarm: Option<Instant>,
+    /// How long that is from when it is handed over, where the kernel reads it.
+    alarm_time: Box<Timespec>,
     /// Completions that did not come through the completion queue.
     aside: VecDeque<Completion>,
     /// Enters that left completions aside because the completion queue was full.
@@ -124,9 +132,12 @@ impl Uring {
             addresses: Vec::with_capacity(SUBMISSIONS as usize),
             turn: VecDeque::with_capacity(COMPLETIONS_PER_TURN),
             left_in_turn: 0,
+            crowd: Crowd::Many,
             quiet,
             standing: Standing::Unknown,
             writable,
+            alarm: None,
+            alarm_time: Box::new(Timespec::new()),
             aside: VecDeque::new(),
             awaits_writable: false,
             overflows: 0,
@@ -152,7 +163,8 @@ impl Uring {
     fn push_raw(&mut self, entry: squeue::Entry) {
         loop {
             // SAFETY: what the entry points to outlives the operation: buffers live as long as the
-            // ring, an address lives in `addresses` until it was submitted, and descriptors are
+            // ring, an address lives in `addresses` and the alarm's time in its box until they were
+            // submitted, and descriptors are
             // integers that stay open while an operation is in flight (the trait's contract).
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
@@ -242,6 +254,13 @@ impl Ring for Uring {
         notice: Notice,
         token: Token,
     ) {
+        if self.crowd == Crowd::Lone {
+            let range = bytes.start as usize..bytes.end as usize;
+            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+            let bytes = &self.buffers.bytes(buffer)[range];
+            let result = nix::sys::socket::send(socket.as_raw_fd(), bytes, flags);
+            return self.aside.push_back(Completion::Sent { token, result });
+        }
         let length = bytes.end - bytes.start;
         let start = self.buffers.range(buffer, bytes);
         let notice = self.quiet.possible(notice);
@@ -337,11 +356,12 @@ impl Ring for Uring {
         self.enter(0, None)
     }
 
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         let want = u32::from(self.turn.is_empty() && self.aside.is_empty());
-        self.enter(want, timeout)?;
+        self.enter_until(want, deadline)?;
         self.take_completions();
         self.left_in_turn = COMPLETIONS_PER_TURN;
+        self.crowd = if self.turn.len() > 1 { Crowd::Many } else { Crowd::Lone };
         let all_ran = self.ring.submission().is_empty();
         if all_ran && !self.ring.submission().cq_overflow() {
             self.quiet.settle(&self.turn);

@@ -4,7 +4,7 @@
 //! The period is a twentieth of the shortest timeout, so a timeout is kept to within 5 %. A worker
 //! without connections does not wake at all.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::drain::Phase as ProcessPhase;
@@ -76,8 +76,8 @@ pub(super) struct Sweep {
 }
 
 impl<R: Ring, S: Sockets> Worker<R, S> {
-    /// How long the worker may sleep.
-    pub(super) fn sleep_max(&self) -> Option<Duration> {
+    /// Until when the worker may sleep.
+    pub(super) fn sleep_until(&self) -> Option<Instant> {
         let mut until = None;
         let mut not_after = |at: Micros| until = Some(until.map_or(at, |u: Micros| u.min(at)));
         let busy = !self.connections.is_empty() || self.metrics.is_unpublished();
@@ -92,7 +92,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         if let DrainStage::Grace(end) = self.drain_stage {
             not_after(end);
         }
-        until.map(|at| Duration::from_micros(at.saturating_sub(self.now_us)))
+        until.map(|at| self.origin + Duration::from_micros(at))
     }
 
     /// Does what is due by now.

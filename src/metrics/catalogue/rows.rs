@@ -141,7 +141,7 @@ pub const CATALOGUE: &[Row] = &[
         Metric::TurnDuration,
         Kind::Histogram,
         "egret_worker_turn_duration_seconds",
-        "Busy part of one turn of a worker's loop.",
+        "Busy part of a turn of a worker's loop, of one turn in sixteen.",
     ),
     row(
         Metric::Series,

@@ -3,13 +3,17 @@
 use io_uring::{cqueue, opcode, types::Fd};
 use nix::errno::Errno;
 
-use super::{DEAD_EVENTS, Uring, WRITABLE_WAITS};
+use super::{ALARM, DEAD_EVENTS, Uring, WRITABLE_WAITS};
 use crate::sys::ring::{Completion, Expect, Operation, Token};
 use crate::sys::socket::Socket;
 
 impl Uring {
     pub(super) fn decode(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
         let user_data = entry.user_data();
+        if user_data == ALARM {
+            self.alarm = None;
+            return None;
+        }
         if user_data == WRITABLE_WAITS {
             self.on_writable_waits();
             return None;

@@ -2,11 +2,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use io_uring::types::Timespec;
-use io_uring::{EnterFlags, IoUring};
+use io_uring::{EnterFlags, IoUring, opcode};
 use nix::errno::Errno;
+
+use super::{ALARM, Uring};
 
 /// The way into a ring, for its own thread. To be dropped before the ring.
 #[derive(Debug)]
@@ -85,6 +87,27 @@ impl Drop for EntryPoint {
     fn drop(&mut self) {
         if self.flags.contains(EnterFlags::REGISTERED_RING) {
             unregister_descriptor(self.descriptor, self.index);
+        }
+    }
+}
+
+impl Uring {
+    /// Hands over what is queued and waits for `want` completions, at most until `deadline`.
+    pub(super) fn enter_until(&mut self, want: u32, deadline: Option<Instant>) -> io::Result<()> {
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        match (deadline, self.alarm) {
+            (Some(deadline), None) => {
+                self.alarm = Some(deadline);
+                // A timer of its own per wait would cost a hundredth of a small message.
+                *self.alarm_time = Timespec::from(left(deadline));
+                let timeout = opcode::Timeout::new(&raw const *self.alarm_time).build();
+                self.push_raw(timeout.user_data(ALARM));
+                self.enter(want, None)
+            }
+            (Some(deadline), Some(alarm)) if deadline < alarm => {
+                self.enter(want, Some(left(deadline)))
+            }
+            _ => self.enter(want, None),
         }
     }
 }

@@ -17,6 +17,17 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use crate::sys::ring::{Completion, Notice, Operation, Token};
 
+/// How many completions a turn has brought.
+///
+/// What is sent for one alone goes by send(2) at once: the peer that it wakes runs before this
+/// thread goes to sleep, and the next bytes often need no wait. Sends for many go together, because
+/// then the peers run when all of them have their bytes (see perf/README.md).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Crowd {
+    Lone,
+    Many,
+}
+
 /// Whether the kernel tells of a silent send that falls short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shortfalls {

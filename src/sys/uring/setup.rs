@@ -103,6 +103,7 @@ pub(super) fn check_operations(ring: &IoUring) -> Result<(), SetupError> {
         (opcode::Recv::CODE, "IORING_OP_RECV"),
         (opcode::Send::CODE, "IORING_OP_SEND"),
         (opcode::PollAdd::CODE, "IORING_OP_POLL_ADD"),
+        (opcode::Timeout::CODE, "IORING_OP_TIMEOUT"),
         (opcode::AsyncCancel::CODE, "IORING_OP_ASYNC_CANCEL"),
         (opcode::Close::CODE, "IORING_OP_CLOSE"),
     ];

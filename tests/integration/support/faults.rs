@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use egret::sys::buffers::Buffer;
 use egret::sys::ring::{Completion, Errno, Expect, Notice, Operation, Ring, Token, Trimmed};
@@ -178,9 +178,9 @@ impl Ring for FaultyRing {
         self.inner.submit()
     }
 
-    fn wait(&mut self, timeout: Option<Duration>) -> io::Result<()> {
-        let timeout = if self.made_up.is_empty() { timeout } else { Some(Duration::ZERO) };
-        self.inner.wait(timeout)
+    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let deadline = if self.made_up.is_empty() { deadline } else { Some(Instant::now()) };
+        self.inner.wait(deadline)
     }
 
     fn next_completion(&mut self) -> Option<Completion> {
