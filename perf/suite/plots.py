@@ -15,23 +15,8 @@ from matplotlib import pyplot  # noqa: E402 (the backend comes first)
 from . import hgrm, peers, profiles, report  # noqa: E402
 from .arithmetic import Points, Span, kernel_kib, spread  # noqa: E402
 from .results import Results  # noqa: E402
+from .styles import FAINT, GRID, INK, SOLID, STYLES  # noqa: E402
 
-INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
-VERMILLION, BLUE, PURPLE, GREEN, ORANGE, SKY = (
-    "#D55E00", "#0072B2", "#CC79A7", "#009E73", "#E69F00", "#56B4E9")
-SOLID, DASHED, DOTTED, DASH_DOT = "-", (0, (4, 1.5)), (0, (1, 1.3)), (0, (5, 1.2, 1, 1.2))
-
-# Colour of the family, dashes of the member.
-STYLES = {
-    "direct": (FAINT, SOLID),
-    "haproxy": (BLUE, SOLID), "haproxy-http": (BLUE, DASHED),
-    "envoy": (PURPLE, SOLID), "envoy-http": (PURPLE, DASHED),
-    "nginx": (GREEN, SOLID),
-    "egret": (VERMILLION, SOLID), "egret-http": (VERMILLION, DASHED),
-    "egret-tproxy": (VERMILLION, DOTTED), "egret-unnamed": (VERMILLION, DASH_DOT),
-    "egret-b": (ORANGE, SOLID),
-    "monoio": (SKY, SOLID), "tokio-uring": (SKY, DASHED), "tokio": (SKY, DOTTED),
-}
 # Percentiles at which the rounds' curves are joined to one: evenly on the axis of nines.
 GRID_OF_NINES = [step / 20 for step in range(0, 81)]
 TICKS = ((0.0, "0"), (0.5, "50"), (0.9, "90"), (0.99, "99"), (0.999, "99.9"), (0.9999, "99.99"))
