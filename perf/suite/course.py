@@ -115,7 +115,7 @@ class Course:
             except ProxyDied:
                 # A new one, for what is left.
                 continue
-            except CheckFailed as problem:
+            except (CheckFailed, OSError) as problem:
                 if len(left) == tried:
                     self._failed(number, peer, left, problem)
                     return

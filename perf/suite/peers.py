@@ -38,7 +38,7 @@ class Peer:
     # connections; `all` TCP, for a proxy that sets none.
     untracked: str = ""
     config: str = ""
-    # The configuration that lets nothing pass; empty: `config` itself, by its word @policy@.
+    # The configuration that lets nothing pass.
     blackhole: str = ""
     # http://127.0.0.1... in the node, or empty.
     statistics: str = ""
@@ -68,15 +68,14 @@ class Peer:
     def measured_by(self, profile):
         return profile.name in self.measures and profile.name not in self.leaves_out
 
-    def render(self, directory, workers, policy="ALLOW_ANY"):
-        """Writes the configuration for this mode and policy; returns its path."""
+    def render(self, directory, workers, blackholes=False):
+        """Writes the configuration for this mode; returns its path."""
         directory = pathlib.Path(directory)
-        blackholed = policy == "REGISTRY_ONLY"
-        name = self.blackhole if blackholed and self.blackhole else self.config
+        name = self.blackhole if blackholes else self.config
         if not name:
             return directory
         text = (CONFIGURATIONS / name).read_text()
-        for word, value in {"workers": workers, "directory": directory, "policy": policy,
+        for word, value in {"workers": workers, "directory": directory,
                             "capture": self.capture,
                             "transparent": "transparent" * (self.capture == "tproxy")}.items():
             text = text.replace(f"@{word}@", str(value))
@@ -97,6 +96,7 @@ class Peer:
 
 def _egret(name, label, program="egret", config="egret.yaml", **more):
     return Peer(name, label, program, ("run", "--config", "{config}"), 15001, config=config,
+                blackhole="egret-blackhole.yaml",
                 statistics="http://127.0.0.1:15020/metrics", **more)
 
 

@@ -146,7 +146,7 @@ def _latency(results, points):
                  if hgrm.nines(share) <= reach + 1e-9]
         axis.set_xticks(*zip(*ticks))
         axis.set_xlim(0, reach)
-        axis.set_xlabel("percentile")
+        axis.set_xlabel("percentile, on the axis log(1/(1-p))")
         axis.grid(True, axis="both")
         axis.set_title(f"at {profiles.RATE_SHARES[name]:.0%} of its own maximum")
         _label_ends(axis, {proxy: curve[-1] for proxy, curve in curves.items()})
@@ -200,6 +200,10 @@ def _plain_microseconds(axis):
             return f"{value / 1e6:g} s"
         return f"{value / 1e3:g} ms" if value >= 1e3 else f"{value:g} µs"
 
+    low, high = axis.get_ylim()
+    if high / low < 300:
+        # A decade apart, ticks would be two or three.
+        axis.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(text))
     axis.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 

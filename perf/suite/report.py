@@ -13,6 +13,8 @@ HTTP_BASES = {"haproxy": "haproxy-http", "envoy": "envoy-http"}
 NOISY_SPREAD = 0.10
 # Above this, the core was not what limited the throughput, or another guest had it.
 CORE_SHARE_LOST = 0.05
+# Above this the slabs, which are the whole machine's, moved for another reason.
+NOISY_KERNEL_KIB = 1.0
 # More points than these are counted, not named.
 NAMED_MAX = 6
 # Below this a cache is not worth its row.
@@ -38,7 +40,7 @@ def write(results):
         settings_text(results.settings),
         _warnings(results, points),
         _failures(results),
-        _targets(points, accounts),
+        _targets(results, points, accounts),
         *(_throughput(results, points, base, how) for how in (SPEED, COST)
           for base in bases(results.settings)),
         *(_http(results, points, base, how) for how in (SPEED, COST)
@@ -111,21 +113,30 @@ def _warnings(results, points):
     if noisy:
         found.append(f"**Noisy: {', '.join(noisy)}.** {base}'s own figures lie more than "
                      f"{NOISY_SPREAD:.0%} apart; do not quote these rows.")
+    moved = [peer for peer in _measured(points, "idle")
+             if peer != "direct" and (span := kernel_kib(points, peer))
+             and span.high - span.low > NOISY_KERNEL_KIB]
+    if moved:
+        found.append(f"**Kernel memory of {', '.join(moved)}** lies more than "
+                     f"{NOISY_KERNEL_KIB:g} KiB a connection apart: other programs opened or closed "
+                     "sockets meanwhile, on the whole machine.")
     if len(points.rounds) == 1:
         found.append("**One round only:** nothing here says how far a figure can be trusted.")
     if settings["load_average_at_start"] > BUSY_LOAD:
         found.append("**The machine was busy** before the run began (load average "
                      f"{settings['load_average_at_start']:.2f}): other work may have taken part "
                      "of the core, at another moment from each proxy.")
-    if settings["mode"] == "one-core":
-        found += _lost_core(points)
+    found += _lost_core(points, settings["mode"])
     return _section("Doubts", *found) if found else ""
 
 
-def _lost_core(points):
+def _lost_core(points, mode):
     """Throughput stands for processor time only where the core was busy, and was ours."""
     for key, word in (("core_idle", "idle"), ("core_stolen", "taken by the hypervisor"),
                       ("core_foreign", "used by other processes")):
+        # Spread over cores, some of them wait for others.
+        if key == "core_idle" and mode != "one-core":
+            continue
         lost = [point for point in points.all() if point.get(key, 0) > CORE_SHARE_LOST
                 # An open loop leaves the core idle on purpose.
                 and (key != "core_idle" or
@@ -160,7 +171,10 @@ def _failures(results):
                             for (number, proxy, reason), names in grouped.items()]))
 
 
-def _targets(points, accounts):
+def _targets(results, points, accounts):
+    if results.settings["mode"] != "one-core":
+        return _section("Targets", "They are bounds on mode one-core; this run was spread over "
+                        "cores, where a ratio also holds how long cores wait for each other.")
     rows, unmeasured = [], []
     for target in targets.TARGETS:
         span = target.measured(points, accounts)
@@ -200,8 +214,8 @@ SPEED = Kind(
 COST = Kind(
     "{} next to {}, by processor time",
     "How many times the processor time the base's whole path (client, server and proxy, and the "
-    "kernel's work in them) needs for the same. On a core that nobody else uses this is the ratio "
-    "above; on a busy machine it is the better one. More is better.", Points.cost_ratio, path_ns)
+    "kernel's work in them) needs for the same. On one core that nobody else uses this is the ratio "
+    "of throughputs; on a busy machine it is the better one. More is better.", Points.cost_ratio, path_ns)
 
 
 def _throughput(results, points, base, how):

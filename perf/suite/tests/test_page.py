@@ -72,9 +72,9 @@ class Peers(unittest.TestCase):
 
     def test_every_configuration_exists_and_is_rendered_whole(self):
         for peer in peers.PEERS:
-            for policy in ("ALLOW_ANY", "REGISTRY_ONLY"):
+            for blackholes in (False, True):
                 with tempfile.TemporaryDirectory() as directory:
-                    config = peer.render(directory, 2, policy)
+                    config = peer.render(directory, 2, blackholes)
                     if config.is_file():
                         self.assertNotRegex(config.read_text(), r"@[a-z]+@", peer.name)
 
@@ -129,6 +129,14 @@ class Page(unittest.TestCase):
         self.assertIn("| rr64 | 1 (spread 0.0%) | 1.50 (1.50 to 1.50) |", text)
         self.assertIn("| **met** | 1.50 (1.50 to 1.50) |", text)
 
+    def test_kernel_memory_that_moved_is_named(self):
+        lines = [a_point("idle", proxy, number, 0.4, memory={
+            "user": 0.4, "slab": slab, "sockets": 0.0, "cgroup": None, "caches": {},
+            "threads_before": 1, "threads_after": 1})
+            for number in (1, 2)
+            for proxy, slab in (("direct", 8.0), ("haproxy", 17.0), ("egret", 10.0 * number))]
+        self.assertIn("**Kernel memory of egret** lies more than 1 KiB", self.page(*lines))
+
     def test_many_disturbed_points_are_counted_rather_than_named(self):
         points = [a_point("rr64", "egret", number, 100.0, core_foreign=0.2)
                   for number in range(1, 11)]
@@ -152,6 +160,15 @@ class Page(unittest.TestCase):
     def test_an_idle_core_is_named(self):
         idle = [dict(self.GOOD[0], core_idle=0.3), *self.GOOD[1:]]
         self.assertIn("The core was idle** for more than 5% of rr64 of haproxy", self.page(*idle))
+
+    def test_spread_over_cores_there_are_no_targets_and_idle_cores_are_no_doubt(self):
+        settings = dict(self.SETTINGS, mode="spread")
+        idle = [dict(point, core_idle=0.3) for point in self.GOOD]
+        with tempfile.TemporaryDirectory() as directory:
+            text = report.write(Results(pathlib.Path(directory), [settings, *idle]))
+        self.assertIn("bounds on mode one-core", text)
+        self.assertNotIn("**met**", text)
+        self.assertNotIn("Doubts", text)
 
     def test_two_egrets_are_compared(self):
         settings = dict(self.SETTINGS, proxies=["egret", "egret-b"])
