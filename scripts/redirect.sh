@@ -21,12 +21,20 @@
 #     --mode redirect   nat: the destination becomes this node (default; `listen.capture: redirect`)
 #     --mode tproxy     no nat: the socket keeps the destination (`listen.capture: tproxy`)
 #     --port PORT       Egret's `listen.port` (default 15001)
+#     --no-conntrack    with --mode tproxy and without --local: keep connection tracking away from
+#                       captured connections and from Egret's own (which carry the mark). See below
 #     --dry-run         print what `up` would do, change nothing
 #
 # The rules act in the current network namespace and are made in one transaction, IPv4 and IPv6
 # together, in a table of their own, `inet egret`; no other table is touched. Mode tproxy adds the
 # firewall mark 15001 (0x3a99), the routing table 15001 and an `ip rule` of priority 15001 for each
 # address family. Connections that exist already keep the way they have.
+#
+# --no-conntrack takes these packets out of what depends on connection tracking: rules by `ct state`
+# see them as `untracked`, so a firewall that lets only `established` in must let `untracked` in as
+# well; and no nat rule applies to Egret's own connections (masquerading of what the node sends).
+# ICMP errors about them are `invalid`, and the last packets of a connection that Egret has closed
+# may be. A connection that is tracked already stays listed until it times out.
 #
 # Needs nft, and ip for tproxy, and CAP_NET_ADMIN. Examples:
 #     scripts/redirect.sh up --interface 'cali*' --exclude 10.96.0.0/12
@@ -49,6 +57,7 @@ PORT=15001
 MARK=
 OWNER=
 LOCAL=
+UNTRACKED=
 DRY_RUN=
 INTERFACES=()
 SOURCES_V4=()
@@ -86,6 +95,7 @@ parse_options() {
             -h | --help) print_header "$0" && exit 0 ;;
             --local) LOCAL=1 && shift && continue ;;
             --dry-run) DRY_RUN=1 && shift && continue ;;
+            --no-conntrack) UNTRACKED=1 && shift && continue ;;
             --mode | --port | --mark | --uid | --interface | --source | --exclude) ;;
             *) usage_error "unknown option '$option'" ;;
         esac
@@ -124,6 +134,14 @@ check_options() {
     local interface
     [[ $MODE == redirect || $MODE == tproxy ]] ||
         usage_error "--mode is redirect or tproxy, not '$MODE'"
+    if [[ $UNTRACKED && $MODE == redirect ]]; then
+        usage_error "--no-conntrack needs --mode tproxy: with redirect it is connection tracking" \
+            "that changes the destination and remembers the original one"
+    fi
+    if [[ $UNTRACKED && $LOCAL ]]; then
+        usage_error "--no-conntrack does not go with --local: what local processes open is told" \
+            "from what they answer by connection tracking"
+    fi
     if ! [[ $PORT =~ ^[1-9][0-9]{0,4}$ ]] || ((PORT > 65535)); then
         usage_error "--port is 1 to 65535, not '$PORT'"
     fi
@@ -200,7 +218,8 @@ redirect_status() {
 summary() {
     local what=("${INTERFACES[@]}" "${SOURCES_V4[@]}" "${SOURCES_V6[@]}")
     printf 'TCP from %s goes to port %s (%s)' \
-        "${what[*]}${LOCAL:+${what[*]:+ }local processes}" "$PORT" "$MODE"
+        "${what[*]}${LOCAL:+${what[*]:+ }local processes}" "$PORT" \
+        "$MODE${UNTRACKED:+, untracked}"
 }
 
 print_plan() {
@@ -240,7 +259,7 @@ print_set() {
 chains_redirect() {
     say "    chain prerouting {"
     say "        type nat hook prerouting priority dstnat; policy accept;"
-    captured_jumps
+    captured_jumps capture
     say "    }"
     if [[ $LOCAL ]]; then
         say "    chain output {"
@@ -255,13 +274,16 @@ chains_redirect() {
 }
 
 chains_tproxy() {
+    if [[ $UNTRACKED ]]; then
+        chains_untracked
+    fi
     say "    chain prerouting {"
     say "        type filter hook prerouting priority mangle; policy accept;"
     # Packets of connections that Egret has accepted go to their sockets, whatever the rules say now.
     # A listener that is bound to every address is no such socket.
     say "        meta l4proto tcp socket transparent 1 socket wildcard 0" \
         "meta mark set $TPROXY_MARK accept"
-    captured_jumps
+    captured_jumps capture
     # What the output chain has marked comes back by the loopback interface.
     if [[ $LOCAL ]]; then
         say "        iifname lo meta mark $TPROXY_MARK jump capture"
@@ -288,17 +310,47 @@ chains_tproxy() {
     say "    }"
 }
 
-# The rules that pick what is captured on its way in.
+# Both directions of both connections, before connection tracking looks at them.
+chains_untracked() {
+    local interface IFS=,
+    say "    chain untracked_prerouting {"
+    say "        type filter hook prerouting priority raw; policy accept;"
+    captured_jumps untracked
+    # Answers to Egret belong to a socket that has its mark, from the first SYN-ACK on.
+    say "        meta l4proto tcp socket mark $MARK notrack"
+    say "    }"
+    say "    chain untracked {"
+    left_alone
+    say "        notrack"
+    say "    }"
+    say "    chain untracked_output {"
+    say "        type filter hook output priority raw; policy accept;"
+    say "        meta l4proto tcp meta mark $MARK notrack"
+    # Answers to the workloads: only a transparent socket sends from an address that is not ours.
+    # (Not `socket transparent`: a closed connection's last packets belong to no socket.)
+    for interface in "${INTERFACES[@]}"; do
+        say "        oifname \"$interface\" meta l4proto tcp fib saddr type != local notrack"
+    done
+    if ((${#SOURCES_V4[@]})); then
+        say "        ip daddr { ${SOURCES_V4[*]} } meta l4proto tcp fib saddr type != local notrack"
+    fi
+    if ((${#SOURCES_V6[@]})); then
+        say "        ip6 daddr { ${SOURCES_V6[*]} } meta l4proto tcp fib saddr type != local notrack"
+    fi
+    say "    }"
+}
+
+# captured_jumps CHAIN: the rules that pick what is captured on its way in.
 captured_jumps() {
     local interface IFS=,
     for interface in "${INTERFACES[@]}"; do
-        say "        iifname \"$interface\" meta l4proto tcp jump capture"
+        say "        iifname \"$interface\" meta l4proto tcp jump $1"
     done
     if ((${#SOURCES_V4[@]})); then
-        say "        ip saddr { ${SOURCES_V4[*]} } meta l4proto tcp jump capture"
+        say "        ip saddr { ${SOURCES_V4[*]} } meta l4proto tcp jump $1"
     fi
     if ((${#SOURCES_V6[@]})); then
-        say "        ip6 saddr { ${SOURCES_V6[*]} } meta l4proto tcp jump capture"
+        say "        ip6 saddr { ${SOURCES_V6[*]} } meta l4proto tcp jump $1"
     fi
 }
 

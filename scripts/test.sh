@@ -44,7 +44,7 @@ main() {
     section "documentation examples" cargo test --workspace --locked --doc
     section "end-to-end tests in network namespaces" end_to_end_tests
     section "load generator against wrk, h2load, iperf3" \
-        cargo test --locked --package egret-loadgen --test agreement
+        cargo test --profile count --locked --package egret-loadgen --test agreement
     section "baseline relays" \
         "$SCRIPTS/lab.sh" enter cargo test --locked --package egret-baselines --test redirected
     section "instruction counts" perf/instructions.sh

@@ -85,6 +85,16 @@ class Points:
         return Span.of(ours[number] / theirs[number]
                        for number in ours if theirs.get(number))
 
+    def cost_ratio(self, profile, proxy, base):
+        """How much more of processor time the base's whole path needs, in the same rounds: what the
+        ratio of throughputs is on a core that nobody else uses."""
+        return self.ratio(profile, base, proxy, path_ns)
+
+
+def path_ns(point):
+    """Processor time of client, server and proxy together for one request, or one KiB."""
+    return point.get("path_ns_per_request", point.get("path_ns_per_kib"))
+
 
 def share_error(share, samples):
     """The standard error of a share that was found by sampling."""

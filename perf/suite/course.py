@@ -15,7 +15,10 @@ from .session import Session
 # What comes on top of the measured seconds, roughly; the estimate corrects itself on the way.
 SESSION_SECONDS = 1.5
 POINT_SECONDS = 0.6
-IDLE_SECONDS = 2.0
+IDLE_SECONDS = 2 * measure.IDLE_SECONDS + 3.0
+# What needs fewer rounds than the rest: where the time goes does not change between rounds, and
+# memory hardly does.
+ROUNDS_OF_STAGE = {"account": 1, "idle": 3}
 
 
 class Course:
@@ -76,9 +79,9 @@ class Course:
             for peer in self._peers[first:] + self._peers[:first]:
                 for stage in STAGES:
                     profiles = [profile for profile in self.options.profiles
-                                if profile.stage == stage and peer.measured_by(profile)]
-                    # Where the time goes does not change between rounds.
-                    if profiles and not (stage == "account" and number > 1):
+                                if profile.stage == stage and peer.measured_by(profile)
+                                and (peer.is_usual(profile.name) or not self.options.usual)]
+                    if profiles and number <= ROUNDS_OF_STAGE.get(stage, number):
                         yield number, peer, stage, profiles
 
     def _expected(self, profile):
@@ -112,7 +115,7 @@ class Course:
             except ProxyDied:
                 # A new one, for what is left.
                 continue
-            except CheckFailed as problem:
+            except (CheckFailed, OSError) as problem:
                 if len(left) == tried:
                     self._failed(number, peer, left, problem)
                     return
@@ -186,7 +189,7 @@ class Progress:
         # The estimate is corrected by how wrong the past was.
         left = (time.monotonic() - self._begin) * (1 - share) / share
         self._write(f"[{share:4.0%}, {_minutes(max(0, left))} left] "
-                    f"round {number}  {peer.name:<14} {what:<10} {text}")
+                    f"round {number}  {peer.name:<17} {what:<10} {text}")
 
 
 def _minutes(seconds):

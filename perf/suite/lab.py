@@ -26,6 +26,30 @@ ECHO, SINK, SOURCE, HTTP = 7001, 7002, 7003, 8080
 # (two entries each) does not fill its table.
 CONNTRACK_TIME_WAIT_SECONDS = 2
 
+# Nodes track connections for the sake of rules like this one (it matches nothing here): without any
+# such rule the kernel does not, and TPROXY would seem cheaper than it is on a node.
+NODE_RULES = '''
+table inet node {
+    chain postrouting {
+        type nat hook postrouting priority srcnat; policy accept;
+        oifname "elsewhere" masquerade
+    }
+}
+'''
+# For proxies that `redirect.sh --no-conntrack` cannot tell from others, because they set no mark.
+NO_TRACKING = '''
+table inet untracked {
+    chain prerouting {
+        type filter hook prerouting priority raw; policy accept;
+        meta l4proto tcp notrack
+    }
+    chain output {
+        type filter hook output priority raw; policy accept;
+        meta l4proto tcp notrack
+    }
+}
+'''
+
 CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -132,10 +156,14 @@ class Lab:
         self._processes.append(process)
         return process
 
-    def redirect_to(self, port, mode):
-        """What leaves the pod goes to this port of the node."""
+    def redirect_to(self, port, mode, untracked):
+        """What leaves the pod goes to this port of the node, which tracks connections; untracked
+        `all`: no TCP, `own`: not the proxy's."""
+        options = ["--no-conntrack"] if untracked == "own" else []
         with self.inside("node"):
-            script("redirect.sh", "up", "--interface", "pod0", "--mode", mode, "--port", str(port))
+            script("redirect.sh", "up", "--interface", "pod0", "--mode", mode, "--port", str(port),
+                   *options)
+        self.run("node", "nft", NODE_RULES + (NO_TRACKING if untracked == "all" else ""))
         # This key exists once a rule has brought conntrack into the namespace.
         with contextlib.suppress(FileNotFoundError):
             self.set_sysctl("node", "net/netfilter/nf_conntrack_tcp_timeout_time_wait",
@@ -150,6 +178,14 @@ class Lab:
         listener.bind(("0.0.0.0", port))
         listener.listen(4096)
         return listener
+
+    def tracked(self, part):
+        """How many connections connection tracking knows there."""
+        with self.inside(part):
+            try:
+                return int(pathlib.Path("/proc/sys/net/netfilter/nf_conntrack_count").read_text())
+            except FileNotFoundError:
+                return 0
 
     def listens(self, part, port):
         return bool(self.run(part, "ss", "-Hltn", f"sport = :{port}").strip())

@@ -1,6 +1,8 @@
 """What a run was made on: the lines that stand above every table."""
 
 import datetime
+import functools
+import gzip
 import os
 import pathlib
 import platform
@@ -30,6 +32,7 @@ def settings(options, tools):
         "seconds_per_point": options.seconds,
         "warmup_seconds": options.warmup,
         "profiles": [profile.name for profile in options.profiles],
+        "usual_profiles_only": "for secondary proxies" if options.usual else "no",
         "proxies": [peer.name for peer in options.peers],
     }
 
@@ -55,6 +58,20 @@ def mitigations():
     words = pathlib.Path("/proc/cmdline").read_text().split()
     asked = [word for word in words if word.startswith("mitigations=")]
     return "; ".join([*found, "command line: " + (" ".join(asked) or "none")])
+
+
+@functools.lru_cache(maxsize=1)
+def interrupts_are_apart():
+    """Whether the kernel charges interrupts to no process (CONFIG_IRQ_TIME_ACCOUNTING), rather than
+    to the one that they interrupt. Where it does not say: yes."""
+    for file, read in ((pathlib.Path("/proc/config.gz"), gzip.open),
+                       (pathlib.Path(f"/boot/config-{platform.release()}"), open)):
+        try:
+            with read(file, "rt", encoding="ascii") as text:
+                return "CONFIG_IRQ_TIME_ACCOUNTING=y\n" in text
+        except OSError:
+            continue
+    return True
 
 
 def _processor():

@@ -5,9 +5,10 @@ import dataclasses
 import json
 import os
 import pathlib
+import resource
 import time
 
-from . import disturb, memory
+from . import disturb, machine, memory
 from .errors import CheckFailed
 from .lab import ECHO, SERVER
 from .profiles import IDLE_CONNECTIONS
@@ -19,7 +20,7 @@ WINDOW = (0.1, 0.9)
 
 @dataclasses.dataclass
 class Usage:
-    """Processor time so far: the proxy's (ns, and user and system in ticks), and the cores'."""
+    """Processor time so far: of processes (ns, and user and system in ticks), and the cores'."""
 
     at: float
     process_ns: int = 0
@@ -27,6 +28,8 @@ class Usage:
     system: int = 0
     idle: int = 0
     stolen: int = 0
+    # Time in interrupts that the kernel charges to no process.
+    interrupts: int = 0
     total: int = 0
 
     @classmethod
@@ -46,6 +49,8 @@ class Usage:
                 # Waiting for storage counts as idle.
                 usage.idle += ticks[3] + ticks[4]
                 usage.stolen += ticks[7]
+                if machine.interrupts_are_apart():
+                    usage.interrupts += ticks[5] + ticks[6]
                 usage.total += sum(ticks)
         return usage
 
@@ -60,6 +65,16 @@ class Usage:
             "core_idle": (self.idle - before.idle) / total,
             "core_stolen": (self.stolen - before.stolen) / total,
         }
+
+    def path_since(self, before, client_seconds):
+        """Of client, server and proxy together: seconds; and the share of the cores' time that went
+        to somebody else."""
+        seconds = (self.process_ns - before.process_ns) / 1e9 + client_seconds
+        total = max(1, self.total - before.total)
+        away = (self.idle - before.idle) + (self.stolen - before.stolen) + \
+            (self.interrupts - before.interrupts)
+        return {"path_seconds": seconds,
+                "core_foreign": max(0.0, 1 - away / total - seconds * TICKS_PER_SECOND / total)}
 
 
 @dataclasses.dataclass
@@ -104,6 +119,8 @@ def run_load(session, profile, setting, rate=None, during=None):
                       "--hlog", setting.raw.with_suffix(".hlog")]
     if rate:
         arguments += ["--rate", round(rate, 1)]
+    everybody = [*session.pids, session.server_pid]
+    first, children = Usage.now(everybody, setting.cpus), _children_seconds()
     # Loadgen starts a little later and so ends later.
     end = time.monotonic() + setting.warmup + setting.seconds
     client = session.loadgen("pod", "client", arguments)
@@ -118,12 +135,22 @@ def run_load(session, profile, setting, rate=None, during=None):
     if code:
         raise CheckFailed(f"loadgen failed ({code}): {client.said()}")
     usage = after.since(before) if after.at <= end else {}
+    last = _usage_or_death(session, setting.cpus, everybody)
+    # The client is the only child that has ended meanwhile, unless tools looked on.
+    if not during:
+        usage.update(last.path_since(first, _children_seconds() - children))
     return json.loads(client.log.read_text()), usage
 
 
-def _usage_or_death(session, cpus):
+def _children_seconds():
+    """Processor time of the children that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def _usage_or_death(session, cpus, pids=None):
     try:
-        return Usage.now(session.pids, cpus)
+        return Usage.now(session.pids if pids is None else pids, cpus)
     except OSError:
         session.check()
         raise
@@ -146,13 +173,23 @@ def figure(load, path):
 
 
 def cost(usage, load, session):
-    """Processor time of the proxy for one request, or for one KiB of a bulk stream."""
-    if not session.proxy or not usage:
-        return {}
-    busy = usage["busy"]
-    if "bits_per_second" in load:
-        return {"ns_per_kib": busy * 1e9 / (load["bits_per_second"] / 8 / 1024)}
-    return {"ns_per_request": busy * 1e9 / load["per_second"]}
+    """Processor time for one request, or for one KiB of a bulk stream: the proxy's, and (`path_`)
+    that of client, server and proxy together, over the whole load."""
+    is_bulk = "bits_per_second" in load
+    found = {}
+    if session.proxy and "busy" in usage:
+        if is_bulk:
+            found["ns_per_kib"] = usage["busy"] * 1e9 / (load["bits_per_second"] / 8 / 1024)
+        else:
+            found["ns_per_request"] = usage["busy"] * 1e9 / load["per_second"]
+    if "path_seconds" in usage:
+        overall = load["overall"]
+        units = (overall["bytes_sent"] + overall["bytes_received"]) / 1024 if is_bulk else \
+            overall["requests"]
+        if units:
+            found["path_ns_per_kib" if is_bulk else "path_ns_per_request"] = \
+                usage["path_seconds"] * 1e9 / units
+    return found
 
 
 def check_load(session, profile, load, counted):

@@ -22,21 +22,27 @@ def parse(arguments):
     options.arguments = arguments
     quick = options.quick
     options.rounds = options.rounds or (2 if quick else 5)
-    options.seconds = options.seconds or (1.0 if quick else 3.0)
-    options.warmup = min(1.0, options.seconds / 2)
+    options.seconds = options.seconds or (1.0 if quick else 2.0)
+    options.warmup = max(0.5, min(1.0, options.seconds / 4))
     options.explicit_proxies = options.proxy is not None
+    # A run that names nothing measures the secondary proxies in fewer profiles, to end in time.
+    options.usual = not (quick or options.proxy or options.profile)
     options.profiles = profiles.select(
         options.profile or (profiles.QUICK if quick else profiles.BY_NAME))
     options.peers = peers.select(options.proxy or _default_peers(options))
-    if "egret-b" in (peer.name for peer in options.peers) and not options.egret_b:
-        raise UsageError("proxy egret-b needs --egret-b BINARY")
+    if not options.egret_b:
+        if "egret-b" in (options.proxy or ()):
+            raise UsageError("proxy egret-b needs --egret-b BINARY")
+        # A pattern such as egret* does not ask for it.
+        options.peers = [peer for peer in options.peers if peer.name != "egret-b"]
     options.core, options.cpus = _processors(options)
     return options
 
 
 def _default_peers(options):
-    return (peers.QUICK if options.quick else peers.DEFAULT) + \
-        (("egret-b",) if options.egret_b else ())
+    names = peers.QUICK if options.quick else \
+        peers.TARGETS if options.profile == ["targets"] else peers.DEFAULT
+    return names + (("egret-b",) if options.egret_b else ())
 
 
 def _processors(options):
@@ -54,12 +60,12 @@ def _parser():
         description="What a connection through Egret costs, next to other proxies and to none.",
         epilog=_epilog())
     names = {"type": lambda text: text.split(","), "metavar": "NAME,..."}
-    parser.add_argument("--profile", **names, help="profiles, or shell patterns (default: all)")
-    parser.add_argument("--proxy", **names, help="proxies, or shell patterns (default: all)")
+    parser.add_argument("--profile", **names, help="profiles, or shell patterns; `targets`, `open-loop` (default: all)")
+    parser.add_argument("--proxy", **names, help="proxies, or shell patterns (default: see below)")
     parser.add_argument("--rounds", type=_whole, metavar="N",
                         help="rounds, in each of which every point is measured once (default 5)")
     parser.add_argument("--seconds", type=_seconds, metavar="S",
-                        help="length of one point (default 3)")
+                        help="length of one point (default 2)")
     parser.add_argument("--quick", action="store_true",
                         help="2 rounds of 1 s, few profiles and proxies: does it work, not how "
                         "fast it is; the results go to perf/results/tmp, which git ignores")
@@ -81,16 +87,27 @@ def _epilog():
     lines = ["profiles:"]
     lines += _table((profile.name, profile.question) for profile in profiles.PROFILES)
     lines += ["", "proxies:"]
-    lines += _table((peer.name, peer.label) for peer in peers.PEERS)
+    lines += _table((peer.name, _mark(peer) + peer.label) for peer in peers.PEERS)
     lines += ["", *textwrap.wrap(
-        "--profile open-loop stands for open20, open50 and open80. Exit code 0; 1 when a check "
+        "--profile open-loop stands for open20, open50 and open80; --profile targets for what the "
+        "table of targets needs, with the proxies that it needs (--proxy overrides that). Without "
+        "--profile and --proxy the proxies marked * are measured in their usual profiles only, and "
+        "those marked - not at all.", 88),
+        "", *textwrap.wrap(
+        "Exit code 0; 1 when a check "
         "failed or the run could not go on (what was measured is kept, and labelled); 64 for a "
         "wrong command line. perf/README.md says what is measured and how to read it.", 88)]
     return "\n".join(lines)
 
 
+def _mark(peer):
+    if peer.usual is None:
+        return ""
+    return "* " if peer.usual else "- "
+
+
 def _table(pairs):
-    return [f"  {name:<15} {text}" for name, text in pairs]
+    return [f"  {name:<17} {text}" for name, text in pairs]
 
 
 def _whole(text):

@@ -15,23 +15,8 @@ from matplotlib import pyplot  # noqa: E402 (the backend comes first)
 from . import hgrm, peers, profiles, report  # noqa: E402
 from .arithmetic import Points, Span, kernel_kib, spread  # noqa: E402
 from .results import Results  # noqa: E402
+from .styles import FAINT, GRID, INK, SOLID, STYLES  # noqa: E402
 
-INK, FAINT, GRID = "#222222", "#6b6b6b", "#e4e4e4"
-VERMILLION, BLUE, PURPLE, GREEN, ORANGE, SKY = (
-    "#D55E00", "#0072B2", "#CC79A7", "#009E73", "#E69F00", "#56B4E9")
-SOLID, DASHED, DOTTED, DASH_DOT = "-", (0, (4, 1.5)), (0, (1, 1.3)), (0, (5, 1.2, 1, 1.2))
-
-# Colour of the family, dashes of the member.
-STYLES = {
-    "direct": (FAINT, SOLID),
-    "haproxy": (BLUE, SOLID), "haproxy-http": (BLUE, DASHED),
-    "envoy": (PURPLE, SOLID), "envoy-http": (PURPLE, DASHED),
-    "nginx": (GREEN, SOLID),
-    "egret": (VERMILLION, SOLID), "egret-http": (VERMILLION, DASHED),
-    "egret-tproxy": (VERMILLION, DOTTED), "egret-unnamed": (VERMILLION, DASH_DOT),
-    "egret-b": (ORANGE, SOLID),
-    "monoio": (SKY, SOLID), "tokio-uring": (SKY, DASHED), "tokio": (SKY, DOTTED),
-}
 # Percentiles at which the rounds' curves are joined to one: evenly on the axis of nines.
 GRID_OF_NINES = [step / 20 for step in range(0, 81)]
 TICKS = ((0.0, "0"), (0.5, "50"), (0.9, "90"), (0.99, "99"), (0.999, "99.9"), (0.9999, "99.99"))
@@ -161,7 +146,7 @@ def _latency(results, points):
                  if hgrm.nines(share) <= reach + 1e-9]
         axis.set_xticks(*zip(*ticks))
         axis.set_xlim(0, reach)
-        axis.set_xlabel("percentile")
+        axis.set_xlabel("percentile, on the axis log(1/(1-p))")
         axis.grid(True, axis="both")
         axis.set_title(f"at {profiles.RATE_SHARES[name]:.0%} of its own maximum")
         _label_ends(axis, {proxy: curve[-1] for proxy, curve in curves.items()})
@@ -215,6 +200,10 @@ def _plain_microseconds(axis):
             return f"{value / 1e6:g} s"
         return f"{value / 1e3:g} ms" if value >= 1e3 else f"{value:g} µs"
 
+    low, high = axis.get_ylim()
+    if high / low < 300:
+        # A decade apart, ticks would be two or three.
+        axis.yaxis.set_major_locator(matplotlib.ticker.LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(text))
     axis.yaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
 

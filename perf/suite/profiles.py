@@ -104,17 +104,19 @@ PROFILES = (
 )
 BY_NAME = {profile.name: profile for profile in PROFILES}
 QUICK = ("rr64", "bulk", "http", "churn")
+# What suite/targets.py asks for.
+TARGETS = ("rr1", "rr64", "rr512", "churn", "bulk", "http", "idle", "account")
+# Names for several at once.
+ALIASES = {"open-loop": tuple(RATE_SHARES), "targets": TARGETS}
 
 
 def select(patterns):
     """Names or shell patterns, with the profiles that these need; in the order of measurement."""
     chosen = set()
     for pattern in patterns:
-        # The issue's name for the three shares together.
-        pattern = "open[0-9]*" if pattern == "open-loop" else pattern
-        names = fnmatch.filter(BY_NAME, pattern)
+        names = ALIASES.get(pattern) or fnmatch.filter(BY_NAME, pattern)
         if not names:
-            raise UsageError(f"there is no profile '{pattern}': {', '.join(BY_NAME)}")
+            raise UsageError(f"there is no profile '{pattern}': {', '.join((*BY_NAME, *ALIASES))}")
         chosen.update(names)
     if any(BY_NAME[name].is_open_loop for name in chosen):
         chosen.add(MAXIMUM)

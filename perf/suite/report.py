@@ -1,9 +1,10 @@
 """The lines of a run as one Markdown page: on what, how fast, how late, how much memory."""
 
+import dataclasses
 import statistics
 
 from . import peers, profiles, targets
-from .arithmetic import Points, cache_kib, kernel_kib, share_error, total_kib
+from .arithmetic import Points, cache_kib, kernel_kib, path_ns, share_error, total_kib
 
 BASES = ("haproxy", "envoy")
 # What a base's own HTTP mode is called.
@@ -12,6 +13,10 @@ HTTP_BASES = {"haproxy": "haproxy-http", "envoy": "envoy-http"}
 NOISY_SPREAD = 0.10
 # Above this, the core was not what limited the throughput, or another guest had it.
 CORE_SHARE_LOST = 0.05
+# Above this the slabs, which are the whole machine's, moved for another reason.
+NOISY_KERNEL_KIB = 1.0
+# More points than these are counted, not named.
+NAMED_MAX = 6
 # Below this a cache is not worth its row.
 SMALLEST_CACHE_KIB = 0.1
 # Above this, somebody else wants processors too.
@@ -35,9 +40,11 @@ def write(results):
         settings_text(results.settings),
         _warnings(results, points),
         _failures(results),
-        _targets(points, accounts),
-        *(_throughput(results, points, base) for base in bases(results.settings)),
-        *(_http(results, points, base) for base in bases(results.settings)),
+        _targets(results, points, accounts),
+        *(_throughput(results, points, base, how) for how in (SPEED, COST)
+          for base in bases(results.settings)),
+        *(_http(results, points, base, how) for how in (SPEED, COST)
+          for base in bases(results.settings)),
         _mixed(points),
         _latency(points),
         _disturbed(points),
@@ -106,29 +113,48 @@ def _warnings(results, points):
     if noisy:
         found.append(f"**Noisy: {', '.join(noisy)}.** {base}'s own figures lie more than "
                      f"{NOISY_SPREAD:.0%} apart; do not quote these rows.")
+    moved = [peer for peer in _measured(points, "idle")
+             if peer != "direct" and (span := kernel_kib(points, peer))
+             and span.high - span.low > NOISY_KERNEL_KIB]
+    if moved:
+        found.append(f"**Kernel memory of {', '.join(moved)}** lies more than "
+                     f"{NOISY_KERNEL_KIB:g} KiB a connection apart: other programs opened or closed "
+                     "sockets meanwhile, on the whole machine.")
     if len(points.rounds) == 1:
         found.append("**One round only:** nothing here says how far a figure can be trusted.")
     if settings["load_average_at_start"] > BUSY_LOAD:
         found.append("**The machine was busy** before the run began (load average "
                      f"{settings['load_average_at_start']:.2f}): other work may have taken part "
                      "of the core, at another moment from each proxy.")
-    if settings["mode"] == "one-core":
-        found += _lost_core(points)
+    found += _lost_core(points, settings["mode"])
     return _section("Doubts", *found) if found else ""
 
 
-def _lost_core(points):
+def _lost_core(points, mode):
     """Throughput stands for processor time only where the core was busy, and was ours."""
-    for key, word in (("core_idle", "idle"), ("core_stolen", "taken by the hypervisor")):
+    for key, word in (("core_idle", "idle"), ("core_stolen", "taken by the hypervisor"),
+                      ("core_foreign", "used by other processes")):
+        # Spread over cores, some of them wait for others.
+        if key == "core_idle" and mode != "one-core":
+            continue
         lost = [point for point in points.all() if point.get(key, 0) > CORE_SHARE_LOST
                 # An open loop leaves the core idle on purpose.
-                and (key == "core_stolen" or
+                and (key != "core_idle" or
                      profiles.BY_NAME[point["profile"]].is_throughput)]
         if lost:
-            names = ", ".join(f"{point['profile']} of {point['proxy']} in round {point['round']} "
-                              f"({point[key]:.0%})" for point in lost)
-            yield (f"**The core was {word}** for more than {CORE_SHARE_LOST:.0%} of: {names}. "
-                   "These points do not measure processor time.")
+            yield (f"**The core was {word}** for more than {CORE_SHARE_LOST:.0%} of "
+                   f"{_points_named(lost, key)}. The throughput of these points does not stand for "
+                   "processor time: read the tables by processor time.")
+
+
+def _points_named(lost, key):
+    if len(lost) <= NAMED_MAX:
+        return ", ".join(f"{point['profile']} of {point['proxy']} in round {point['round']} "
+                         f"({point[key]:.0%})" for point in lost)
+    shares = [point[key] for point in lost]
+    names = sorted({point["profile"] for point in lost}, key=list(profiles.BY_NAME).index)
+    return (f"{len(lost)} points (of {', '.join(names)}; median {statistics.median(shares):.0%}, "
+            f"at most {max(shares):.0%})")
 
 
 def _failures(results):
@@ -145,7 +171,10 @@ def _failures(results):
                             for (number, proxy, reason), names in grouped.items()]))
 
 
-def _targets(points, accounts):
+def _targets(results, points, accounts):
+    if results.settings["mode"] != "one-core":
+        return _section("Targets", "They are bounds on mode one-core; this run was spread over "
+                        "cores, where a ratio also holds how long cores wait for each other.")
     rows, unmeasured = [], []
     for target in targets.TARGETS:
         span = target.measured(points, accounts)
@@ -153,44 +182,74 @@ def _targets(points, accounts):
             unmeasured.append(target.what)
             continue
         bound = f"{'>=' if target.at_least else '<='} {target.bound:g}"
-        rows.append((target.what, bound, span_text(span), f"**{target.verdict(span)}**"))
+        by_cost = target.by_cost(points) if target.by_cost else None
+        rows.append((target.what, bound, span_text(span), f"**{target.verdict(span)}**",
+                     span_text(by_cost)))
     if not rows:
         return ""
     rest = [f"Not measured in this run: {'; '.join(unmeasured)}."] if unmeasured else []
-    return _section("Targets", "Met or not met when all rounds agree, noisy when they do not.",
-                    _table(("of Egret", "target", "measured", ""), rows), *rest)
+    return _section(
+        "Targets",
+        "Met or not met when all rounds agree, noisy when they do not. By processor time: the same "
+        "ratio from what client, server and proxy used of the core, which does not see what other "
+        "processes took; for comparison, without a verdict.",
+        _table(("of Egret", "target", "measured", "verdict", "by processor time"), rows), *rest)
 
 
-def _throughput(results, points, base):
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """One of the two ways to compare: by what was carried, and by what it cost."""
+
+    title: str
+    text: str
+    # Takes points, profile, proxy and base to the ratio; the base's own figure out of a point.
+    ratio: object
+    own: object = None
+
+
+SPEED = Kind(
+    "{} next to {}",
+    "Ratios in the same round: median (lowest to highest). More is better. Under the base: how far "
+    "its own figures lie apart.", Points.ratio)
+COST = Kind(
+    "{} next to {}, by processor time",
+    "How many times the processor time the base's whole path (client, server and proxy, and the "
+    "kernel's work in them) needs for the same. On one core that nobody else uses this is the ratio "
+    "of throughputs; on a busy machine it is the better one. More is better.", Points.cost_ratio, path_ns)
+
+
+def _throughput(results, points, base, how):
     names = [peer.name for peer in peers.PEERS
              if peer.relays_connections and peer.name != base
              and peer.name in results.settings["proxies"]]
     shown = [profile.name for profile in profiles.PROFILES
              if profile.is_throughput and points.has(profile.name, base)]
-    return _ratios(f"Throughput next to {base}", points, base, names, shown)
+    return _ratios("Throughput", how, points, base, names, shown)
 
 
-def _http(results, points, base):
+def _http(results, points, base, how):
     """Against the base's own HTTP mode; relays of bytes stand beside it for what naming costs."""
     base = HTTP_BASES.get(base)
     if not base or not points.has("http", base):
         return ""
     names = [name for name in results.settings["proxies"]
              if name != base and points.has("http", name)]
-    return _ratios(f"HTTP next to {base}", points, base, names, ["http"])
+    return _ratios("HTTP", how, points, base, names, ["http"])
 
 
-def _ratios(title, points, base, names, shown):
+def _ratios(what, how, points, base, names, shown):
     rows = []
     for profile in shown:
-        own = points.span(profile, base)
-        rows.append((profile, f"1 (spread {own.spread:.1%})" if own.rounds > 1 else "1",
-                     *(span_text(points.ratio(profile, name, base)) for name in names)))
-    return rows and _section(
-        title,
-        "Ratios in the same round: median (lowest to highest). More is better. Under the base: how "
-        "far its own figures lie apart.",
-        _table(("profile", base, *names), rows))
+        own = points.span(profile, base, how.own)
+        if own:
+            rows.append((profile, f"1 (spread {own.spread:.1%})" if own.rounds > 1 else "1",
+                         *(span_text(how.ratio(points, profile, name, base)) for name in names)))
+    # A proxy with nothing to show is no column.
+    filled = [0, 1, *(index for index in range(2, len(names) + 2)
+                      if any(row[index] != "-" for row in rows))]
+    head = ("profile", base, *names)
+    return rows and _section(how.title.format(what, base), how.text, _table(
+        [head[index] for index in filled], [[row[index] for index in filled] for row in rows]))
 
 
 def _mixed(points):
@@ -329,8 +388,13 @@ def _left_out(results):
     lines = [f"- {line['what']}: {line['reason']}" for line in results.of_kind("left-out")]
     for name in results.settings["proxies"]:
         reasons = {}
+        peer = peers.BY_PEER_NAME[name]
+        usual_only = results.settings.get("usual_profiles_only", "no") != "no"
         for profile in results.settings["profiles"]:
-            reason = peers.BY_PEER_NAME[name].leaves_out.get(profile)
+            reason = peer.leaves_out.get(profile)
+            if not reason and usual_only and profile in peer.measures \
+                    and not peer.is_usual(profile):
+                reason = "only in a run that names it (--proxy, --profile)"
             if reason:
                 reasons.setdefault(reason, []).append(profile)
         lines += [f"- {name}, {', '.join(named)}: {reason}" for reason, named in reasons.items()]

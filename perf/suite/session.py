@@ -53,6 +53,10 @@ class Session:
         children = pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
         return [pid, *map(int, children)]
 
+    @property
+    def server_pid(self):
+        return self._server.pid
+
     def loadgen(self, part, name, arguments):
         """Starts the load generator: one thread, or one on each processor in mode spread."""
         command = [self.tools["loadgen"], *arguments]
@@ -69,8 +73,7 @@ class Session:
 
     def _start_proxy(self, cleanup):
         peer = self.peer
-        policy = "REGISTRY_ONLY" if self.stage == "blackhole" else "ALLOW_ANY"
-        config = peer.render(self.directory, self.workers, policy)
+        config = peer.render(self.directory, self.workers, self.stage == "blackhole")
         handed_down, environment = (), {}
         if peer.program == "nginx":
             listener = cleanup.enter_context(self.lab.transparent_listener("node", peer.port))
@@ -80,7 +83,7 @@ class Session:
             pass_fds=handed_down, environment=environment)
         self._wait_for(self.proxy, f"{peer.name} to listen",
                        lambda: self.lab.listens("node", peer.port))
-        self.lab.redirect_to(peer.port, peer.capture)
+        self.lab.redirect_to(peer.port, peer.capture, peer.untracked)
 
     def _wait_for(self, process, what, condition):
         place.wait_until(20, what, lambda: not process.runs() or condition())
@@ -119,18 +122,22 @@ class Session:
             connection.sendall(question)
             answer = connection.recv(4096)
             seen = self.lab.peers_of("out", port)
+            tracked = self.lab.tracked("node")
         if not answer.startswith(b"HTTP/1.1 200" if by_http else b"?"):
             raise CheckFailed(f"{self.peer.name} does not carry traffic: {answer[:80]!r}")
         expected = {place.POD if self.peer.is_direct else place.NODE_OUTSIDE}
         if seen != expected:
             raise CheckFailed(f"{self.peer.name}: the server saw {', '.join(seen) or 'nobody'}, "
                               f"not {', '.join(expected)}: the path is another one")
+        if bool(tracked) != self.peer.is_tracked:
+            raise CheckFailed(f"{self.peer.name}: the node tracks {tracked} connections of this one")
 
     def _check_blackhole(self):
-        with self._connect(place.ECHO) as connection:
+        with contextlib.ExitStack() as closing:
             try:
-                answer = connection.recv(1)
+                answer = closing.enter_context(self._connect(place.ECHO)).recv(1)
             except ConnectionResetError:
+                # On another core the proxy may be so quick that connect(2) itself reports it.
                 answer = b""
             if answer or self.lab.peers_of("out", place.ECHO):
                 raise CheckFailed(f"{self.peer.name} lets a connection pass that it should not")

@@ -16,6 +16,8 @@ class Target:
     at_least: bool
     # Takes the run's points and accounts to a Span, or None when it was not measured.
     measured: object
+    # The same by processor time where there is such a figure: it has no verdict.
+    by_cost: object = None
 
     def verdict(self, span):
         """Noisy when the rounds do not agree on which side of the bound they are."""
@@ -30,7 +32,8 @@ class Target:
 
 def _ratio(profile, base, bound, proxy="egret", what=""):
     return Target(f"{what or profile}, against {base}", bound, True,
-                  lambda points, accounts: points.ratio(profile, proxy, base))
+                  lambda points, accounts: points.ratio(profile, proxy, base),
+                  lambda points: points.cost_ratio(profile, proxy, base))
 
 
 def _outside_tcp(points, accounts):

@@ -1,5 +1,5 @@
 //! The rules of `scripts/redirect.sh`, seen by a listener that tells each client where it meant to
-//! go. No proxy takes part.
+//! go. Egret itself takes part only where connection tracking is left out.
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -12,7 +12,10 @@ use nix::sys::socket::{
 };
 
 use crate::lab::{FAMILIES, Family, Lab, Part, outside, script, web};
-use crate::options::{Capture, PORT};
+use crate::options::{Capture, Options, PORT, Rules};
+use crate::peer::{Peer, Side, echo};
+use crate::proxy::Proxy;
+use crate::scrape::CLOSED;
 
 /// Answers every connection to the proxy's port with its original destination, while it lives.
 fn tell_destinations(lab: &Lab, capture: Capture) {
@@ -155,14 +158,14 @@ fn captures_local_processes_but_not_its_own_mark(capture: Capture) {
     for family in FAMILIES {
         let to = outside(10, family, 80);
         assert!(is_captured(&lab, Part::Node, to));
-        let refused = lab.inside(Part::Node, || connect_with_mark(to, family, 77));
-        assert_eq!(refused, Err(nix::Error::ECONNREFUSED), "marked packets go out as they are");
+        let refused = lab.inside(Part::Node, || connect_with_mark(to, family, 77)).err();
+        assert_eq!(refused, Some(nix::Error::ECONNREFUSED), "marked packets go out as they are");
     }
     let loopback = "127.0.0.1:80".parse().expect("it is an address");
     assert!(!is_captured(&lab, Part::Node, loopback));
 }
 
-fn connect_with_mark(to: SocketAddr, family: Family, mark: u32) -> nix::Result<()> {
+fn connect_with_mark(to: SocketAddr, family: Family, mark: u32) -> nix::Result<TcpStream> {
     let domain = match family {
         Family::V4 => AddressFamily::Inet,
         Family::V6 => AddressFamily::Inet6,
@@ -170,7 +173,8 @@ fn connect_with_mark(to: SocketAddr, family: Family, mark: u32) -> nix::Result<(
     let fd = socket(domain, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
     setsockopt(&fd, sockopt::Mark, &mark)?;
     let to = SockaddrStorage::from(to);
-    nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &to)
+    nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&fd), &to)?;
+    Ok(fd.into())
 }
 
 #[test]
@@ -194,6 +198,109 @@ fn local_capture_leaves_a_user_alone() {
     assert!(is_captured(&lab, Part::Node, web(10, 80)), "it is not that user's");
 }
 
+/// A node that tracks connections and turns away what tracking finds wrong, as many firewalls do.
+const FIREWALL: &str = "table inet firewall {
+    chain input { type filter hook input priority filter; ct state invalid counter drop; }
+    chain output { type filter hook output priority filter; ct state invalid counter drop; }
+}";
+
+/// So that the test's questions to Egret are not counted.
+const UNTRACKED_LOOPBACK: &str = "table inet loopback {
+    chain prerouting { type filter hook prerouting priority raw; iifname lo notrack; }
+    chain output { type filter hook output priority raw; oifname lo notrack; }
+}";
+
+/// How many connections the node tracks; one that has ended still counts for two minutes.
+fn tracked(lab: &Lab) -> u32 {
+    let count = lab.run(Part::Node, "cat", &["/proc/sys/net/netfilter/nf_conntrack_count"]);
+    count.trim().parse().expect("it is a number")
+}
+
+fn no_conntrack_leaves_out_both_sides(captured: &[&str]) {
+    let lab = Lab::new();
+    tell_destinations(&lab, Capture::Tproxy);
+    lab.nft(Part::Node, FIREWALL);
+    let exclude = ["--exclude", "203.0.113.13", "--exclude", "fd77:2::13"];
+    let mode = ["up", "--mode", "tproxy", "--mark", "77", "--no-conntrack"];
+    lab.redirect(&[&mode, captured, &exclude].concat());
+    for family in FAMILIES {
+        for port in 80..90 {
+            assert!(is_captured(&lab, Part::Pod, outside(10, family, port)));
+        }
+        // As Egret connects: the outside's answers, too, must be told by the mark.
+        let server = lab.serve(outside(11, family, 80), echo);
+        let mut upstream = Peer::new(
+            lab.inside(Part::Node, || connect_with_mark(outside(11, family, 80), family, 77))
+                .expect("there is a server"),
+            Side::Downstream,
+            &lab.tally,
+        );
+        upstream.ping();
+        upstream.shutdown();
+        upstream.expect_eof();
+        server.finish();
+    }
+    assert_eq!(tracked(&lab), 0, "neither side is tracked");
+
+    for family in FAMILIES {
+        let server = lab.serve(outside(13, family, 80), echo);
+        for from in [Part::Pod, Part::Node] {
+            let before = tracked(&lab);
+            let to = outside(13, family, 80);
+            let mut other = lab.try_connect_from(from, to).expect("there is a server");
+            other.ping();
+            assert_eq!(tracked(&lab), before + 1, "what Egret does not carry is tracked");
+        }
+        server.finish();
+    }
+    let rules = lab.run(Part::Node, "nft", &["list", "table", "inet", "firewall"]);
+    assert_eq!(rules.matches("counter packets 0 bytes 0").count(), 2, "no packet is lost: {rules}");
+
+    let mode = ["up", "--mode", "tproxy", "--mark", "77"];
+    lab.redirect(&[&mode, captured, &exclude].concat());
+    let before = tracked(&lab);
+    assert!(is_captured(&lab, Part::Pod, outside(10, Family::V4, 80)));
+    assert_eq!(tracked(&lab), before + 1, "without the option it is tracked");
+}
+
+#[test]
+fn no_conntrack_leaves_out_both_sides_by_interface() {
+    no_conntrack_leaves_out_both_sides(&["--interface", "pod0"]);
+}
+
+#[test]
+fn no_conntrack_leaves_out_both_sides_by_source() {
+    let sources = ["--source", "10.77.1.0/24", "--source", "fd77:1::/64"];
+    no_conntrack_leaves_out_both_sides(&sources);
+}
+
+#[test]
+fn bytes_arrive_through_egret_without_connection_tracking() {
+    let lab = Lab::new();
+    lab.nft(Part::Node, FIREWALL);
+    lab.nft(Part::Node, UNTRACKED_LOOPBACK);
+    let options = Options { capture: Capture::Tproxy, rules: Rules::None, ..Options::default() };
+    let proxy = Proxy::start(&lab, &options);
+    lab.redirect(&["up", "--mode", "tproxy", "--interface", "pod0", "--no-conntrack"]);
+    for family in FAMILIES {
+        let server = lab.serve(outside(10, family, 80), echo);
+        for _ in 0..20 {
+            let mut pod = lab.connect(outside(10, family, 80));
+            // More than Egret copies before it splices.
+            pod.send(1 << 20);
+            pod.shutdown();
+            pod.recv(1 << 20);
+            pod.expect_eof();
+        }
+        server.finish();
+    }
+    proxy.wait_for_metric(CLOSED, &[("response_flags", "-")], 40);
+    assert_eq!(tracked(&lab), 0);
+    let rules = lab.run(Part::Node, "nft", &["list", "table", "inet", "firewall"]);
+    assert_eq!(rules.matches("counter packets 0 bytes 0").count(), 2, "no packet is lost: {rules}");
+    proxy.finish();
+}
+
 #[test]
 fn up_and_down_are_idempotent_and_leave_other_rules_alone() {
     let lab = Lab::new();
@@ -208,14 +315,24 @@ fn up_and_down_are_idempotent_and_leave_other_rules_alone() {
     let routes = routing();
     assert_eq!(status(&lab), 3);
     lab.redirect(&["down"]);
-    for mode in ["redirect", "tproxy", "redirect", "tproxy", "tproxy"] {
-        lab.redirect(&["up", "--mode", mode, "--interface", "pod0"]);
-        assert_eq!(status(&lab), 0, "{mode}");
+    let modes: [&[&str]; 6] = [
+        &["redirect"],
+        &["tproxy"],
+        &["redirect"],
+        &["tproxy", "--no-conntrack"],
+        &["tproxy"],
+        &["tproxy", "--no-conntrack"],
+    ];
+    for mode in modes {
+        let up = [&["up", "--interface", "pod0", "--mode"], mode].concat();
+        lab.redirect(&up);
+        assert_eq!(status(&lab), 0, "{mode:?}");
         let once = lab.run(Part::Node, "nft", &["list", "ruleset"]);
+        assert_eq!(once.contains("notrack"), mode.len() > 1, "{mode:?}");
         let routes_once = routing();
-        lab.redirect(&["up", "--mode", mode, "--interface", "pod0"]);
-        assert_eq!(lab.run(Part::Node, "nft", &["list", "ruleset"]), once, "{mode}");
-        assert_eq!(routing(), routes_once, "{mode}");
+        lab.redirect(&up);
+        assert_eq!(lab.run(Part::Node, "nft", &["list", "ruleset"]), once, "{mode:?}");
+        assert_eq!(routing(), routes_once, "{mode:?}");
     }
     lab.redirect(&["down"]);
     lab.redirect(&["down"]);
@@ -237,7 +354,7 @@ fn status_sees_that_the_routes_of_tproxy_are_gone() {
 #[test]
 fn errors_name_the_fix_and_change_nothing() {
     let lab = Lab::new();
-    let table: [(&[&str], i32, &str); 9] = [
+    let table: [(&[&str], i32, &str); 11] = [
         (&["up"], 64, "--interface, --source or --local"),
         (&["up", "--interface", "nope0"], 1, "no interface 'nope0'"),
         (&["up", "--interface", "x; drop"], 64, "no interface name"),
@@ -247,6 +364,8 @@ fn errors_name_the_fix_and_change_nothing() {
         (&["up", "--interface", "pod0", "--port", "0"], 64, "1 to 65535"),
         (&["up", "--interface", "pod0", "--uid", "5"], 64, "needs --local"),
         (&["up", "--interface", "pod0", "--mark", "15001"], 64, "take another one"),
+        (&["up", "--interface", "pod0", "--no-conntrack"], 64, "needs --mode tproxy"),
+        (&["up", "--local", "--mode", "tproxy", "--no-conntrack"], 64, "not go with --local"),
     ];
     for (arguments, code, hint) in table {
         let (found, output) = lab.run_any(Part::Node, script("redirect.sh"), arguments);

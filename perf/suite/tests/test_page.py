@@ -4,7 +4,7 @@ import pathlib
 import tempfile
 import unittest
 
-from suite import options, peers, profiles, report
+from suite import options, peers, profiles, report, styles
 from suite.errors import UsageError
 from suite.results import Results
 
@@ -27,6 +27,25 @@ class CommandLine(unittest.TestCase):
     def test_patterns_keep_the_order_of_measurement(self):
         names = [profile.name for profile in profiles.select(["churn", "rr1*"])]
         self.assertEqual(names, ["rr1", "rr1-1k", "rr1-16k", "churn"])
+
+    def test_the_targets_come_out_of_one_run(self):
+        chosen = options.parse(["--profile", "targets"])
+        self.assertEqual({profile.name for profile in chosen.profiles}, set(profiles.TARGETS))
+        self.assertLessEqual({"direct", "haproxy", "envoy", "haproxy-http", "envoy-http", "egret",
+                              "egret-http"}, {peer.name for peer in chosen.peers})
+        self.assertFalse(chosen.usual)
+        named = options.parse(["--profile", "targets", "--proxy", "haproxy,egret"])
+        self.assertEqual([peer.name for peer in named.peers], ["haproxy", "egret"])
+
+    def test_only_a_run_that_names_nothing_spares_the_secondary_proxies(self):
+        self.assertTrue(options.parse([]).usual)
+        for named in (["--proxy", "tokio"], ["--profile", "rr1"], ["--quick"]):
+            self.assertFalse(options.parse(named).usual, named)
+
+    def test_a_pattern_does_not_ask_for_a_second_binary(self):
+        names = [peer.name for peer in options.parse(["--proxy", "egret*"]).peers]
+        self.assertIn("egret-untracked", names)
+        self.assertNotIn("egret-b", names)
 
     def test_unknown_names_are_refused(self):
         for wrong in (["--profile", "rr65"], ["--proxy", "squid"], ["--rounds", "0"],
@@ -53,11 +72,26 @@ class Peers(unittest.TestCase):
 
     def test_every_configuration_exists_and_is_rendered_whole(self):
         for peer in peers.PEERS:
-            for policy in ("ALLOW_ANY", "REGISTRY_ONLY"):
+            for blackholes in (False, True):
                 with tempfile.TemporaryDirectory() as directory:
-                    config = peer.render(directory, 2, policy)
+                    config = peer.render(directory, 2, blackholes)
                     if config.is_file():
                         self.assertNotRegex(config.read_text(), r"@[a-z]+@", peer.name)
+
+    def test_every_one_has_a_look_of_its_own(self):
+        looks = [styles.STYLES[peer.name] for peer in peers.PEERS]
+        self.assertEqual(len(set(looks)), len(looks))
+
+    def test_what_is_usual_can_be_measured(self):
+        for peer in peers.PEERS:
+            for profile in peer.usual or ():
+                self.assertIn(profile, profiles.BY_NAME, peer.name)
+
+    def test_a_transparent_peer_is_told_so(self):
+        for name, transparent in (("haproxy", False), ("haproxy-tproxy", True)):
+            with tempfile.TemporaryDirectory() as directory:
+                config = peers.BY_PEER_NAME[name].render(directory, 1).read_text()
+                self.assertEqual(":16001 transparent\n" in config, transparent)
 
     def test_the_http_peer_brings_its_registry(self):
         with tempfile.TemporaryDirectory() as directory:
@@ -81,10 +115,34 @@ class Page(unittest.TestCase):
 
     def test_a_complete_run(self):
         text = self.page(*self.GOOD, {"kind": "end", "how": "complete"})
-        self.assertIn("| rr64 | 1 (spread 2.0%) | - | 1.24 (1.24 to 1.25) |", text)
-        self.assertIn("| rr64, against haproxy | >= 1.2 | 1.24 (1.24 to 1.25) | **met** |", text)
+        self.assertIn("| rr64 | 1 (spread 2.0%) | 1.24 (1.24 to 1.25) |", text)
+        self.assertIn("| rr64, against haproxy | >= 1.2 | 1.24 (1.24 to 1.25) | **met** | - |", text)
+        self.assertNotIn("next to haproxy, by processor time", text)
         self.assertNotIn("Incomplete", text)
         self.assertNotIn("Doubts", text)
+
+    def test_less_processor_time_is_better(self):
+        cost = {"haproxy": 30_000, "egret": 20_000}
+        text = self.page(*(dict(point, path_ns_per_request=cost[point["proxy"]])
+                           for point in self.GOOD))
+        self.assertIn("## Throughput next to haproxy, by processor time", text)
+        self.assertIn("| rr64 | 1 (spread 0.0%) | 1.50 (1.50 to 1.50) |", text)
+        self.assertIn("| **met** | 1.50 (1.50 to 1.50) |", text)
+
+    def test_kernel_memory_that_moved_is_named(self):
+        lines = [a_point("idle", proxy, number, 0.4, memory={
+            "user": 0.4, "slab": slab, "sockets": 0.0, "cgroup": None, "caches": {},
+            "threads_before": 1, "threads_after": 1})
+            for number in (1, 2)
+            for proxy, slab in (("direct", 8.0), ("haproxy", 17.0), ("egret", 10.0 * number))]
+        self.assertIn("**Kernel memory of egret** lies more than 1 KiB", self.page(*lines))
+
+    def test_many_disturbed_points_are_counted_rather_than_named(self):
+        points = [a_point("rr64", "egret", number, 100.0, core_foreign=0.2)
+                  for number in range(1, 11)]
+        text = self.page(*self.GOOD[:1], *points)
+        self.assertIn("used by other processes** for more than 5% of 10 points (of rr64; median "
+                      "20%, at most 20%)", text)
 
     def test_an_interrupted_run_says_so(self):
         text = self.page(*self.GOOD, {"kind": "end", "how": "interrupted"})
@@ -101,7 +159,16 @@ class Page(unittest.TestCase):
 
     def test_an_idle_core_is_named(self):
         idle = [dict(self.GOOD[0], core_idle=0.3), *self.GOOD[1:]]
-        self.assertIn("The core was idle** for more than 5% of: rr64 of haproxy", self.page(*idle))
+        self.assertIn("The core was idle** for more than 5% of rr64 of haproxy", self.page(*idle))
+
+    def test_spread_over_cores_there_are_no_targets_and_idle_cores_are_no_doubt(self):
+        settings = dict(self.SETTINGS, mode="spread")
+        idle = [dict(point, core_idle=0.3) for point in self.GOOD]
+        with tempfile.TemporaryDirectory() as directory:
+            text = report.write(Results(pathlib.Path(directory), [settings, *idle]))
+        self.assertIn("bounds on mode one-core", text)
+        self.assertNotIn("**met**", text)
+        self.assertNotIn("Doubts", text)
 
     def test_two_egrets_are_compared(self):
         settings = dict(self.SETTINGS, proxies=["egret", "egret-b"])

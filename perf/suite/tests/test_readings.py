@@ -104,6 +104,13 @@ class Usage(unittest.TestCase):
         self.assertEqual(after.since(before), {
             "busy": 0.5, "user_share": 0.25, "core_idle": 0.1, "core_stolen": 0.05})
 
+    def test_what_others_took_is_neither_ours_nor_idle(self):
+        before = measure.Usage(at=10.0)
+        after = measure.Usage(at=11.0, process_ns=500_000_000, idle=10, stolen=5, total=100)
+        path = after.path_since(before, client_seconds=0.2)
+        self.assertAlmostEqual(path["path_seconds"], 0.7)
+        self.assertAlmostEqual(path["core_foreign"], 0.85 - 0.7 * 100 / 100)
+
     def test_a_proxy_that_did_nothing_has_no_user_share(self):
         nothing = measure.Usage(at=1.0, total=5)
         self.assertIsNone(measure.Usage(at=2.0, total=10).since(nothing)["user_share"])
@@ -125,6 +132,14 @@ class Costs(unittest.TestCase):
     def test_for_a_stream(self):
         cost = measure.cost({"busy": 1.0}, {"bits_per_second": 8 * 1024 * 1_000_000}, self.Proxied)
         self.assertAlmostEqual(cost["ns_per_kib"], 1000)
+
+    def test_of_the_whole_path_over_the_whole_load(self):
+        usage = {"path_seconds": 2.0}
+        load = {"per_second": 1, "overall": {"requests": 100_000}}
+        self.assertEqual(measure.cost(usage, load, self.Proxied), {"path_ns_per_request": 20_000})
+        load = {"bits_per_second": 1,
+                "overall": {"requests": 0, "bytes_sent": 1024 * 1_000_000, "bytes_received": 0}}
+        self.assertEqual(measure.cost(usage, load, self.Proxied), {"path_ns_per_kib": 2_000})
 
     def test_a_window_that_outlasted_the_load_has_no_cost(self):
         self.assertEqual(measure.cost({}, {"per_second": 50_000}, self.Proxied), {})

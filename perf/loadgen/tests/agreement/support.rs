@@ -1,12 +1,17 @@
 //! The programs that the tests run: loadgen, its servers, and the tools it is compared with.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
-use std::net::{SocketAddr, TcpListener};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
 
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::time::TimeValLike;
+use nix::time::ClockId;
 use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -51,6 +56,33 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
+/// What a client printed, and the seconds of processor time that it and the server needed. These do
+/// not see what other programs on the same core take away, which would be in any rate by the clock.
+pub(crate) struct Cost {
+    pub(crate) output: String,
+    pub(crate) client: f64,
+    pub(crate) server: f64,
+}
+
+/// Run a client to its end.
+pub(crate) fn cost(client: &mut Command, server: Pid) -> Cost {
+    let before = (children_seconds(), processor_seconds(server));
+    let output = output(client);
+    let after = (children_seconds(), processor_seconds(server));
+    Cost { output, client: after.0 - before.0, server: after.1 - before.1 }
+}
+
+/// The processor time of the children that have ended.
+fn children_seconds() -> f64 {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
+    (usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e6
+}
+
+fn processor_seconds(pid: Pid) -> f64 {
+    let now = ClockId::pid_cpu_clock_id(pid).unwrap().now().unwrap();
+    Duration::from(now).as_secs_f64()
+}
+
 /// A program that runs until it is stopped, and prints lines.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -80,8 +112,12 @@ impl Running {
         serde_json::from_str(&line).unwrap()
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
     fn signal(&self, signal: Signal) {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
+        kill(self.pid(), signal).unwrap();
     }
 }
 
@@ -116,6 +152,10 @@ impl Serve {
         Self { running, echo, sink, source, http }
     }
 
+    pub(crate) fn pid(&self) -> Pid {
+        self.running.pid()
+    }
+
     /// What it has done so far.
     pub(crate) fn counts(&mut self) -> Value {
         self.running.signal(Signal::SIGUSR1);
@@ -130,7 +170,7 @@ impl Serve {
 
 /// An iperf3 server.
 pub(crate) struct Iperf {
-    _running: Running,
+    running: Running,
     pub(crate) address: SocketAddr,
 }
 
@@ -141,8 +181,80 @@ impl Iperf {
         let server = ["--server", "--forceflush", "--bind", "127.0.0.1", "--port", &port];
         let mut running = Running::start(on_one_core("iperf3").args(server));
         while !running.line().starts_with("Server listening") {}
-        Self { _running: running, address }
+        Self { running, address }
     }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.running.pid()
+    }
+}
+
+/// nginx, in one process, which answers 64 bytes and counts for itself.
+pub(crate) struct Nginx {
+    running: Running,
+    _directory: TempDir,
+    pub(crate) address: SocketAddr,
+}
+
+impl Nginx {
+    pub(crate) fn start() -> Self {
+        let [address] = free_addresses();
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("nginx.conf");
+        fs::write(&file, nginx_configuration(address, directory.path().to_str().unwrap())).unwrap();
+        let mut command = on_one_core("nginx");
+        // Debian keeps it outside an ordinary user's PATH.
+        let path = std::env::var("PATH").unwrap_or_default();
+        command.env("PATH", format!("{path}:/usr/sbin")).arg("-c").arg(&file);
+        let mut running = Running::start(&mut command);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(address).is_err() {
+            assert!(running.child.try_wait().unwrap().is_none(), "nginx has ended");
+            assert!(Instant::now() < deadline, "nginx does not listen");
+            thread::sleep(Duration::from_millis(10));
+        }
+        Self { running, _directory: directory, address }
+    }
+
+    pub(crate) fn pid(&self) -> Pid {
+        self.running.pid()
+    }
+
+    /// How many requests it has answered since it was asked last. (The question is one, too.)
+    pub(crate) fn answered_since(&self, before: u64) -> u64 {
+        self.answered() - before - 1
+    }
+
+    /// How many requests it has seen, with this one.
+    pub(crate) fn answered(&self) -> u64 {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.write_all(b"GET /status HTTP/1.0\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        // server accepts handled requests
+        //  16 16 31
+        let counts = text.lines().skip_while(|line| !line.starts_with("server accepts")).nth(1);
+        counts.unwrap().split_whitespace().nth(2).unwrap().parse().unwrap()
+    }
+}
+
+fn nginx_configuration(address: SocketAddr, directory: &str) -> String {
+    let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
+        .map(|kind| format!("{kind}_temp_path {directory}/{kind}; "))
+        .concat();
+    format!(
+        "daemon off; master_process off; pid {directory}/pid; error_log stderr warn;
+         events {{ worker_connections 1024; }}
+         http {{
+             access_log off; keepalive_requests 1000000000; keepalive_timeout 1h; {temporary}
+             server {{
+                 listen {address} backlog=1024;
+                 location /status {{ stub_status; }}
+                 location / {{ return 200 \"{}\"; }}
+             }}
+         }}",
+        "a".repeat(64)
+    )
 }
 
 /// Addresses that nothing listened on a moment ago, all different.
