@@ -166,7 +166,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
 
     /// A request is over: it is counted, and logged.
     pub(super) fn account_exchange(&mut self, key: Key, exchange: Exchange, flags: ResponseFlags) {
-        let took = Duration::from_micros(self.now_us.saturating_sub(exchange.began));
+        let took_us = self.now_us.saturating_sub(exchange.began);
         let route = &exchange.route;
         let series = match route.series.get() {
             Some((status, same, series)) if (status, same) == (exchange.status, flags) => series,
@@ -184,9 +184,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             }
         };
         let cells = self.metrics.requests.cells(series);
-        cells.record(took, exchange.request_bytes, exchange.response_bytes);
+        cells.record(took_us, exchange.request_bytes, exchange.response_bytes);
         if exchange.line.is_some() {
-            self.log_exchange(key, exchange, flags, took);
+            self.log_exchange(key, exchange, flags, Duration::from_micros(took_us));
         }
     }
 
