@@ -1,5 +1,5 @@
 //! The operations that the micro-benchmarks measure: the pure parts of Egret that every connection
-//! or every reload pays for.
+//! or every reload pays for, and a whole worker on a ring that plays a script (`traffic`).
 //!
 //! `cargo bench -p egret-micro` says how long they take here; `perf/instructions.sh` counts their
 //! instructions, which do not depend on what else the machine does, and holds them to bounds.
