@@ -13,11 +13,15 @@
 
 mod chunked;
 mod head_end;
+mod known_heads;
+mod queue;
 mod request_head;
 mod request_stream;
 mod response_head;
 mod response_stream;
 
+pub use known_heads::KnownHeads;
+pub(crate) use queue::Queue;
 pub use request_head::{Body, Method, RequestHead, Upgrade, Version};
 pub use request_stream::{RequestStep, RequestStream};
 pub use response_head::{ResponseBody, ResponseHead, Turn};

@@ -45,6 +45,7 @@ use slab::Slab;
 use crate::access_log::AccessLog;
 use crate::admission::Admission;
 use crate::drain::Drain;
+use crate::http1::KnownHeads;
 use crate::mailbox::Request;
 use crate::metrics::WorkerMetrics;
 use crate::registry::{Reader, Snapshot};
@@ -56,6 +57,7 @@ use crate::sys::waker::Waker;
 use accept::{AcceptState, Accepting};
 use connection::{Connection, Micros};
 use direction::Arrived;
+use route::Routes;
 use stop::DrainStage;
 use sweep::{Limits, Sweep};
 use token::{Key, Target};
@@ -118,6 +120,8 @@ pub struct Worker<R, S> {
     /// Halves that wait for a buffer.
     starved: VecDeque<(Key, Side)>,
     pipes: PipePool,
+    known_heads: KnownHeads,
+    routes: Routes,
     reader: Reader,
     snapshot: HeldSnapshot,
     timeouts: Limits,
@@ -150,6 +154,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             generation: 0,
             starved: VecDeque::new(),
             pipes: PipePool::new(parts.pipes_max),
+            known_heads: KnownHeads::default(),
+            routes: Routes::default(),
             timeouts: Limits::from(&*snapshot.config),
             mark: snapshot.config.upstream.mark,
             reader,
@@ -267,6 +273,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let current = self.reader.load();
         if !Arc::ptr_eq(current, &self.snapshot) {
             self.snapshot = Rc::new(Arc::clone(current));
+            self.routes.clear();
             self.timeouts = Limits::from(&*self.snapshot.config);
             self.mark = self.snapshot.config.upstream.mark;
         }

@@ -5,7 +5,6 @@
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use egret::drain::Phase;
 use egret::identity::Identity;
@@ -84,7 +83,7 @@ impl Requests {
             response_code: Some(200),
             flags: ResponseFlags::None,
         });
-        table.cells(series).record(Duration::from_micros(700), 120, 5_000);
+        table.cells(series).record(700, 120, 5_000);
     }
 }
 

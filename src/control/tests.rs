@@ -123,7 +123,7 @@ fn a_scraper_that_does_not_read_holds_up_nobody() {
             response_code: Some(200),
             flags: ResponseFlags::None,
         });
-        worker.requests.cells(series).record(Duration::from_millis(3), 100, 2_000);
+        worker.requests.cells(series).record(3_000, 100, 2_000);
     }
     let slow: Vec<_> = (0..SCRAPERS_MAX - 1)
         .map(|_| {

@@ -8,9 +8,12 @@
 //! The machine refuses for good: behind a refused request nobody knows where the next one would
 //! begin.
 
+use std::rc::Rc;
+
 use super::Refusal;
 use super::chunked::{Chunked, Piece};
 use super::head_end::{HeadEnd, Lines};
+use super::known_heads::{KnownHeads, Place};
 use super::request_head::{Body, RequestHead, Upgrade};
 
 /// What the first bytes are.
@@ -20,7 +23,7 @@ pub enum RequestStep {
     NeedMore,
     /// The first `head_len` are a request's head, whole. A head whose body is [`Body::None`] is the
     /// whole request.
-    Head(RequestHead),
+    Head(Rc<RequestHead>),
     /// The first `bytes` belong to the present request's body.
     Body {
         /// How many; at least one.
@@ -101,6 +104,15 @@ impl Default for RequestStream {
 impl RequestStream {
     /// What the first of `bytes` are. `bytes` begin where the last step that told some ended.
     pub fn next(&mut self, bytes: &[u8]) -> RequestStep {
+        self.step(bytes, None)
+    }
+
+    /// As [`Self::next`], and the same; but a head that is known is not read again.
+    pub fn next_known(&mut self, bytes: &[u8], known: &mut KnownHeads) -> RequestStep {
+        self.step(bytes, Some(known))
+    }
+
+    fn step(&mut self, bytes: &[u8], known: Option<&mut KnownHeads>) -> RequestStep {
         if let State::Refused(refusal) = self.state {
             return RequestStep::Refused(refusal);
         }
@@ -108,7 +120,7 @@ impl RequestStream {
             return RequestStep::NeedMore;
         }
         let step = match &mut self.state {
-            State::Head(_) => self.head(bytes),
+            State::Head(_) => self.head(bytes, known),
             State::Length(left) => {
                 let piece =
                     usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
@@ -196,15 +208,35 @@ impl RequestStream {
         self.request_bytes
     }
 
-    fn head(&mut self, bytes: &[u8]) -> Result<RequestStep, Refusal> {
+    fn head(
+        &mut self,
+        bytes: &[u8],
+        known: Option<&mut KnownHeads>,
+    ) -> Result<RequestStep, Refusal> {
         let State::Head(head_end) = &mut self.state else {
             unreachable!("called in this state only");
         };
+        // What has been looked at in part is not looked up.
+        let known = known.filter(|_| !head_end.has_begun());
+        let known = known.map(|known| (&mut known.requests, Place::of(bytes)));
+        if let Some((heads, place)) = &known
+            && let Some(head) = heads.find(*place, bytes, |_| true)
+        {
+            let head = Rc::clone(head);
+            return Ok(self.begin(head));
+        }
         let Some(head_len) = head_end.find(bytes)? else {
             return Ok(RequestStep::NeedMore);
         };
-        let head = RequestHead::parse(&bytes[..head_len])?;
-        self.request_bytes = head_len as u64;
+        let head = Rc::new(RequestHead::parse(&bytes[..head_len])?);
+        if let Some((heads, place)) = known {
+            heads.keep(place, &bytes[..head_len], Rc::clone(&head));
+        }
+        Ok(self.begin(head))
+    }
+
+    fn begin(&mut self, head: Rc<RequestHead>) -> RequestStep {
+        self.request_bytes = head.head_len as u64;
         self.switch = match head.upgrade {
             Upgrade::No => Switch::NotWanted,
             Upgrade::H2c | Upgrade::Other => Switch::Wanted,
@@ -218,7 +250,7 @@ impl RequestStream {
             Body::Length(length) => self.state = State::Length(length),
             Body::Chunked => self.state = State::Chunked(Chunked::default()),
         }
-        Ok(RequestStep::Head(head))
+        RequestStep::Head(head)
     }
 
     fn body(&mut self, bytes: usize, ends: bool) -> RequestStep {

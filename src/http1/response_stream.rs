@@ -5,11 +5,11 @@
 //! [`super::RequestStream`]. A head is told before it passes, so a status can be counted, and an
 //! answer that cannot be framed can still be replaced by a 502.
 
-use std::collections::VecDeque;
-
 use super::UNANSWERED_MAX;
 use super::chunked::{Chunked, Piece};
 use super::head_end::{HeadEnd, Lines};
+use super::known_heads::{KnownHeads, Place};
+use super::queue::Queue;
 use super::request_head::{Method, RequestHead, Upgrade};
 use super::response_head::{ResponseBody, ResponseHead, Turn};
 
@@ -91,7 +91,7 @@ pub enum Ending {
 #[derive(Debug)]
 pub struct ResponseStream {
     state: State,
-    unanswered: VecDeque<Asked>,
+    unanswered: Queue<Asked>,
     answer: Answer,
     response_bytes: u64,
 }
@@ -152,7 +152,7 @@ impl Default for ResponseStream {
     fn default() -> Self {
         Self {
             state: new_head(),
-            unanswered: VecDeque::new(),
+            unanswered: Queue::default(),
             answer: Answer::Awaited,
             response_bytes: 0,
         }
@@ -163,7 +163,7 @@ impl ResponseStream {
     /// A request passes to the upstream; call it before any byte of the request does.
     pub fn asked(&mut self, asked: Asked) {
         assert!(!self.is_full(), "a full queue is not asked");
-        self.unanswered.push_back(asked);
+        self.unanswered.push(asked);
     }
 
     /// Whether the next request must wait for an answer.
@@ -180,11 +180,20 @@ impl ResponseStream {
 
     /// What the first of `bytes` are. `bytes` begin where the last step that told some ended.
     pub fn next(&mut self, bytes: &[u8]) -> ResponseStep {
+        self.step(bytes, None)
+    }
+
+    /// As [`Self::next`], and the same; but a head that is known is not read again.
+    pub fn next_known(&mut self, bytes: &[u8], known: &mut KnownHeads) -> ResponseStep {
+        self.step(bytes, Some(known))
+    }
+
+    fn step(&mut self, bytes: &[u8], known: Option<&mut KnownHeads>) -> ResponseStep {
         if bytes.is_empty() {
             return ResponseStep::NeedMore;
         }
         match &mut self.state {
-            State::Head(_) => self.head(bytes),
+            State::Head(_) => self.head(bytes, known),
             State::Length(left) => {
                 let piece =
                     usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
@@ -256,13 +265,23 @@ impl ResponseStream {
         self.response_bytes
     }
 
-    fn head(&mut self, bytes: &[u8]) -> ResponseStep {
+    fn head(&mut self, bytes: &[u8], known: Option<&mut KnownHeads>) -> ResponseStep {
         let State::Head(head_end) = &mut self.state else {
             unreachable!("called in this state only");
         };
-        let Some(asked) = self.unanswered.front().copied() else {
+        let Some(asked) = self.unanswered.first().copied() else {
             return ResponseStep::Unasked;
         };
+        // What has been looked at in part is not looked up.
+        let known = known.filter(|_| !head_end.has_begun());
+        let known = known.map(|known| (&mut known.answers, Place::of(bytes)));
+        if let Some((heads, place)) = &known
+            && let Some((_, head)) = heads.find(*place, bytes, |(before, _)| *before == asked)
+        {
+            let head = *head;
+            self.begin(&head);
+            return ResponseStep::Head(head);
+        }
         if !begins_like_an_answer(bytes) {
             return self.lose(Lost::BadHead);
         }
@@ -274,6 +293,9 @@ impl ResponseStream {
         };
         match ResponseHead::parse(&bytes[..head_len], asked) {
             Ok(head) => {
+                if let Some((heads, place)) = known {
+                    heads.keep(place, &bytes[..head_len], (asked, head));
+                }
                 self.begin(&head);
                 ResponseStep::Head(head)
             }
@@ -306,7 +328,7 @@ impl ResponseStream {
     }
 
     fn end_response(&mut self) {
-        self.unanswered.pop_front();
+        self.unanswered.pop();
         self.answer = Answer::Awaited;
         self.state = new_head();
     }

@@ -5,8 +5,6 @@
 //! numbers for milliseconds and for bytes. The cells count whole microseconds and whole bytes; what
 //! a scrape prints is made of them there.
 
-use std::time::Duration;
-
 use super::Cell;
 
 /// How many bounds there are.
@@ -46,6 +44,29 @@ const BOUNDS_BYTES: [u64; BOUNDS] = {
     bounds
 };
 
+/// By number of binary digits: how many bounds are below every value that has so many.
+type Below = [usize; u64::BITS as usize + 1];
+
+const BELOW_US: Below = below(&BOUNDS_US);
+const BELOW_BYTES: Below = below(&BOUNDS_BYTES);
+
+/// So that a value's bucket is found by one comparison: of the bounds with as many digits as the
+/// value there is one at most.
+const fn below(bounds: &[u64; BOUNDS]) -> Below {
+    let mut below = [0; u64::BITS as usize + 1];
+    let (mut digits, mut at) = (1, 0);
+    while digits < below.len() {
+        let least = 1 << (digits - 1);
+        while at < BOUNDS && bounds[at] < least {
+            at += 1;
+        }
+        assert!(at + 1 >= BOUNDS || bounds[at + 1] > least + (least - 1), "two in one");
+        below[digits] = at;
+        digits += 1;
+    }
+    below
+}
+
 /// What is measured of each request: one histogram for each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Measure {
@@ -83,13 +104,12 @@ pub(super) struct HistogramSum {
 }
 
 impl RequestCells {
-    /// One request, from its head to the end of its answer: `took`, and the bytes of both as they
-    /// came, heads included.
-    pub fn record(&self, took: Duration, request_bytes: u64, response_bytes: u64) {
-        let took_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.duration.record(&BOUNDS_US, took_us);
-        self.request_bytes.record(&BOUNDS_BYTES, request_bytes);
-        self.response_bytes.record(&BOUNDS_BYTES, response_bytes);
+    /// One request, from its head to the end of its answer: the microseconds that it took, and the
+    /// bytes of both as they came, heads included.
+    pub fn record(&self, took_us: u64, request_bytes: u64, response_bytes: u64) {
+        self.duration.record(&BOUNDS_US, &BELOW_US, took_us);
+        self.request_bytes.record(&BOUNDS_BYTES, &BELOW_BYTES, request_bytes);
+        self.response_bytes.record(&BOUNDS_BYTES, &BELOW_BYTES, response_bytes);
     }
 
     /// `istio_requests_total`: each request has a duration.
@@ -107,9 +127,10 @@ impl RequestCells {
 }
 
 impl HistogramCells {
-    fn record(&self, bounds: &[u64; BOUNDS], value: u64) {
-        let at = bounds.partition_point(|bound| *bound < value);
-        // `partition_point` is at most the number of bounds, where the last cell stands.
+    fn record(&self, bounds: &[u64; BOUNDS], below: &Below, value: u64) {
+        let at = below[(u64::BITS - value.leading_zeros()) as usize];
+        let at = at + usize::from(bounds.get(at).is_some_and(|bound| *bound < value));
+        // At most the number of bounds, where the last cell stands.
         self.counts[at].add(1);
         self.sum.add(value);
     }
@@ -178,9 +199,9 @@ mod tests {
     #[test]
     fn a_value_counts_to_the_first_bound_that_it_does_not_exceed() {
         let cells = RequestCells::default();
-        cells.record(Duration::from_micros(500), 0, 25);
-        cells.record(Duration::from_micros(501), 1, 4_000_000);
-        cells.record(Duration::from_secs(7_200), 26, 3_600_000);
+        cells.record(500, 0, 25);
+        cells.record(501, 1, 4_000_000);
+        cells.record(7_200_000_000, 26, 3_600_000);
         let duration = |bound| in_bucket(&cells, Measure::Duration, bound);
         assert_eq!((duration(0.5), duration(1.0), duration(f64::INFINITY)), (1, 1, 1));
         let request = |bound| in_bucket(&cells, Measure::RequestBytes, bound);
@@ -192,19 +213,32 @@ mod tests {
     #[test]
     fn sums_are_milliseconds_and_bytes() {
         let cells = RequestCells::default();
-        cells.record(Duration::from_micros(500), 1, 25);
-        cells.record(Duration::from_micros(501), 26, 4_000_000);
+        cells.record(500, 1, 25);
+        cells.record(501, 26, 4_000_000);
         assert_eq!(sum(&cells, Measure::Duration).sum(), 1.001);
         assert_eq!(sum(&cells, Measure::RequestBytes).sum(), 27.0);
         assert_eq!(sum(&cells, Measure::ResponseBytes).sum(), 4_000_025.0);
         assert_eq!(cells.requests(), 2);
     }
 
+    /// Values of every number of digits, and the bounds with their neighbours.
+    fn any_size() -> impl Strategy<Value = u64> {
+        let digits = (any::<u64>(), 0..u64::BITS).prop_map(|(value, shift)| value >> shift);
+        let bound = (0..BOUNDS, any::<bool>(), 0..3_u64).prop_map(|(at, us, more)| {
+            let bounds = if us { BOUNDS_US } else { BOUNDS_BYTES };
+            (bounds[at] + more).saturating_sub(1)
+        });
+        prop_oneof![digits, bound]
+    }
+
     proptest! {
         #[test]
-        fn a_value_stands_between_the_bounds_of_its_bucket(us: u64, bytes: u64) {
+        fn a_value_stands_between_the_bounds_of_its_bucket(
+            us in any_size(),
+            bytes in any_size(),
+        ) {
             let cells = RequestCells::default();
-            cells.record(Duration::from_micros(us), bytes, 0);
+            cells.record(us, bytes, 0);
             for (measure, bounds, value) in [
                 (Measure::Duration, BOUNDS_US, us),
                 (Measure::RequestBytes, BOUNDS_BYTES, bytes),

@@ -63,7 +63,7 @@ fn busy_hub() -> MetricsHub {
             ..key(&source, &reserved("BlackHoleCluster"))
         });
         let cells = worker.requests.cells(requests);
-        cells.record(Duration::from_micros(700), 120, 90);
+        cells.record(700, 120, 90);
         worker.counters.accepted.add(4);
         worker.counters.busy_us.add(1_500_000);
         worker.counters.closed(CloseReason::BlackHole).add(1);

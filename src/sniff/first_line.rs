@@ -4,6 +4,8 @@
 //! so that [`crate::http1`] refuses it, rather than passing as opaque with its Host unread. But a
 //! line that merely quotes a request, as a log shipper sends it, is no request.
 
+use memchr::memchr;
+
 use super::{OpaqueReason, Sniff};
 use crate::http1::is_token;
 
@@ -24,12 +26,15 @@ const METHOD_BYTES_MAX: u8 = 32;
 const KNOWN_METHODS: [&[u8]; 9] =
     [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT"];
 
+/// The longest of them.
+const METHOD_KNOWN_BYTES_MAX: usize = 7;
+
 /// Reads the first line, byte by byte.
 #[derive(Debug, Default)]
 pub(super) struct FirstLine {
     place: Place,
     blank_bytes: u8,
-    method: [u8; 7],
+    method: [u8; METHOD_KNOWN_BYTES_MAX],
     method_len: u8,
     /// Bytes that have matched [`PREFACE`] so far; behind `preface_over` it has failed to.
     preface_matched: usize,
@@ -68,6 +73,9 @@ const NOT_RECOGNISED: Sniff = Sniff::Opaque(OpaqueReason::NotRecognised);
 
 impl FirstLine {
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Sniff {
+        if matches!((self.place, self.blank_bytes), (Place::Blank, 0)) && is_plain(bytes) {
+            return Sniff::Http1;
+        }
         for byte in bytes {
             self.preface(*byte);
             if self.verdict.is_none() {
@@ -162,7 +170,37 @@ impl FirstLine {
     }
 }
 
+/// Whether `bytes` begin with the whole request line of a usual request, of which the byte by byte
+/// reading would say the same.
+fn is_plain(bytes: &[u8]) -> bool {
+    let method_end = bytes.iter().take(METHOD_KNOWN_BYTES_MAX + 1).position(|byte| *byte == b' ');
+    let Some(method_end) = method_end else { return false };
+    let Some(line_end) = memchr(b'\n', bytes) else { return false };
+    let is_request = |line: &[u8]| line.ends_with(b" HTTP/1.1\r") || line.ends_with(b" HTTP/1.0\r");
+    KNOWN_METHODS.contains(&&bytes[..method_end]) && is_request(&bytes[..line_end])
+}
+
 /// What some parsers take for a space in a request line (RFC 9112 3).
 fn is_gap(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_line_in_one_piece_reads_as_it_does_byte_by_byte(
+            line in "(GET|POST|PATCH|PRI|GETS|get) [ !-~]{0,12}( HTTP/1\\.[01]|x)\r?\n[ -~]{0,3}",
+        ) {
+            let mut slowly = FirstLine::default();
+            let mut steps = line.as_bytes().chunks(1).map(|byte| slowly.feed(byte));
+            let step = steps.find(|step| *step != Sniff::NeedMore);
+            let whole = FirstLine::default().feed(line.as_bytes());
+            prop_assert_eq!(whole, step.unwrap_or(Sniff::NeedMore));
+        }
+    }
 }

@@ -18,7 +18,7 @@ use crate::sys::socket::Socket;
 use crate::worker::Worker;
 use crate::worker::connection::{Account, Connection, Guide, Phase};
 use crate::worker::http1::Mode as HttpMode;
-use crate::worker::route::{Exchange, Route, Way};
+use crate::worker::route::{Asker, Exchange, Route, Way};
 use crate::worker::token::Key;
 use crate::workload::Workload;
 
@@ -166,7 +166,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
 
     /// A request is over: it is counted, and logged.
     pub(super) fn account_exchange(&mut self, key: Key, exchange: Exchange, flags: ResponseFlags) {
-        let took = Duration::from_micros(self.now_us.saturating_sub(exchange.began));
+        let took_us = self.now_us.saturating_sub(exchange.began);
         let route = &exchange.route;
         let series = match route.series.get() {
             Some((status, same, series)) if (status, same) == (exchange.status, flags) => series,
@@ -184,9 +184,9 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             }
         };
         let cells = self.metrics.requests.cells(series);
-        cells.record(took, exchange.request_bytes, exchange.response_bytes);
+        cells.record(took_us, exchange.request_bytes, exchange.response_bytes);
         if exchange.line.is_some() {
-            self.log_exchange(key, exchange, flags, took);
+            self.log_exchange(key, exchange, flags, Duration::from_micros(took_us));
         }
     }
 
@@ -319,25 +319,22 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
     }
 
-    /// The route of a request to `name`, from the last one if that is as good.
-    pub(super) fn route(&mut self, key: Key, name: Option<Name>) -> Option<Rc<Route>> {
-        let snapshot = self.snapshot();
+    /// The route of the gated head that was told.
+    pub(super) fn route(&mut self, key: Key) -> Option<Rc<Route>> {
         let connection = self.connections.get_mut(key.slot)?;
         let (source, destination) = (connection.source.ip(), connection.original_destination);
+        let generation = self.snapshot.generation;
+        let asker = Asker { generation, mode: HttpMode::Gated, source, destination };
         let Guide::Http1(http) = &mut connection.guide else { return None };
-        if let Some(last) = &http.route {
-            if last.name == name
-                && (last.generation == snapshot.generation || http.mode == HttpMode::Observed)
-            {
-                return Some(Rc::clone(last));
-            }
-            if http.mode == HttpMode::Observed {
-                let route = Rc::new(last.renamed(name));
-                http.route = Some(Rc::clone(&route));
-                return Some(route);
-            }
+        let name = http.told.as_ref()?.host.as_ref();
+        if let Some(last) = &http.route
+            && last.asker == asker
+            && last.name.as_ref() == name
+        {
+            return Some(Rc::clone(last));
         }
-        let route = Rc::new(Route::decide(&snapshot, source, destination, name));
+        let decide = || Route::decide(&self.snapshot, source, destination, name.cloned());
+        let route = self.routes.find(asker, name, decide);
         if route.standing == Standing::Unverified {
             self.metrics.counters.unverified_names.add(1);
         }

@@ -65,6 +65,6 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             return None;
         };
         let (buffer, from) = directions[Side::Upstream as usize].undecided()?;
-        Some(http.next_answer(&self.ring.bytes(buffer)[from + pass..]))
+        Some(http.next_answer(&self.ring.bytes(buffer)[from + pass..], &mut self.known_heads))
     }
 }

@@ -171,6 +171,11 @@ impl Guide {
         }
     }
 
+    /// Whether bytes from `side` are held back, to pass before those that come.
+    pub(super) fn carries(&self, side: Side) -> bool {
+        matches!(self, Self::Http1(_) | Self::Http2(_)) && self.room(side) < BUFFER_BYTES
+    }
+
     /// The bytes from `side` that are held back and pass before those that come.
     pub(super) fn take_carried(&mut self, side: Side) -> Vec<u8> {
         match self {

@@ -6,13 +6,12 @@
 //!
 //! This is the part without I/O; `requests` and `answers` move the bytes.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::access_log::Request;
 use crate::http1::{
-    Asked, Lost, Refusal, RequestHead, RequestStep, RequestStream, ResponseStep, ResponseStream,
-    Turn, Upgrade,
+    Asked, KnownHeads, Lost, Queue, Refusal, RequestHead, RequestStep, RequestStream, ResponseStep,
+    ResponseStream, Turn, Upgrade,
 };
 use crate::relay::Side;
 
@@ -104,16 +103,16 @@ pub(super) struct Http1 {
     /// By source side. Gated: bytes that are held back. Observed: copies of bytes that have passed.
     pub(super) carried: [Vec<u8>; 2],
     /// The head that was told and has not passed.
-    pub(super) told: Option<Box<RequestHead>>,
+    pub(super) told: Option<Rc<RequestHead>>,
     pub(super) waits: Waits,
     /// Where the last request goes.
     pub(super) route: Option<Rc<Route>>,
-    unanswered: VecDeque<Exchange>,
+    unanswered: Queue<Exchange>,
     follows: Follows,
     /// What the downstream sends is thrown away.
     drops: bool,
     /// Answered, and to be accounted.
-    finished: VecDeque<Exchange>,
+    finished: Queue<Exchange>,
 }
 
 impl Http1 {
@@ -127,10 +126,10 @@ impl Http1 {
             told: None,
             waits: Waits::No,
             route: None,
-            unanswered: VecDeque::new(),
+            unanswered: Queue::default(),
             follows: Follows::Answers,
             drops: false,
-            finished: VecDeque::new(),
+            finished: Queue::default(),
         }
     }
 
@@ -216,21 +215,21 @@ impl Http1 {
     }
 
     /// What the first of the downstream's bytes are. A head is told until it is asked.
-    pub(super) fn next_request(&mut self, bytes: &[u8]) -> Next {
+    pub(super) fn next_request(&mut self, bytes: &[u8], known: &mut KnownHeads) -> Next {
         if self.told.is_some() {
             return Next::Head;
         }
         if self.drops {
             return if bytes.is_empty() { Next::More } else { Next::Drop };
         }
-        match self.requests.next(bytes) {
+        match self.requests.next_known(bytes, known) {
             RequestStep::NeedMore => Next::More,
             RequestStep::Head(_) if self.follows == Follows::Nothing => {
                 self.drops = true;
                 Next::Drop
             }
             RequestStep::Head(head) => {
-                self.told = Some(Box::new(head));
+                self.told = Some(head);
                 Next::Head
             }
             RequestStep::Body { bytes, ends } => {
@@ -250,7 +249,7 @@ impl Http1 {
     pub(super) fn ask(&mut self, now: Micros, line: Option<Box<Request>>) -> usize {
         let (Some(head), Some(route)) = (self.told.take(), &self.route) else { return 0 };
         self.responses.asked(Asked::from(&*head));
-        self.unanswered.push_back(Exchange {
+        self.unanswered.push(Exchange {
             route: Rc::clone(route),
             began: now,
             status: 0,
@@ -277,8 +276,8 @@ impl Http1 {
     }
 
     /// What the first of the upstream's bytes are. Answers that end are in `finished` then.
-    pub(super) fn next_answer(&mut self, bytes: &[u8]) -> Answered {
-        match self.responses.next(bytes) {
+    pub(super) fn next_answer(&mut self, bytes: &[u8], known: &mut KnownHeads) -> Answered {
+        match self.responses.next_known(bytes, known) {
             ResponseStep::NeedMore => Answered::More,
             ResponseStep::Head(head) if self.hides_requests(head.turn) => Answered::Hides,
             ResponseStep::Head(head) => {
@@ -306,13 +305,13 @@ impl Http1 {
 
     /// The answer begins HTTP/2, in which later requests would go unseen.
     fn hides_requests(&self, turn: Turn) -> bool {
-        let asked = self.unanswered.front().is_some_and(|exchange| exchange.wants_h2c);
+        let asked = self.unanswered.first().is_some_and(|exchange| exchange.wants_h2c);
         turn == Turn::Switched && asked && self.mode == Mode::Gated
     }
 
     fn answer_begins(&mut self, status: u16, turn: Turn) {
         if turn != Turn::Interim
-            && let Some(exchange) = self.unanswered.front_mut()
+            && let Some(exchange) = self.unanswered.first_mut()
         {
             exchange.status = status;
         }
@@ -330,14 +329,14 @@ impl Http1 {
     }
 
     fn answer_ends(&mut self) {
-        if let Some(mut exchange) = self.unanswered.pop_front() {
+        if let Some(mut exchange) = self.unanswered.pop() {
             exchange.response_bytes = self.responses.response_bytes();
-            self.finished.push_back(exchange);
+            self.finished.push(exchange);
         }
     }
 
     fn request_ends(&mut self) {
-        if let Some(exchange) = self.unanswered.back_mut() {
+        if let Some(exchange) = self.unanswered.last_mut() {
             exchange.request_bytes = self.requests.request_bytes();
         }
     }
@@ -346,7 +345,7 @@ impl Http1 {
     pub(super) fn upstream_ended(&mut self) {
         use crate::http1::Ending;
         let complete = matches!(self.responses.ending(), Ending::Clean | Ending::EndsAnswer);
-        if complete && self.unanswered.front().is_some_and(|exchange| exchange.status != 0) {
+        if complete && self.unanswered.first().is_some_and(|exchange| exchange.status != 0) {
             self.answer_ends();
         }
     }
@@ -367,12 +366,12 @@ impl Http1 {
 
     /// The exchanges that were answered and are not accounted yet.
     pub(super) fn pop_finished(&mut self) -> Option<Exchange> {
-        self.finished.pop_front()
+        self.finished.pop()
     }
 
     /// The exchanges that will get no (whole) answer any more.
     pub(super) fn pop_unanswered(&mut self) -> Option<Exchange> {
-        let mut exchange = self.unanswered.pop_front()?;
+        let mut exchange = self.unanswered.pop()?;
         if exchange.status != 0 {
             exchange.response_bytes = self.responses.response_bytes();
         }

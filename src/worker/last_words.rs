@@ -11,7 +11,7 @@ use crate::relay::Side;
 use crate::sys::ring::{Expect, Operation, Ring, Sockets};
 use crate::worker::connection::{End, Guide, Phase, Then};
 use crate::worker::direction::{Direction, Held};
-use crate::worker::route::{Exchange, Route, Way};
+use crate::worker::route::{Asker, Exchange, Route, Way};
 use crate::worker::token::{Key, Target};
 use crate::worker::{LINGER_US, Worker};
 
@@ -52,8 +52,14 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             (Some(_), Some(route)) => Rc::clone(route),
             // A refused request names nobody.
             _ => {
-                let verdict = snapshot.lookup(connection.original_destination);
-                Rc::new(Route::of(&snapshot, connection.source.ip(), verdict))
+                let destination = connection.original_destination;
+                let asker = Asker {
+                    generation: snapshot.generation,
+                    mode: http.mode,
+                    source: connection.source.ip(),
+                    destination,
+                };
+                Rc::new(Route::of(&snapshot, asker, snapshot.lookup(destination)))
             }
         };
         let mut line = if logged { http.told_line(http.held()) } else { None };

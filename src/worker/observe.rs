@@ -1,9 +1,7 @@
 //! Requests and answers of HTTP/1 that pass as they come, and are only counted.
 
-use std::rc::Rc;
-
 use crate::access_log::Protocol;
-use crate::http1::Lost;
+use crate::http1::{KnownHeads, Lost};
 use crate::registry::Verdict;
 use crate::registry::snapshot::{Claim, Decision, Match, NameSource};
 use crate::relay::Side;
@@ -11,7 +9,7 @@ use crate::sys::ring::{Ring, Sockets};
 use crate::worker::Worker;
 use crate::worker::connection::{Account, Connection, Guide, Micros};
 use crate::worker::http1::{Answered, Http1, Next, Waits};
-use crate::worker::route::Way;
+use crate::worker::route::{Routes, Way};
 use crate::worker::token::Key;
 
 /// The most bytes that are kept of what has passed and could not be read yet, while observing.
@@ -26,17 +24,18 @@ impl Http1 {
     pub(super) fn observe_requests(
         &mut self,
         bytes: &[u8],
+        (known_heads, routes): (&mut KnownHeads, &mut Routes),
         now: Micros,
         logged: bool,
     ) -> Result<(), Waits> {
         let kept = self.keep(Side::Downstream, bytes)?;
         let mut rest = kept.as_deref().unwrap_or(bytes);
         while !rest.is_empty() {
-            match self.next_request(rest) {
+            match self.next_request(rest, known_heads) {
                 Next::Pass(bytes) => rest = &rest[bytes..],
                 Next::Head if self.is_full() => return Err(Waits::Told),
                 Next::Head => {
-                    self.rename_route();
+                    self.rename_route(routes);
                     let line = if logged { self.told_line(rest) } else { None };
                     rest = &rest[self.ask(now, line)..];
                 }
@@ -52,10 +51,11 @@ impl Http1 {
     }
 
     /// The route of the head that was told, where the address alone has decided the way.
-    fn rename_route(&mut self) {
+    fn rename_route(&mut self, routes: &mut Routes) {
         let (Some(head), Some(last)) = (&self.told, &self.route) else { return };
         if last.name != head.host {
-            self.route = Some(Rc::new(last.renamed(head.host.clone())));
+            let rename = || last.renamed(head.host.clone());
+            self.route = Some(routes.find(last.asker, head.host.as_ref(), rename));
         }
     }
 
@@ -63,11 +63,15 @@ impl Http1 {
     ///
     /// # Errors
     /// The framing is beyond following: nothing more can be counted here.
-    pub(super) fn observe_answers(&mut self, bytes: &[u8]) -> Result<(), Option<Lost>> {
+    pub(super) fn observe_answers(
+        &mut self,
+        bytes: &[u8],
+        known_heads: &mut KnownHeads,
+    ) -> Result<(), Option<Lost>> {
         let kept = self.keep(Side::Upstream, bytes).map_err(|_| None)?;
         let mut rest = kept.as_deref().unwrap_or(bytes);
         while !rest.is_empty() {
-            match self.next_answer(rest) {
+            match self.next_answer(rest, known_heads) {
                 Answered::Pass(bytes) => rest = &rest[bytes..],
                 Answered::More => {
                     self.carried[Side::Upstream as usize] = rest.to_vec();
@@ -104,7 +108,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let undecided = directions[Side::Downstream as usize].undecided();
         let Some((buffer, from)) = undecided else { return };
         let bytes = &self.ring.bytes(buffer)[from..];
-        if let Err(why) = http.observe_requests(bytes, now, logged) {
+        let known = (&mut self.known_heads, &mut self.routes);
+        if let Err(why) = http.observe_requests(bytes, known, now, logged) {
             self.observe_no_more(key, why);
         }
     }
@@ -114,7 +119,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let (now, logged) = (self.now_us, self.access_log.is_on());
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let Guide::Http1(http) = &mut connection.guide else { return };
-        if let Err(why) = http.observe_requests(bytes, now, logged) {
+        let known = (&mut self.known_heads, &mut self.routes);
+        if let Err(why) = http.observe_requests(bytes, known, now, logged) {
             self.observe_no_more(key, why);
         }
     }
@@ -125,7 +131,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Connection { guide: Guide::Http1(http), directions, .. } = connection else { return };
         let undecided = directions[Side::Upstream as usize].undecided();
         let Some((buffer, from)) = undecided else { return };
-        let result = http.observe_answers(&self.ring.bytes(buffer)[from..]);
+        let bytes = &self.ring.bytes(buffer)[from..];
+        let result = http.observe_answers(bytes, &mut self.known_heads);
         self.account_finished(key);
         if let Err(lost) = result {
             self.answers_lost(key, lost);

@@ -5,7 +5,6 @@ use crate::access_log::Request;
 use crate::http1::Refusal;
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::relay::{Side, State};
-use crate::sniff::Name;
 use crate::sys::ring::{Ring, Sockets};
 use crate::worker::Worker;
 use crate::worker::connection::{Connection, Guide, Phase, Then};
@@ -157,12 +156,12 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             return None;
         };
         let (buffer, from) = directions[Side::Downstream as usize].undecided()?;
-        Some(http.next_request(&self.ring.bytes(buffer)[from + pass..]))
+        Some(http.next_request(&self.ring.bytes(buffer)[from + pass..], &mut self.known_heads))
     }
 
     /// Lets the head that was told pass, if it may pass now. Its length.
     fn ask(&mut self, key: Key, pass: usize) -> Option<usize> {
-        let route = self.route(key, self.told_name(key))?;
+        let route = self.route(key)?;
         let line = self.line_behind(key, pass);
         let connection = self.connections.get_mut(key.slot)?;
         let destination = connection.original_destination;
@@ -183,13 +182,6 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         };
         let (buffer, from) = directions[Side::Downstream as usize].undecided()?;
         http.told_line(&self.ring.bytes(buffer)[from + pass..])
-    }
-
-    fn told_name(&self, key: Key) -> Option<Name> {
-        match &self.connections.get(key.slot)?.guide {
-            Guide::Http1(http) => http.told.as_ref()?.host.clone(),
-            _ => None,
-        }
     }
 
     /// What the downstream's bytes wait for, if that can be done now.

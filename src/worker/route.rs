@@ -1,9 +1,12 @@
 //! Where a request goes: what its host has led to, kept for the next request of the same host.
 
 use std::cell::Cell;
+use std::hash::BuildHasher;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+
+use foldhash::fast::FixedState;
 
 use crate::access_log::{Decider, Request};
 use crate::config::Mode;
@@ -15,13 +18,34 @@ use crate::registry::snapshot::{
 use crate::registry::{Snapshot, Verdict};
 use crate::sniff::Name;
 use crate::worker::connection::Micros;
+use crate::worker::http1::Mode as HttpMode;
 use crate::workload::Workload;
+
+/// The routes that one worker has found last: most requests ask a host that was asked before, on
+/// this connection or another one.
+#[derive(Debug)]
+pub(super) struct Routes {
+    places: Box<[Option<Rc<Route>>]>,
+}
+
+/// Routes have one of so many places.
+const PLACES: usize = 128;
+
+/// What a route depends on beside the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asker {
+    /// The generation that decides.
+    pub(super) generation: u64,
+    /// Whether the host has a say.
+    pub(super) mode: HttpMode,
+    pub(super) source: IpAddr,
+    pub(super) destination: SocketAddr,
+}
 
 /// What a host has led to, in one generation.
 #[derive(Debug)]
 pub(super) struct Route {
-    /// The generation that decided.
-    pub(super) generation: u64,
+    pub(super) asker: Asker,
     /// The host; `None`: the request names none, or an address.
     pub(super) name: Option<Name>,
     pub(super) source: Identity<Workload>,
@@ -56,6 +80,51 @@ pub(super) enum Way {
     BlackHole,
 }
 
+impl Default for Routes {
+    fn default() -> Self {
+        Self { places: (0..PLACES).map(|_| None).collect() }
+    }
+}
+
+impl Routes {
+    /// The route of `asker` to `name`, made if it is not known.
+    pub(super) fn find(
+        &mut self,
+        asker: Asker,
+        name: Option<&Name>,
+        make: impl FnOnce() -> Route,
+    ) -> Rc<Route> {
+        let place = &mut self.places[place(asker, name)];
+        match place {
+            Some(known) if known.asker == asker && known.name.as_ref() == name => Rc::clone(known),
+            _ => {
+                let made = Rc::new(make());
+                debug_assert!(made.asker == asker && made.name.as_ref() == name, "{made:?}");
+                Rc::clone(place.insert(made))
+            }
+        }
+    }
+
+    /// Forgets all: there is a new generation.
+    pub(super) fn clear(&mut self) {
+        self.places.fill(None);
+    }
+}
+
+/// Names are chosen by peers: who makes two of them meet in a place has routes made anew.
+#[expect(clippy::cast_possible_truncation, reason = "half an address will do; below PLACES")]
+fn place(asker: Asker, name: Option<&Name>) -> usize {
+    let name = FixedState::default().hash_one(name.map_or("", Name::as_str));
+    let fold = |address: IpAddr| match address {
+        IpAddr::V4(address) => address.to_bits().into(),
+        IpAddr::V6(address) => address.to_bits() as u64,
+    };
+    let ends = fold(asker.source) ^ fold(asker.destination.ip()).rotate_left(32);
+    // Odd, with bits everywhere (the golden ratio's).
+    let mixed = (ends ^ u64::from(asker.destination.port())).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    ((name ^ mixed) >> (u64::BITS - PLACES.ilog2())) as usize
+}
+
 impl Route {
     /// The route of a request to `name`, on a connection from `source` to `destination`.
     pub(super) fn decide(
@@ -64,17 +133,19 @@ impl Route {
         destination: SocketAddr,
         name: Option<Name>,
     ) -> Self {
+        let generation = snapshot.generation;
+        let asker = Asker { generation, mode: HttpMode::Gated, source, destination };
         let claim = name.as_ref().map(|name| Claim { name, by: NameSource::Host });
         let Decision { verdict, standing } = snapshot.decide(destination, claim);
-        Self { name, standing, ..Self::of(snapshot, source, verdict) }
+        Self { name, standing, ..Self::of(snapshot, asker, verdict) }
     }
 
     /// The route that `verdict` means, for no name.
-    pub(super) fn of(snapshot: &Snapshot, source: IpAddr, verdict: Verdict<'_>) -> Self {
+    pub(super) fn of(snapshot: &Snapshot, asker: Asker, verdict: Verdict<'_>) -> Self {
         Self {
-            generation: snapshot.generation,
+            asker,
             name: None,
-            source: snapshot.workload(source).clone(),
+            source: snapshot.workload(asker.source).clone(),
             cluster: snapshot.cluster(verdict).clone(),
             way: Way::from(verdict),
             standing: Standing::NotNeeded,
@@ -86,7 +157,7 @@ impl Route {
     /// The same way for another name, which changes nothing but labels.
     pub(super) fn renamed(&self, name: Option<Name>) -> Self {
         Self {
-            generation: self.generation,
+            asker: self.asker,
             name,
             source: self.source.clone(),
             cluster: self.cluster.clone(),

@@ -120,7 +120,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         match result {
             Ok(Some(mut buffer)) => {
                 let bytes = u64::from(buffer.length());
-                if let Guide::Http1(_) | Guide::Http2(_) = connection.guide {
+                if connection.guide.carries(side) {
                     let carried = connection.guide.take_carried(side);
                     self.ring.prepend(&mut buffer, &carried);
                 }

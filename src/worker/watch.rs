@@ -4,8 +4,6 @@
 //! Their labels are settled when the name is known, when it is clear that there is none (a server
 //! that speaks first, opaque bytes), or at the latest after `names.deadline`.
 
-use std::rc::Rc;
-
 use crate::access_log::Protocol;
 use crate::http2::{FrameStep, PREFACE, RequestFrames};
 use crate::metrics::Recognised;
@@ -16,7 +14,7 @@ use crate::sys::ring::{Ring, Sockets};
 use crate::worker::connection::{Account, Connection, Guide};
 use crate::worker::direction::Held;
 use crate::worker::http1::{Http1, Mode};
-use crate::worker::route::Route;
+use crate::worker::route::{Asker, Route};
 use crate::worker::token::Key;
 use crate::worker::{HeldSnapshot, Worker};
 
@@ -45,7 +43,8 @@ struct Begun {
 enum Seen {
     Nothing,
     Tls(ClientHello),
-    Http1(Vec<u8>),
+    /// With what has passed and what will; `None`: nothing has passed before.
+    Http1(Option<Vec<u8>>),
     /// The first request of HTTP/2, with its authority.
     Http2(Option<Name>),
     Opaque(OpaqueReason),
@@ -131,16 +130,27 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         }
     }
 
-    /// It is HTTP/1, from `seen` on, which ends with the bytes that are about to pass.
-    fn observe_from_now(&mut self, key: Key, seen: Vec<u8>) {
+    /// It is HTTP/1, from `seen` on, which ends with the bytes that are about to pass; `None`:
+    /// these are all.
+    fn observe_from_now(&mut self, key: Key, seen: Option<Vec<u8>>) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let Guide::Watch(watch) = std::mem::take(&mut connection.guide) else { return };
-        let verdict = watch.snapshot.lookup(connection.original_destination);
-        let mut http = Http1::new(Mode::Observed, Vec::new());
-        http.route = Some(Rc::new(Route::of(&watch.snapshot, connection.source.ip(), verdict)));
-        connection.guide = Guide::Http1(Box::new(http));
+        let (snapshot, destination) = (&watch.snapshot, connection.original_destination);
+        let asker = Asker {
+            generation: snapshot.generation,
+            mode: Mode::Observed,
+            source: connection.source.ip(),
+            destination,
+        };
+        let decide = || Route::of(snapshot, asker, snapshot.lookup(destination));
+        let mut http = Box::new(Http1::new(Mode::Observed, Vec::new()));
+        http.route = Some(self.routes.find(asker, None, decide));
+        connection.guide = Guide::Http1(http);
         connection.account = Account::Requests;
-        self.observe_requests_in(key, &seen);
+        match seen {
+            Some(seen) => self.observe_requests_in(key, &seen),
+            None => self.observe_requests(key),
+        }
     }
 }
 
@@ -151,6 +161,9 @@ impl Begun {
             return self.find_stream();
         }
         let sniff = self.sniffer.feed(bytes).clone();
+        if sniff == Sniff::Http1 && self.seen.is_empty() {
+            return Seen::Http1(None);
+        }
         if matches!(sniff, Sniff::NeedMore | Sniff::Http1 | Sniff::Http2Preface) {
             // Whoever goes on reads from the first byte.
             self.seen.extend_from_slice(bytes);
@@ -158,7 +171,7 @@ impl Begun {
         match sniff {
             Sniff::NeedMore => Seen::Nothing,
             Sniff::Tls(hello) => Seen::Tls(hello),
-            Sniff::Http1 => Seen::Http1(std::mem::take(&mut self.seen)),
+            Sniff::Http1 => Seen::Http1(Some(std::mem::take(&mut self.seen))),
             Sniff::Http2Preface => {
                 self.frames = Some(RequestFrames::default());
                 self.seen.drain(..PREFACE.len());

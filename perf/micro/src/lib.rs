@@ -1,5 +1,5 @@
 //! The operations that the micro-benchmarks measure: the pure parts of Egret that every connection
-//! or every reload pays for.
+//! or every reload pays for, and a whole worker on a ring that plays a script (`traffic`).
 //!
 //! `cargo bench -p egret-micro` says how long they take here; `perf/instructions.sh` counts their
 //! instructions, which do not depend on what else the machine does, and holds them to bounds.
@@ -11,6 +11,9 @@
 
 mod names;
 mod registry;
+mod traffic;
+
+use traffic::{Counted, Names, Sent, run};
 
 /// Something that can be done many times.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +38,7 @@ impl Operation {
 }
 
 /// All of them; `_10` and so on is the number of service entries.
-pub const OPERATIONS: [Operation; 13] = [
+pub const OPERATIONS: [Operation; 22] = [
     Operation { name: "lookup_10", prepare: |_| registry::lookup(10) },
     Operation { name: "lookup_1000", prepare: |_| registry::lookup(1_000) },
     Operation { name: "lookup_100000", prepare: |_| registry::lookup(100_000) },
@@ -49,4 +52,44 @@ pub const OPERATIONS: [Operation; 13] = [
     Operation { name: "client_hello_in_records", prepare: |_| names::client_hello_in_records() },
     Operation { name: "request_head", prepare: |_| names::request_head() },
     Operation { name: "request_head_of_browser", prepare: |_| names::request_head_of_browser() },
+    Operation { name: "exchange", prepare: |calls| exchange(calls, Names::Off, Sent::Http) },
+    Operation {
+        name: "exchange_observed",
+        prepare: |calls| exchange(calls, Names::Watched, Sent::Http),
+    },
+    Operation {
+        name: "exchange_observed_fresh",
+        prepare: |calls| exchange(calls, Names::Watched, Sent::HttpFresh),
+    },
+    Operation {
+        name: "exchange_gated",
+        prepare: |calls| exchange(calls, Names::Gated, Sent::Http),
+    },
+    Operation {
+        name: "exchange_gated_fresh",
+        prepare: |calls| exchange(calls, Names::Gated, Sent::HttpFresh),
+    },
+    Operation { name: "connection", prepare: |calls| connection(calls, Names::Off, Sent::Opaque) },
+    Operation {
+        name: "connection_opaque",
+        prepare: |calls| connection(calls, Names::Watched, Sent::Opaque),
+    },
+    Operation {
+        name: "connection_observed",
+        prepare: |calls| connection(calls, Names::Watched, Sent::Http),
+    },
+    Operation {
+        name: "connection_gated",
+        prepare: |calls| connection(calls, Names::Gated, Sent::Http),
+    },
 ];
+
+/// An exchange on a kept connection, through a whole worker.
+fn exchange(calls: usize, names: Names, sent: Sent) -> Box<dyn FnMut()> {
+    run(calls, names, Counted::Exchange, sent)
+}
+
+/// A connection with one exchange, through a whole worker.
+fn connection(calls: usize, names: Names, sent: Sent) -> Box<dyn FnMut()> {
+    run(calls, names, Counted::Connection, sent)
+}

@@ -35,7 +35,7 @@ fn tell_from(stream: &mut RequestStream, bytes: &[u8], cuts: &[usize]) -> Vec<To
                     told.push(Told::Refused(refusal));
                     return told;
                 }
-                RequestStep::Head(head) => (Told::Head(head.clone()), head.head_len),
+                RequestStep::Head(head) => (Told::Head((*head).clone()), head.head_len),
                 RequestStep::Body { bytes, ends } => (Told::Body { bytes, ends }, bytes),
                 RequestStep::Opaque { bytes } => (Told::Opaque(bytes), bytes),
                 RequestStep::Discard { bytes } => (Told::Discard(bytes), bytes),
@@ -67,7 +67,7 @@ fn each_byte(bytes: &[u8]) -> Vec<usize> {
 /// The head of the request that is all of `request`.
 fn head(request: &str) -> RequestHead {
     match RequestStream::default().next(request.as_bytes()) {
-        RequestStep::Head(head) => head,
+        RequestStep::Head(head) => Rc::unwrap_or_clone(head),
         other => panic!("{request:?}: {other:?}"),
     }
 }
