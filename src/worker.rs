@@ -26,6 +26,7 @@ mod requests;
 mod route;
 mod splice;
 mod stop;
+mod streams;
 mod sweep;
 mod token;
 mod transfer;
