@@ -56,8 +56,9 @@ pub enum FrameError {
     /// CONTINUATION where no HEADERS is open, or something else where one is.
     #[error("a header block is interrupted, or continued without a beginning")]
     BrokenBlock,
-    /// More than [`BLOCK_BYTES_MAX`]: one long HEADERS, or a flood of CONTINUATIONs.
-    #[error("a request's header frames are longer than 32 KiB")]
+    /// More than [`BLOCK_BYTES_MAX`]: one long HEADERS, or a flood of CONTINUATIONs. Or the first
+    /// request is not whole in the bytes that a worker holds for it.
+    #[error("a request's header frames, or those up to the first one, are longer than 32 KiB")]
     HeadTooLarge,
     /// HEADERS on a stream that no client may open.
     #[error("HEADERS on stream 0, or on a stream with an even number")]

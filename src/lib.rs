@@ -50,7 +50,7 @@
 //! to where its host leads (`worker/route.rs`), and `worker/answers.rs` follows the answers, so
 //! that the upstream can be changed between two. `worker/observe.rs` only counts, where the
 //! address has decided. [`http2`] finds each stream's authority; `worker/http2.rs` lets those pass
-//! that may go where the connection goes.
+//! that may go where the connection goes, and `worker/streams.rs` answers the others.
 //!
 //! **Ended.** Every end has one [`metrics::CloseReason`]. `worker/close.rs` accounts it once,
 //! tells the side that lives (a reset stays a reset), and closes when nothing is in flight. Time,

@@ -28,6 +28,7 @@ mod requests;
 mod route;
 mod splice;
 mod stop;
+mod streams;
 mod sweep;
 mod token;
 mod transfer;

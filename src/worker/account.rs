@@ -101,12 +101,17 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     pub(super) fn account_end(&mut self, key: Key, reason: CloseReason) {
         self.recognition_over(key);
         self.settle_nameless(key, Recognised::Ended);
+        self.settle_first_stream(key);
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         if connection.account == Account::Unsettled {
+            let spoken = match connection.guide {
+                Guide::Http2(_) => Protocol::Http2,
+                _ => Protocol::Tcp,
+            };
             let snapshot = self.snapshot();
             let Some(connection) = self.connections.get_mut(key.slot) else { return };
             let decision = snapshot.decide(connection.original_destination, None);
-            self.settle(key, &snapshot, decision, None, Protocol::Tcp);
+            self.settle(key, &snapshot, decision, None, spoken);
         }
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         match connection.account {

@@ -71,8 +71,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let Phase::Resetting { live, deadline } = connection.phase else { return };
         let socket = connection.ends[live as usize].socket.as_ref();
-        let acknowledged = socket.is_none_or(|socket| socket.unacknowledged_bytes() == 0);
-        if acknowledged || deadline <= self.now_us {
+        // Of a side that is gone by now, too, the kernel says that bytes are unacknowledged.
+        let has_unacknowledged =
+            |socket: &Socket| socket.unacknowledged_bytes() > 0 && socket.is_connected();
+        if !socket.is_some_and(has_unacknowledged) || deadline <= self.now_us {
             let sockets = connection.ends.iter().filter_map(|end| end.socket.as_ref());
             sockets.for_each(Socket::reset_on_close);
             connection.phase = Phase::Closing;

@@ -113,10 +113,11 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         connection.moved_at = self.now_us;
         let began = connection.connecting_since.take().unwrap_or(connection.accepted_at);
         let took_us = self.now_us.saturating_sub(began);
+        let speaks = connection.direction(Side::Upstream).operation.is_some();
         if let Account::Tcp(series) = connection.account {
             self.metrics.series.cells(series).opened.add(1);
         }
-        let speaks = connection.direction(Side::Upstream).operation.is_some();
+        self.settle_first_stream(key);
         self.metrics.record_connect(std::time::Duration::from_micros(took_us));
         // First, because what resumes may be blocked by now, and take this connection down again.
         if !speaks {

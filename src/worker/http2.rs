@@ -1,23 +1,22 @@
 //! HTTP/2 connections that a name decides: by the authority of their first request. The later ones
 //! are read, too: a request that may not go where the connection goes is answered 502 and the
-//! connection ends with GOAWAY.
+//! connection ends with GOAWAY (`streams` says so).
 
-use std::rc::Rc;
-
-use crate::access_log::{Protocol, Request};
+use crate::access_log::Protocol;
 use crate::http2::{
-    self, Claimed, EMPTY_SETTINGS, ErrorCode, FrameBoundary, FrameError, FrameStep, PREFACE,
+    Claimed, EMPTY_SETTINGS, ErrorCode, FrameBoundary, FrameError, FrameStep, PREFACE,
     RequestFrames,
 };
-use crate::metrics::{CloseReason, Recognised, ResponseFlags};
+use crate::metrics::ResponseFlags;
+use crate::registry::Verdict;
 use crate::registry::snapshot::{Claim, NameSource, Standing};
 use crate::relay::Side;
-use crate::sniff::OpaqueReason;
 use crate::sys::ring::{Ring, Sockets};
 use crate::worker::Worker;
-use crate::worker::connection::{Connection, Guide, Phase, Then};
+use crate::worker::connection::{Connection, Guide};
 use crate::worker::direction::Held;
-use crate::worker::route::{Exchange, Route};
+use crate::worker::route::Route;
+use crate::worker::streams::First;
 use crate::worker::token::Key;
 
 /// What is known of an HTTP/2 connection.
@@ -26,21 +25,24 @@ pub(super) struct Http2 {
     /// Bytes of the downstream that are held back; they pass before those that come.
     pub(super) held: Vec<u8>,
     /// So many of the first of them may pass.
-    judged: usize,
+    pub(super) judged: usize,
     /// So many of the bytes to be decided next are thrown away.
     swallow: usize,
-    frames: RequestFrames,
+    pub(super) frames: RequestFrames,
     /// Follows the answers, so that frames are only put in between two.
-    boundary: FrameBoundary,
+    pub(super) boundary: FrameBoundary,
     /// Whether Egret has sent SETTINGS of its own, whose acknowledgement it must swallow: some
     /// clients send no request before they have seen the server's.
-    greeted: Greeted,
+    pub(super) greeted: Greeted,
+    /// The request that has decided, while the upstream is being connected.
+    pub(super) first: Option<Box<First>>,
     /// What may not pass: the connection ends as soon as the present frame is over.
-    refused: Option<Refused>,
+    pub(super) refused: Option<Refused>,
 }
 
+/// Whether Egret has sent SETTINGS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Greeted {
+pub(super) enum Greeted {
     No,
     Sent,
     Acknowledged,
@@ -48,7 +50,7 @@ enum Greeted {
 
 /// What is refused.
 #[derive(Debug, Clone, Copy)]
-enum Refused {
+pub(super) enum Refused {
     /// One request: it is answered 502.
     Stream(u32),
     /// Whatever follows: nobody knows what it means.
@@ -56,7 +58,7 @@ enum Refused {
 }
 
 /// What comes next on the downstream.
-enum Next {
+pub(super) enum Next {
     Pass(usize),
     Swallow(usize),
     Request(usize, u32, Claimed),
@@ -74,6 +76,7 @@ impl Http2 {
             frames: RequestFrames::default(),
             boundary: FrameBoundary::default(),
             greeted: Greeted::No,
+            first: None,
             refused: None,
         }
     }
@@ -94,7 +97,8 @@ impl Http2 {
         }
     }
 
-    fn next_held(&mut self) -> Next {
+    /// What comes next of the bytes that are held and not judged.
+    pub(super) fn next_held(&mut self) -> Next {
         let held = std::mem::take(&mut self.held);
         let next = self.next(&held[self.judged..]);
         self.held = held;
@@ -118,19 +122,15 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                     http.judged += bytes;
                     return self.decide_by_stream(key, stream, claimed);
                 }
+                // Its HEADERS might fit alone, but not behind all that has come before them.
                 Next::More if connection.guide.room(Side::Downstream) == 0 => {
-                    let why = Recognised::Opaque(OpaqueReason::TooLarge);
-                    return self.decide_nameless(key, why);
+                    return self.refuse_first_frames(key, FrameError::HeadTooLarge);
                 }
                 Next::More => {
                     self.greet(key);
                     return self.advance(key, Side::Downstream);
                 }
-                Next::Malformed(error) => {
-                    self.metrics.counters.refused_frames(error).add(1);
-                    let why = Recognised::Opaque(OpaqueReason::NotRecognised);
-                    return self.decide_nameless(key, why);
-                }
+                Next::Malformed(error) => return self.refuse_first_frames(key, error),
             }
         }
     }
@@ -162,33 +162,19 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let name = claimed.name.clone();
         let claim = name.as_ref().map(|name| Claim { name, by: NameSource::Host });
         let decision = snapshot.decide(destination, claim);
-        let blocked = matches!(decision.verdict, crate::registry::Verdict::BlackHole);
-        // Of two names nobody knows which one the server takes.
-        if !blocked && !claimed.conflict {
-            return self.follow(key, &snapshot, decision, claim, Protocol::Http2);
-        }
         self.recognition_over(key);
         if decision.standing == Standing::Unverified {
             self.metrics.counters.unverified_names.add(1);
         }
+        // Of two names nobody knows which one the server takes.
+        if matches!(decision.verdict, Verdict::BlackHole) || claimed.conflict {
+            return self.block_first_stream(key, stream, claimed);
+        }
+        let first = First { snapshot: snapshot.clone(), stream, claimed };
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        connection.account = super::connection::Account::Requests;
         let Guide::Http2(http) = &mut connection.guide else { return };
-        let mut words = Vec::new();
-        if http.greeted == Greeted::No {
-            words.extend_from_slice(&EMPTY_SETTINGS);
-        }
-        words.extend(farewell(stream));
-        self.account_stream(key, claimed);
-        if let Some(connection) = self.connections.get_mut(key.slot)
-            && connection.directions[Side::Upstream as usize].operation.is_some()
-        {
-            // The greeting is still on its way.
-            connection.phase =
-                Phase::Retiring { then: Then::Say(words.into(), CloseReason::BlackHole) };
-            return;
-        }
-        self.say(key, words.into(), CloseReason::BlackHole);
+        http.first = Some(Box::new(first));
+        self.take_way(key, &snapshot, decision.verdict, Protocol::Http2);
     }
 
     /// Passes the frames that are allowed.
@@ -260,35 +246,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         if route.is_blocked() {
             self.metrics.counters.blocked_streams.add(1);
         }
-        self.account_stream(key, claimed);
+        self.account_stream(key, &snapshot, claimed, 502, ResponseFlags::None);
         false
-    }
-
-    /// A request that Egret answers itself is counted, and logged.
-    fn account_stream(&mut self, key: Key, claimed: Claimed) {
-        let snapshot = self.snapshot();
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        let (source, destination) = (connection.source.ip(), connection.original_destination);
-        let line = self.access_log.is_on().then(|| {
-            Box::new(Request {
-                method: (&*claimed.method).into(),
-                target: (&*claimed.path).into(),
-                version: "HTTP/2",
-                authority: claimed.name.as_ref().map(|name| name.as_str().into()),
-                details: "direct_response",
-                ..Request::default()
-            })
-        });
-        let exchange = Exchange {
-            route: Rc::new(Route::decide(&snapshot, source, destination, claimed.name)),
-            began: self.now_us,
-            status: 502,
-            request_bytes: 0,
-            response_bytes: 0,
-            wants_h2c: false,
-            line,
-        };
-        self.account_exchange(key, exchange, ResponseFlags::None);
     }
 
     /// Passes the answers; once a stream is refused, no more than the present frame.
@@ -309,40 +268,4 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let count = bytes.len();
         self.pass(key, Side::Upstream, count);
     }
-
-    /// Ends a connection of which a stream was refused, between two frames of the answers.
-    pub(super) fn end_streams(&mut self, key: Key) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        // Bytes that may pass are still on their way to the upstream: their end comes here again.
-        let passes = connection.direction(Side::Downstream).operation.is_some();
-        if passes || !matches!(connection.phase, Phase::Relaying) {
-            return;
-        }
-        let at_rest = connection.is_upstream_at_rest();
-        let Guide::Http2(http) = &mut connection.guide else { return };
-        let Some(refused) = http.refused else { return };
-        if at_rest && http.boundary.to_boundary() == 0 {
-            let last_stream = http.frames.last_stream();
-            let (last_words, reason) = match refused {
-                Refused::Stream(stream) => (farewell(stream), CloseReason::BlackHole),
-                Refused::Connection(code) => {
-                    (http2::goaway(last_stream, code).to_vec(), CloseReason::BadRequest)
-                }
-            };
-            let mut words = Vec::new();
-            if http.boundary.is_at_start() && http.greeted == Greeted::No {
-                // A server's first frame.
-                words.extend_from_slice(&EMPTY_SETTINGS);
-            }
-            words.extend(last_words);
-            self.retire(key, Then::Say(words.into(), reason));
-        }
-    }
-}
-
-/// The answer to a request that may not pass, and the end of the connection.
-fn farewell(stream: u32) -> Vec<u8> {
-    let mut words = http2::answer(stream, 502);
-    words.extend_from_slice(&http2::goaway(stream, ErrorCode::NoError));
-    words
 }

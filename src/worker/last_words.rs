@@ -110,6 +110,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         {
             return;
         }
+        if connection.direction(Side::Upstream).half.is_holding() {
+            // Egret's greeting of HTTP/2, which has waited for room.
+            return self.advance(key, Side::Upstream);
+        }
         if let Some(flow) = connection.flow.take() {
             self.admission.forget_flow(&flow);
         }
@@ -151,13 +155,16 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     /// No upstream connection could be made: whoever speaks HTTP is told so.
     pub(super) fn connect_failed(&mut self, key: Key, reason: CloseReason) {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
+        let flags = match reason {
+            CloseReason::NoEndpoint => ResponseFlags::BlackHole,
+            _ => ResponseFlags::UpstreamFailed,
+        };
         match &connection.guide {
             Guide::Http1(http) if http.told.is_some() => {
-                let flags = match reason {
-                    CloseReason::NoEndpoint => ResponseFlags::BlackHole,
-                    _ => ResponseFlags::UpstreamFailed,
-                };
                 self.answer_told(key, 503, flags, reason);
+            }
+            Guide::Http2(http) if http.first.is_some() => {
+                self.answer_waiting_streams(key, flags, reason);
             }
             _ => self.end(key, reason),
         }

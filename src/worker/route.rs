@@ -198,6 +198,17 @@ impl Route {
     }
 }
 
+impl Way {
+    /// Whether both lead to the same endpoints. For ways of one generation.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Service(one), Self::Service(other)) => Arc::ptr_eq(one, other),
+            (Self::Passthrough, Self::Passthrough) | (Self::BlackHole, Self::BlackHole) => true,
+            _ => false,
+        }
+    }
+}
+
 impl From<Verdict<'_>> for Way {
     fn from(verdict: Verdict<'_>) -> Self {
         match verdict {

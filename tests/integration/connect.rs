@@ -7,14 +7,14 @@ use crate::support::peer::{expect_end, read_to_reset};
 use crate::support::{Proxy, Setup, eventually, reset};
 
 /// A loopback address that answers nothing: a listener whose queue is full drops further SYNs.
-struct Silent {
-    address: SocketAddr,
+pub(crate) struct Silent {
+    pub(crate) address: SocketAddr,
     _listener: std::os::fd::OwnedFd,
     _queued: Vec<std::net::TcpStream>,
 }
 
 impl Silent {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         use nix::sys::socket::{
             AddressFamily, Backlog, SockFlag, SockType, SockaddrIn, bind, getsockname, listen,
             socket,

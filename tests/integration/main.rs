@@ -9,6 +9,7 @@ mod blackhole;
 mod connect;
 mod drain;
 mod faults;
+mod late;
 mod names;
 mod relay;
 mod services;

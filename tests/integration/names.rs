@@ -12,12 +12,12 @@ use crate::support::{Proxy, Setup};
 use egret::config::Mode;
 
 /// Where the clients mean to go: nobody listens there.
-fn destination() -> SocketAddr {
+pub(crate) fn destination() -> SocketAddr {
     SocketAddr::from(([192, 0, 2, 80], 8080))
 }
 
 /// An entry for `host` on the port of [`destination`], which leads to `endpoint`.
-fn entry(host: &str, protocol: &str, endpoint: SocketAddr) -> String {
+pub(crate) fn entry(host: &str, protocol: &str, endpoint: SocketAddr) -> String {
     let name = host.replace(['*', '.'], "x");
     format!(
         "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\

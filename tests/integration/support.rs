@@ -8,6 +8,7 @@ pub(crate) mod peer;
 pub(crate) mod proxy;
 pub(crate) mod web;
 
+pub(crate) use faults::{Kind, Outcome};
 pub(crate) use peer::{Pattern, reset};
 pub(crate) use proxy::{Proxy, Setup};
 pub(crate) use web::Web;

@@ -38,14 +38,14 @@ fn idle_connections_take_no_thread_and_at_most_a_kibibyte_each() {
     // What the first connections of all make the proxy allocate is not theirs.
     let warm: Vec<_> = (0..100).map(|_| open()).collect();
     let memory = proxy.memory_bytes();
-    let threads = proxy.holdings().threads;
+    let threads = proxy.settled_threads();
     let idle: Vec<_> = (0..CONNECTIONS).map(|_| open()).collect();
     proxy.wait_for_metric(ACTIVE, &[], CONNECTIONS + 100);
     let grown = proxy.memory_bytes().saturating_sub(memory);
     let per_connection = grown / CONNECTIONS;
     eprintln!("{per_connection} bytes of user memory for each idle connection");
     assert!(per_connection <= MEMORY_BYTES_MAX, "{per_connection} bytes for each connection");
-    let now = proxy.holdings().threads;
+    let now = proxy.settled_threads();
     assert_eq!(now, threads, "threads");
     // Kernel threads that work for a ring would be named iou-wrk-*.
     assert!(!now.iter().any(|name| name.starts_with("iou-wrk")), "{now:?}");

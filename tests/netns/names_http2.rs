@@ -1,6 +1,6 @@
 //! HTTP/2 without TLS, by curl, python3 and nginx, who know beforehand that it is spoken.
 
-use crate::lab::{Lab, web};
+use crate::lab::{Lab, wait_for, web};
 use crate::options::{Options, Policy, named_entry};
 use crate::programs::{Nginx, curl, python};
 use crate::proxy::Proxy;
@@ -115,5 +115,34 @@ fn a_blocked_authority_is_answered_and_never_reaches_the_server() {
     assert_eq!(proxy.metric("egret_http2_blocked_streams_total", &[]), 1);
     proxy.wait_for_metric(OPENED, &[("destination_service_name", "allowed.test")], 2);
     assert!(!nginx.log().contains("blocked.test"), "it reached the server");
+    proxy.finish();
+}
+
+#[test]
+fn a_request_whose_upstream_refuses_is_answered_503_and_logged() {
+    let lab = Lab::new();
+    let directory = tempfile::tempdir().expect("there is a temporary directory");
+    let log = directory.path().join("access.log");
+    let options = Options {
+        // Nobody listens there.
+        registry: named_entry("dead.test", "HTTP2", 80, Some(web(13, 8080))),
+        access_log: format!("format: json, path: {}", log.display()),
+        ..Options::default()
+    };
+    let proxy = Proxy::start(&lab, &options);
+    assert_eq!(ask(&lab, "dead.test"), "503");
+    let failed = [
+        ("destination_service_name", "dead.test"),
+        ("response_code", "503"),
+        ("response_flags", "UF"),
+    ];
+    proxy.wait_for_metric(REQUESTS, &failed, 1);
+    assert_eq!((proxy.metric(OPENED, &[]), proxy.metric(CLOSED, &[])), (0, 0));
+    let line: serde_json::Value = wait_for("the line", || {
+        serde_json::from_str(std::fs::read_to_string(&log).ok()?.trim_end()).ok()
+    });
+    let fields = ["response_code", "response_flags", "name", "upstream_host", "protocol"];
+    let expected = serde_json::json!([503, "UF", "dead.test", "203.0.113.13:8080", "HTTP/2"]);
+    assert_eq!(serde_json::json!(fields.map(|field| &line[field])), expected, "{line:#}");
     proxy.finish();
 }

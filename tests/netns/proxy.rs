@@ -19,9 +19,8 @@ use crate::scrape::{ACTIVE, PIPES_IN_USE, RECEIVED, SENT, Scrape, exchange};
 /// each worker, and the tests run few workers.
 const PIPES_KEPT_MAX: usize = 256;
 
-/// A thread that writes a scrape. It waits for the next one for some seconds and then ends, so that
-/// there may be another number of them at any time.
-const SCRAPE_THREAD: &str = "tokio-rt-worker";
+/// A thread that writes one scrape. It ends a moment after the client has read all of it.
+const SCRAPE_THREAD: &str = "egret-scrape";
 
 /// What a process holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -149,10 +148,16 @@ impl<'lab> Proxy<'lab> {
             .flatten()
             .filter_map(|task| std::fs::read_to_string(task.path().join("comm")).ok())
             .map(|name| name.trim().to_owned())
-            .filter(|name| name != SCRAPE_THREAD)
             .collect();
         threads.sort();
         Holdings { descriptors: targets.len() - pipe_ends, pipes: pipe_ends / 2, threads }
+    }
+
+    /// The names of its threads, when none writes a scrape any more.
+    pub(crate) fn settled_threads(&self) -> Vec<String> {
+        wait_for("the scrape's thread to end", || {
+            Some(self.holdings().threads).filter(|names| !is_scraping(names))
+        })
     }
 
     /// Anonymous memory in use, in bytes.
@@ -221,7 +226,8 @@ impl<'lab> Proxy<'lab> {
         }
     }
 
-    /// Waits until what it holds no longer changes towards the start, and is not above it.
+    /// Waits until what it holds no longer changes and is what it held at the start. The first time
+    /// that is anything, but for the thread of a scrape.
     fn settled_holdings(&self) -> Holdings {
         let mut last = self.holdings();
         let mut same = 0;
@@ -229,9 +235,13 @@ impl<'lab> Proxy<'lab> {
             std::thread::sleep(Duration::from_millis(10));
             let now = self.holdings();
             same = if now == last { same + 1 } else { 0 };
-            let at_start = now.descriptors == self.start.descriptors;
+            let start = &self.start;
+            let is_settled = match start.threads.is_empty() {
+                true => !is_scraping(&now.threads),
+                false => now.descriptors == start.descriptors && now.threads == start.threads,
+            };
             last = now;
-            if same >= 3 && (at_start || self.start.threads.is_empty()) {
+            if same >= 3 && is_settled {
                 break;
             }
         }
@@ -263,6 +273,10 @@ impl Drop for Proxy<'_> {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+fn is_scraping(threads: &[String]) -> bool {
+    threads.iter().any(|name| name == SCRAPE_THREAD)
 }
 
 /// The program under test.

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
+use egret::config::Mode;
+
 use super::{destination, entry, read_all, read_exactly, registry_only};
 use crate::support::web::ok;
-use crate::support::{Pattern, Web, eventually};
+use crate::support::{Pattern, Proxy, Setup, Web, eventually};
 
 const ALLOWED: &str = "GET /1 HTTP/1.1\r\nHost: allowed.example.com\r\n\r\n";
 const BLOCKED: &str = "GET /secret HTTP/1.1\r\nHost: blocked.example.com\r\n\r\n";
@@ -382,6 +384,39 @@ fn an_answer_without_an_end_does_not_hold_the_next_request_for_ever() {
     assert_eq!(web.text(), ALLOWED);
     let reason = [("reason", "length_with_coding")];
     assert_eq!(proxy.sum("egret_http_unframed_answers_total", &reason), 1.0);
+}
+
+#[test]
+fn an_answer_without_an_end_from_a_server_that_goes_on_passes_until_it_is_still() {
+    const LOST: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nTransfer-Encoding: x\r\n\r\nok";
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = Proxy::start(Setup {
+        mode: Mode::RegistryOnly,
+        registry: entry("allowed.example.com", "HTTP", server.local_addr().unwrap()),
+        half_close: Duration::from_millis(500),
+        ..Setup::default()
+    });
+    let mut client = proxy.connect(destination());
+    client.write_all(ALLOWED.as_bytes()).unwrap();
+    let (mut upstream, _) = server.accept().unwrap();
+    read_exactly(&mut upstream, ALLOWED.as_bytes());
+    upstream.write_all(LOST).unwrap();
+    read_exactly(&mut client, LOST);
+    // It waits, for nobody knows whether its answer would stand within the last one.
+    client.write_all(ALLOWED.as_bytes()).unwrap();
+    assert_eq!(upstream.read(&mut [0]).unwrap(), 0, "the upstream is told that no more comes");
+    for _ in 0..100 {
+        upstream.write_all(b"more").unwrap();
+        read_exactly(&mut client, b"more");
+    }
+    // The server keeps its end open. That the answer may be cut off shows.
+    assert_eq!(crate::support::peer::read_to_reset(&mut client), (true, 0));
+    drop((client, upstream));
+    proxy.is_quiet();
+    assert_eq!(proxy.sum("egret_connections_closed_total", &[("reason", "half_close")]), 1.0);
+    assert_eq!(proxy.sum("istio_requests_total", &[]), 2.0);
+    server.set_nonblocking(true).unwrap();
+    assert!(server.accept().is_err(), "nothing was sent twice");
 }
 
 #[test]

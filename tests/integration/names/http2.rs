@@ -1,10 +1,13 @@
 //! HTTP/2 with prior knowledge, by the authority of its requests.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use egret::config::Mode;
 
 use super::{destination, entry, read_exactly, registry_only};
-use crate::support::Proxy;
+use crate::connect::Silent;
+use crate::support::{Proxy, Setup, eventually, reset};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -21,9 +24,27 @@ fn get(stream: u8, authority: &str) -> Vec<u8> {
     frame
 }
 
-/// `:status 502` on `stream`, and the end.
+/// A `:status` on `stream`, and the end.
+fn answer(stream: u8, status: &[u8; 3]) -> Vec<u8> {
+    [&[0, 0, 5, 1, 5, 0, 0, 0, stream, 8, 3], &status[..]].concat()
+}
+
 fn bad_gateway(stream: u8) -> Vec<u8> {
-    vec![0, 0, 5, 1, 5, 0, 0, 0, stream, 8, 3, b'5', b'0', b'2']
+    answer(stream, b"502")
+}
+
+/// The last stream and the code of the GOAWAY that comes next; then FIN.
+fn read_goaway(stream: &mut TcpStream) -> (u32, u32) {
+    let frame = read_frame(stream);
+    assert_eq!(frame[3], GOAWAY, "{frame:?}");
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    let number = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
+    (number(9), number(13))
+}
+
+/// An address that refuses connections.
+fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
@@ -195,4 +216,155 @@ fn settings_come_before_the_answer_to_a_blocked_stream() {
     client.write_all(&sent.concat()).unwrap();
     let _up = server.accept().unwrap();
     assert_eq!(read_frame(&mut client), SETTINGS);
+}
+
+#[test]
+fn streams_that_wait_for_an_upstream_are_answered_503_when_none_can_be_reached() {
+    let proxy = registry_only(&[entry("dead.example.com", "HTTP2", nobody())], "");
+    let (mut client, first) = (proxy.connect(destination()), get(1, "dead.example.com"));
+    let body = [0, 0, 2, 0, 1, 0, 0, 0, 1, b'h', b'i'];
+    let sent = [PREFACE, &SETTINGS, &first, &body, &get(3, "dead.example.com")].concat();
+    client.write_all(&sent).unwrap();
+    assert_eq!(read_frame(&mut client), SETTINGS);
+    assert_eq!(read_frame(&mut client), answer(1, b"503"));
+    assert_eq!(read_frame(&mut client), answer(3, b"503"));
+    assert_eq!(read_goaway(&mut client), (3, 0));
+    drop(client);
+    proxy.is_quiet();
+    let labels = [
+        ("destination_service", "dead.example.com"),
+        ("response_code", "503"),
+        ("response_flags", "UF"),
+    ];
+    assert_eq!(proxy.sum("istio_requests_total", &labels), 2.0);
+    for metric in ["opened_total", "closed_total"] {
+        assert_eq!(proxy.sum(&format!("istio_tcp_connections_{metric}"), &[]), 0.0, "{metric}");
+    }
+    assert_eq!(proxy.sum("istio_tcp_received_bytes_total", &[]), 0.0);
+    let reason = [("reason", "connect_refused")];
+    assert_eq!(proxy.sum("egret_connections_closed_total", &reason), 1.0);
+}
+
+#[test]
+fn a_stream_that_waits_for_another_upstream_may_be_tried_again() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = registry_only(
+        &[
+            entry("dead.example.com", "HTTP2", nobody()),
+            entry("allowed.example.com", "HTTP2", server.local_addr().unwrap()),
+        ],
+        "",
+    );
+    for behind in ["allowed.example.com", "blocked.example.com"] {
+        let mut client = proxy.connect(destination());
+        let streams = [get(1, "dead.example.com"), get(3, behind)].concat();
+        client.write_all(&[PREFACE, &SETTINGS, &streams].concat()).unwrap();
+        assert_eq!(read_frame(&mut client), SETTINGS);
+        assert_eq!(read_frame(&mut client), answer(1, b"503"));
+        assert_eq!(read_goaway(&mut client), (1, 0), "nothing was done for stream 3");
+    }
+    proxy.is_quiet();
+    assert_eq!(proxy.sum("istio_requests_total", &[]), 2.0);
+}
+
+#[test]
+fn of_very_many_waiting_streams_a_hundred_are_answered() {
+    let proxy = registry_only(&[entry("d.example.com", "HTTP2", nobody())], "");
+    let mut client = proxy.connect(destination());
+    let streams: Vec<u8> = (0..120).flat_map(|index| get(2 * index + 1, "d.example.com")).collect();
+    client.write_all(&[PREFACE, &SETTINGS, &streams].concat()).unwrap();
+    assert_eq!(read_frame(&mut client), SETTINGS);
+    for index in 0..100 {
+        assert_eq!(read_frame(&mut client), answer(2 * index + 1, b"503"));
+    }
+    assert_eq!(read_goaway(&mut client), (199, 0));
+}
+
+#[test]
+fn a_service_without_an_endpoint_is_answered_503_behind_the_greeting() {
+    let entry = entry("unknown.example.com", "HTTP2", nobody());
+    let (head, _) = entry.split_once("  resolution").unwrap();
+    let proxy = Proxy::start(Setup {
+        mode: Mode::RegistryOnly,
+        registry: format!("{head}  resolution: DNS\n"),
+        dns_servers: vec![nobody()],
+        ..Setup::default()
+    });
+    let mut client = proxy.connect(destination());
+    client.write_all(&[PREFACE, &SETTINGS].concat()).unwrap();
+    assert_eq!(read_frame(&mut client), SETTINGS, "the greeting");
+    client.write_all(&get(1, "unknown.example.com")).unwrap();
+    assert_eq!(read_frame(&mut client), answer(1, b"503"), "SETTINGS do not come twice");
+    assert_eq!(read_goaway(&mut client), (1, 0));
+    drop(client);
+    proxy.is_quiet();
+    let labels = [("response_code", "503"), ("response_flags", "UH")];
+    assert_eq!(proxy.sum("istio_requests_total", &labels), 1.0);
+}
+
+#[test]
+fn a_connection_that_ends_while_its_upstream_is_connected_counts_under_its_name() {
+    let silent = Silent::new();
+    let proxy = registry_only(&[entry("slow.example.com", "HTTP2", silent.address)], "");
+    let mut client = proxy.connect(destination());
+    let sent = [PREFACE, &SETTINGS, &get(1, "slow.example.com")].concat();
+    client.write_all(&sent).unwrap();
+    eventually("it is decided", || {
+        proxy.sum("egret_recognised_connections_total", &[("result", "http2")]) == 1.0
+    });
+    reset(client);
+    proxy.is_quiet();
+    let labels = [("destination_service", "slow.example.com"), ("response_flags", "DC")];
+    assert_eq!(proxy.sum("istio_tcp_connections_closed_total", &labels), 1.0);
+    let received = proxy.sum("istio_tcp_received_bytes_total", &[]);
+    assert_eq!(received, sent.len() as f64);
+}
+
+/// A request with 40 000 bytes of fields, in frames of 16 000.
+fn too_long() -> Vec<u8> {
+    let head = |kind, flags| [0, 0x3e, 0x80, kind, flags, 0, 0, 0, 1];
+    let heads = [head(1, 0), head(9, 0), head(9, 4)];
+    heads.iter().flat_map(|head| [&head[..], &[0; 16_000]].concat()).collect()
+}
+
+#[test]
+fn what_is_malformed_before_the_first_request_ends_with_goaway() {
+    const PROTOCOL: u32 = 1;
+    const COMPRESSION: u32 = 9;
+    const CALM: u32 = 11;
+    let first = [&SETTINGS[..], &get(1, "a\0b")].concat();
+    let pings = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(1928);
+    let table: [(&str, Vec<u8>, u32); 7] = [
+        ("no_settings", vec![0, 0, 8, 6, 0, 0, 0, 0, 0], PROTOCOL),
+        ("push_promise", [&SETTINGS[..], &[0, 0, 0, 5, 4, 0, 0, 0, 1]].concat(), PROTOCOL),
+        ("bad_stream", [&SETTINGS[..], &get(2, "allowed.example.com")].concat(), PROTOCOL),
+        ("bad_field_value", first, PROTOCOL),
+        // An index beyond both tables.
+        ("bad_hpack", [&SETTINGS[..], &[0, 0, 1, 1, 5, 0, 0, 0, 1, 0xfe]].concat(), COMPRESSION),
+        ("head_too_large", [&SETTINGS[..], &too_long()].concat(), CALM),
+        // No frame is wrong, but no request comes in all that may be held.
+        ("head_too_large", [&SETTINGS[..], &pings].concat(), CALM),
+    ];
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    for (reason, bytes, code) in table {
+        // With SETTINGS before it, of a client that waits for the server's or does not.
+        for greeted in [bytes.starts_with(&SETTINGS), false] {
+            let proxy = allowed(&server);
+            let mut client = proxy.connect(destination());
+            let (at_once, later) = bytes.split_at(if greeted { 9 } else { bytes.len() });
+            client.write_all(&[PREFACE, at_once].concat()).unwrap();
+            assert_eq!(read_frame(&mut client), SETTINGS);
+            client.write_all(later).unwrap();
+            assert_eq!(read_goaway(&mut client), (0, code), "{reason}");
+            drop(client);
+            proxy.is_quiet();
+            let labels = [("reason", reason)];
+            assert_eq!(proxy.sum("egret_http2_refused_connections_total", &labels), 1.0);
+            let labels = [("response_flags", "DPE")];
+            assert_eq!(proxy.sum("istio_tcp_connections_closed_total", &labels), 1.0);
+            assert_eq!(proxy.sum("egret_recognising_connections", &[]), 0.0);
+        }
+    }
+    server.set_nonblocking(true).unwrap();
+    assert!(server.accept().is_err(), "nobody was connected");
 }

@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use egret::sys::buffers::Buffer;
+use egret::sys::buffers::{BUFFER_BYTES, Buffer};
 use egret::sys::ring::{Completion, Errno, Expect, Notice, Operation, Ring, Token, Trimmed};
 use egret::sys::socket::{Listener, Socket};
 use egret::sys::uring::Uring;
@@ -28,6 +28,43 @@ struct Plan {
     errors: Vec<Errno>,
     drawn: u64,
     injected: u64,
+    hold: Hold,
+    /// Receives end with their first bytes: one that is held back, and goes on, would be overtaken
+    /// by itself.
+    receives_singly: bool,
+}
+
+/// What a completion is of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Received,
+    Sent,
+    Connected,
+    /// A wait for readiness, or for a death.
+    Ready,
+}
+
+/// How a completion comes that was held back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    AsItCame,
+    /// A receive has met FIN.
+    Ended,
+    /// The connection is gone.
+    Lost,
+    /// It was cancelled.
+    Cancelled,
+}
+
+/// One completion that is held back.
+#[derive(Debug, Default)]
+enum Hold {
+    #[default]
+    None,
+    /// The first one of this kind after so many others.
+    Wanted(Kind, u32),
+    Held,
+    Released(Outcome),
 }
 
 impl Faults {
@@ -43,6 +80,45 @@ impl Faults {
 
     pub(crate) fn injected(&self) -> u64 {
         self.inner.lock().unwrap().injected
+    }
+
+    /// Holds back the completion of this kind that comes after `skipped` others.
+    pub(crate) fn hold(&self, kind: Kind, skipped: u32) {
+        self.inner.lock().unwrap().hold = Hold::Wanted(kind, skipped);
+    }
+
+    /// From now on, as on a kernel that knows no receives that stay.
+    pub(crate) fn receive_singly(&self) {
+        self.inner.lock().unwrap().receives_singly = true;
+    }
+
+    pub(crate) fn is_holding(&self) -> bool {
+        matches!(self.inner.lock().unwrap().hold, Hold::Held)
+    }
+
+    /// Lets the completion go that is held.
+    pub(crate) fn release(&self, outcome: Outcome) {
+        self.inner.lock().unwrap().hold = Hold::Released(outcome);
+    }
+
+    fn takes(&self, of: Kind) -> bool {
+        let hold = &mut self.inner.lock().unwrap().hold;
+        match hold {
+            Hold::Wanted(kind, skipped) if *kind == of && *skipped > 0 => *skipped -= 1,
+            Hold::Wanted(kind, _) if *kind == of => {
+                *hold = Hold::Held;
+                return true;
+            }
+            _ => {}
+        }
+        false
+    }
+
+    fn released(&self) -> Option<Outcome> {
+        let hold = &mut self.inner.lock().unwrap().hold;
+        let Hold::Released(outcome) = *hold else { return None };
+        *hold = Hold::None;
+        Some(outcome)
     }
 
     fn accept_error(&self) -> Option<Errno> {
@@ -76,11 +152,56 @@ pub(crate) struct FaultyRing {
     faults: Faults,
     /// Completions of operations that were never submitted.
     made_up: VecDeque<Completion>,
+    held: Option<Completion>,
+    /// Nobody else's waits are held back.
+    waker: Option<Token>,
 }
 
 impl FaultyRing {
     pub(crate) fn new(inner: Uring, faults: Faults) -> Self {
-        Self { inner, faults, made_up: VecDeque::new() }
+        Self { inner, faults, made_up: VecDeque::new(), held: None, waker: None }
+    }
+
+    /// Holds `completion` back, if it is the one that is wanted.
+    fn pass(&mut self, completion: Completion) -> Option<Completion> {
+        let kind = match &completion {
+            Completion::Received { .. } => Kind::Received,
+            Completion::Sent { .. } => Kind::Sent,
+            Completion::Connected { .. } => Kind::Connected,
+            Completion::Ready { token, .. } if Some(*token) != self.waker => Kind::Ready,
+            _ => return Some(completion),
+        };
+        if !self.faults.takes(kind) {
+            return Some(completion);
+        }
+        self.held = Some(completion);
+        None
+    }
+
+    /// `completion`, as `outcome` says.
+    fn change(&mut self, completion: Completion, outcome: Outcome) -> Completion {
+        let errno = match outcome {
+            Outcome::AsItCame => return completion,
+            Outcome::Ended | Outcome::Lost => Errno::ECONNRESET,
+            Outcome::Cancelled => Errno::ECANCELED,
+        };
+        match completion {
+            Completion::Received { token, result, expect, rearm } => {
+                if let Ok(Some(buffer)) = result {
+                    self.inner.release(buffer);
+                }
+                let result = if outcome == Outcome::Ended { Ok(None) } else { Err(errno) };
+                Completion::Received { token, result, expect, rearm }
+            }
+            Completion::Sent { token, .. } => Completion::Sent { token, result: Err(errno) },
+            Completion::Connected { token, .. } => {
+                Completion::Connected { token, result: Err(errno) }
+            }
+            Completion::Ready { token, operation, .. } => {
+                Completion::Ready { token, operation, result: Err(errno) }
+            }
+            other => other,
+        }
     }
 }
 
@@ -106,6 +227,9 @@ impl Ring for FaultyRing {
     }
 
     fn receive_on(&mut self, socket: &Socket, expect: Expect, token: Token) {
+        if self.faults.inner.lock().unwrap().receives_singly {
+            return self.receive(socket, BUFFER_BYTES, expect, token);
+        }
         match self.faults.draw() {
             Some(error) => self.made_up.push_back(Completion::Received {
                 token,
@@ -139,6 +263,7 @@ impl Ring for FaultyRing {
     }
 
     fn poll_waker(&mut self, waker: &Waker, token: Token) {
+        self.waker = Some(token);
         self.inner.poll_waker(waker, token);
     }
 
@@ -179,6 +304,12 @@ impl Ring for FaultyRing {
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        if let Some(outcome) = self.faults.released()
+            && let Some(completion) = self.held.take()
+        {
+            let changed = self.change(completion, outcome);
+            self.made_up.push_back(changed);
+        }
         let deadline = if self.made_up.is_empty() { deadline } else { Some(Instant::now()) };
         self.inner.wait(deadline)
     }
@@ -187,7 +318,12 @@ impl Ring for FaultyRing {
         if let Some(completion) = self.made_up.pop_front() {
             return Some(completion);
         }
-        let completion = self.inner.next_completion()?;
+        let completion = loop {
+            let next = self.inner.next_completion()?;
+            if let Some(completion) = self.pass(next) {
+                break completion;
+            }
+        };
         let Completion::Accepted { token, result: Ok(socket), rearm } = completion else {
             return Some(completion);
         };

@@ -239,10 +239,13 @@ impl Proxy {
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        if let Some(app) = self.app.take() {
-            app.drain(Duration::ZERO);
-            app.wait();
+        let Some(app) = self.app.take() else { return };
+        app.drain(Duration::ZERO);
+        if std::thread::panicking() {
+            // What has failed may be that it does not end.
+            return std::mem::forget(app);
         }
+        app.wait();
     }
 }
 
