@@ -41,8 +41,10 @@
 //! **Relayed.** A connection is two halves, one per direction. [`relay`] is a half as a state
 //! machine: it says what comes next and touches nothing. `worker/transfer.rs` does it: receives
 //! into a buffer that the kernel picks and sends from it; `worker/splice.rs` does it through a
-//! pipe when the half moves bulk. `worker/connection.rs` holds what belongs to one connection,
-//! with a picture of its life, and its `Guide`: who looks at bytes before they pass.
+//! pipe when the half moves bulk. `worker/direction.rs` is a half with what it holds and waits
+//! for, and with what came before it could take it up. `worker/connection.rs` holds what belongs to
+//! one connection, with a picture of its life, and its `Guide`: who looks at bytes before they
+//! pass.
 //!
 //! **Asked again.** A kept HTTP connection makes many requests, and where names decide, each is
 //! judged by its own. [`http1`] finds where each request and answer begins and ends;
@@ -52,10 +54,10 @@
 //! address has decided. [`http2`] finds each stream's authority; `worker/http2.rs` lets those pass
 //! that may go where the connection goes, and `worker/streams.rs` answers the others.
 //!
-//! **Ended.** Every end has one [`metrics::CloseReason`]. `worker/close.rs` accounts it once,
-//! tells the side that lives (a reset stays a reset), and closes when nothing is in flight. Time,
-//! too, ends connections: `worker/sweep.rs` looks at each of them now and then instead of keeping
-//! timers.
+//! **Ended.** `worker/ending.rs` meets FIN, reset and death. Every end has one
+//! [`metrics::CloseReason`]. `worker/close.rs` accounts it once, tells the side that lives (a reset
+//! stays a reset), and closes when nothing is in flight. Time, too, ends connections:
+//! `worker/sweep.rs` looks at each of them now and then instead of keeping timers.
 //!
 //! **Told.** If the operator wants it, each HTTP/1 request and every other connection leaves one
 //! line in the [`access_log`]: the worker queues a record, a thread of its own writes it.

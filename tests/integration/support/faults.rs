@@ -162,6 +162,14 @@ impl FaultyRing {
         Self { inner, faults, made_up: VecDeque::new(), held: None, waker: None }
     }
 
+    /// A receive may fail without having been tried.
+    fn fails_receive(&mut self, token: Token) -> bool {
+        let Some(error) = self.faults.draw() else { return false };
+        let (result, expect) = (Err(error), Expect::Nothing);
+        self.made_up.push_back(Completion::Received { token, result, expect, rearm: true });
+        true
+    }
+
     /// Holds `completion` back, if it is the one that is wanted.
     fn pass(&mut self, completion: Completion) -> Option<Completion> {
         let kind = match &completion {
@@ -215,14 +223,8 @@ impl Ring for FaultyRing {
     }
 
     fn receive(&mut self, socket: &Socket, most: u32, expect: Expect, token: Token) {
-        match self.faults.draw() {
-            Some(error) => self.made_up.push_back(Completion::Received {
-                token,
-                result: Err(error),
-                expect: Expect::Nothing,
-                rearm: true,
-            }),
-            None => self.inner.receive(socket, most, expect, token),
+        if !self.fails_receive(token) {
+            self.inner.receive(socket, most, expect, token);
         }
     }
 
@@ -230,14 +232,8 @@ impl Ring for FaultyRing {
         if self.faults.inner.lock().unwrap().receives_singly {
             return self.receive(socket, BUFFER_BYTES, expect, token);
         }
-        match self.faults.draw() {
-            Some(error) => self.made_up.push_back(Completion::Received {
-                token,
-                result: Err(error),
-                expect: Expect::Nothing,
-                rearm: true,
-            }),
-            None => self.inner.receive_on(socket, expect, token),
+        if !self.fails_receive(token) {
+            self.inner.receive_on(socket, expect, token);
         }
     }
 
