@@ -46,8 +46,8 @@ pub use watch::Watching;
 const QUIET: Duration = Duration::from_millis(75);
 /// Files that never rest are read after so long.
 const QUIET_MAX: Duration = Duration::from_secs(1);
-/// Reads in a row that may find the files changed meanwhile. On a busy node a read lasts longer than
-/// a quick writer's pause, so a few are met by chance; so many say that somebody never stops.
+/// Reads in a row that may find the files changed meanwhile. On a busy node a read lasts longer
+/// than a quick writer's pause, so a few are met by chance; so many say that somebody never stops.
 const READS_MAX: usize = 20;
 /// How often the files are looked at, beside the events; see [`Source::poll`].
 pub const POLL: Duration = Duration::from_secs(2);
