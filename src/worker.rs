@@ -228,11 +228,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 Some((key, side)) => {
                     self.on_received(key, side, Arrived { result, expect }, rearm);
                 }
-                None => {
-                    if let Ok(Some(unwanted)) = result {
-                        self.ring.release(unwanted);
-                    }
-                }
+                None => self.throw_away(result),
             },
             Completion::Sent { token, result } => {
                 if let Some((key, side)) = self.find(token) {

@@ -204,9 +204,9 @@ impl BufferPool {
         unsafe { std::slice::from_raw_parts(start, buffer.length as usize) }
     }
 
-    /// The address of these bytes of `buffer`.
-    pub(in crate::sys) fn range(&self, buffer: &Buffer, bytes: Range<u32>) -> *const u8 {
-        self.bytes(buffer)[bytes.start as usize..bytes.end as usize].as_ptr()
+    /// These bytes of `buffer`.
+    pub(in crate::sys) fn range<'a>(&'a self, buffer: &'a Buffer, bytes: Range<u32>) -> &'a [u8] {
+        &self.bytes(buffer)[bytes.start as usize..bytes.end as usize]
     }
 
     /// A free buffer with a copy of `bytes`; `None` while there is none.

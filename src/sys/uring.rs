@@ -32,7 +32,7 @@ use entry::EntryPoint;
 use quiet::{Crowd, QuietSends};
 pub use setup::SetupError;
 use setup::{check_operations, set_up};
-use standing::Standing;
+use standing::StandingReceives;
 
 /// Submissions that fit before they must be handed to the kernel.
 const SUBMISSIONS: u32 = 1024;
@@ -78,7 +78,7 @@ pub struct Uring {
     left_in_turn: usize,
     crowd: Crowd,
     quiet: QuietSends,
-    standing: Standing,
+    standing: StandingReceives,
     writable: WritableWaits,
     /// When a timeout in the ring will end a wait, if one is in flight.
     alarm: Option<Instant>,
@@ -134,7 +134,7 @@ impl Uring {
             left_in_turn: 0,
             crowd: Crowd::Many,
             quiet,
-            standing: Standing::Unknown,
+            standing: StandingReceives::Unknown,
             writable,
             alarm: None,
             alarm_time: Box::new(Timespec::new()),
@@ -238,11 +238,11 @@ impl Ring for Uring {
 
     fn receive_on(&mut self, socket: &Socket, expect: Expect, token: Token) {
         match self.standing {
-            Standing::Known => {
+            StandingReceives::Known => {
                 let entry = standing::entry(socket.as_raw_fd(), expect);
                 self.push(Operation::Receive, token, entry);
             }
-            Standing::Unknown => self.receive(socket, BUFFER_BYTES, expect, token),
+            StandingReceives::Unknown => self.receive(socket, BUFFER_BYTES, expect, token),
         }
     }
 
@@ -254,15 +254,14 @@ impl Ring for Uring {
         notice: Notice,
         token: Token,
     ) {
+        let length = bytes.end - bytes.start;
+        let bytes = self.buffers.range(buffer, bytes);
         if self.crowd == Crowd::Lone {
-            let range = bytes.start as usize..bytes.end as usize;
             let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-            let bytes = &self.buffers.bytes(buffer)[range];
             let result = nix::sys::socket::send(socket.as_raw_fd(), bytes, flags);
             return self.aside.push_back(Completion::Sent { token, result });
         }
-        let length = bytes.end - bytes.start;
-        let start = self.buffers.range(buffer, bytes);
+        let start = bytes.as_ptr();
         let notice = self.quiet.possible(notice);
         let entry = quiet::send_entry(socket.as_raw_fd(), start, length, notice);
         self.push(Operation::Send, token, entry);

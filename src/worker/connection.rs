@@ -28,7 +28,7 @@ use crate::sys::buffers::BUFFER_BYTES;
 use crate::sys::ring::{Expect, Notice, Operation};
 use crate::sys::socket::Socket;
 use crate::worker::account::Story;
-use crate::worker::direction::{Direction, Held, Standing};
+use crate::worker::direction::{Direction, Held, StandingReceive};
 use crate::worker::http1::{Http1, Mode, Waits};
 use crate::worker::http2::Http2;
 use crate::worker::recognise::Recognition;
@@ -331,7 +331,7 @@ impl Connection {
     pub(super) fn notice(&self, side: Side, until: u32) -> Notice {
         let direction = &self.directions[side as usize];
         let whole = matches!(&direction.held, Held::Buffer(buffer) if buffer.length() == until);
-        match whole && direction.standing == Standing::Yes && self.takes_all(side) {
+        match whole && direction.standing == StandingReceive::Yes && self.takes_all(side) {
             true => Notice::Lazy,
             false => Notice::Prompt,
         }
@@ -357,10 +357,7 @@ impl Connection {
 
     /// An operation of the upstream side is in flight.
     pub(super) fn is_upstream_in_flight(&self) -> bool {
-        self.connecting
-            || self.directions[Side::Upstream as usize].operation.is_some()
-            || self.directions[Side::Upstream as usize].is_receiving()
-            || self.ends[Side::Upstream as usize].watched == Watched::Yes
+        self.in_flight().any(|(_, side)| side == Side::Upstream)
     }
 
     /// The upstream half is between two answers: it holds nothing of the last one.

@@ -1,10 +1,10 @@
 //! One direction of a connection as the worker has it: the half, what it holds, what it waits for,
 //! and what came before the half could take it up.
 //!
-//! A half waits for one operation at a time. Beside it a receive may stand ([`Standing`]): it goes
-//! on by itself, so that a small piece costs no submission. What that brings while the half has
-//! something else in hand is kept in order and taken up when the half receives again, so that the
-//! half itself knows nothing of it.
+//! A half waits for one operation at a time. Beside it a receive may stand ([`StandingReceive`]):
+//! it goes on by itself, so that a small piece costs no submission. What that brings while the half
+//! has something else in hand is kept in order and taken up when the half receives again, so that
+//! the half itself knows nothing of it.
 
 use std::collections::VecDeque;
 
@@ -25,7 +25,7 @@ pub(super) enum Held {
 /// Whether a receive that goes on by itself is in flight. The half waits for it in `Receiving`, and
 /// what it brings in other states is early.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum StandingReceive {
     No,
     Yes,
 }
@@ -56,7 +56,7 @@ pub(super) struct Direction {
     pub(super) held: Held,
     /// The operation in flight that the half waits for.
     pub(super) operation: Option<Operation>,
-    pub(super) standing: Standing,
+    pub(super) standing: StandingReceive,
     /// What the standing receive brought while the half had something else in hand, in order.
     #[expect(clippy::box_collection, reason = "a connection is small while it is idle")]
     pub(super) early: Option<Box<VecDeque<Arrived>>>,
@@ -75,7 +75,7 @@ impl Direction {
             half,
             held: Held::Nothing,
             operation: None,
-            standing: Standing::No,
+            standing: StandingReceive::No,
             early: None,
             expect,
             bytes: 0,
@@ -85,7 +85,7 @@ impl Direction {
 
     /// A receive is in flight.
     pub(super) fn is_receiving(&self) -> bool {
-        self.standing == Standing::Yes || self.operation == Some(Operation::Receive)
+        self.standing == StandingReceive::Yes || self.operation == Some(Operation::Receive)
     }
 
     /// The next arrival that came early.
@@ -106,7 +106,7 @@ impl Direction {
 
     /// The source will be read on by what was asked for already.
     pub(super) fn reads_on(&self) -> bool {
-        self.standing == Standing::Yes || self.early.is_some()
+        self.standing == StandingReceive::Yes || self.early.is_some()
     }
 
     /// The source is gone, as an early arrival tells; what it sent before is still held.

@@ -5,7 +5,7 @@ use crate::sys::buffers::Buffer;
 use crate::sys::ring::{Errno, Expect, Notice, Operation, Ring, Sockets};
 use crate::worker::Worker;
 use crate::worker::connection::{Account, Guide, Phase};
-use crate::worker::direction::{Arrived, Held, Standing};
+use crate::worker::direction::{Arrived, Held, StandingReceive};
 use crate::worker::ending::LostBy;
 use crate::worker::http1::Waits;
 use crate::worker::token::{Key, Target};
@@ -21,7 +21,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             return self.on_arrived(key, side, arrived);
         }
         let room = connection.guide.room(side);
-        let takes_all = connection.takes_all(side);
+        let takes_all = step == Step::Receive && connection.takes_all(side);
         let notice = match step {
             Step::Send { until, .. } => connection.notice(side, until),
             _ => Notice::Prompt,
@@ -34,12 +34,12 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         direction.operation = match (step, &direction.held, source, target) {
             (Step::Receive, _, Some(source), _) => {
                 match (direction.standing, takes_all) {
-                    (Standing::Yes, _) => {}
-                    (Standing::No, true) => {
+                    (StandingReceive::Yes, _) => {}
+                    (StandingReceive::No, true) => {
                         self.ring.receive_on(source, direction.expect, token);
-                        direction.standing = Standing::Yes;
+                        direction.standing = StandingReceive::Yes;
                     }
-                    (Standing::No, false) => {
+                    (StandingReceive::No, false) => {
                         self.ring.receive(source, room, direction.expect, token);
                     }
                 }
@@ -80,7 +80,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let Some(connection) = self.connections.get_mut(key.slot) else { return };
         let direction = connection.direction(side);
         if rearm {
-            direction.standing = Standing::No;
+            direction.standing = StandingReceive::No;
         }
         match direction.operation {
             Some(Operation::Receive) => {
@@ -153,7 +153,8 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             };
         }
         let cancelled = matches!(arrived.result, Err(Errno::ECANCELED));
-        if !cancelled && direction.push_early(arrived) && direction.standing == Standing::Yes {
+        if !cancelled && direction.push_early(arrived) && direction.standing == StandingReceive::Yes
+        {
             let token = Target::Connection(key, side).encode();
             self.ring.cancel(Operation::Receive, token);
         }
@@ -190,7 +191,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         self.ring.release(buffer);
     }
 
-    fn throw_away(&mut self, result: Result<Option<Buffer>, Errno>) {
+    pub(super) fn throw_away(&mut self, result: Result<Option<Buffer>, Errno>) {
         if let Ok(Some(unwanted)) = result {
             self.ring.release(unwanted);
         }
@@ -319,11 +320,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
 
     /// Releases what came early, and will not pass.
     pub(super) fn drop_early(&mut self, key: Key, side: Side) {
-        let Some(connection) = self.connections.get_mut(key.slot) else { return };
-        while let Some(arrived) = connection.directions[side as usize].pop_early() {
-            if let Ok(Some(unwanted)) = arrived.result {
-                self.ring.release(unwanted);
-            }
+        while let Some(connection) = self.connections.get_mut(key.slot)
+            && let Some(arrived) = connection.direction(side).pop_early()
+        {
+            self.throw_away(arrived.result);
         }
     }
 

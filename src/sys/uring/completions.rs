@@ -7,6 +7,17 @@ use super::{ALARM, DEAD_EVENTS, Uring, WRITABLE_WAITS};
 use crate::sys::ring::{Completion, Expect, Operation, Token};
 use crate::sys::socket::Socket;
 
+/// The token in an entry's user data.
+pub(super) fn token_of(user_data: u64) -> Token {
+    Token(user_data >> Token::RING_BITS)
+}
+
+/// The operation in an entry's user data; `None` for what the ring marks for itself.
+pub(super) fn operation_of(user_data: u64) -> Option<Operation> {
+    let bits = user_data & ((1 << Token::RING_BITS) - 1);
+    u8::try_from(bits).ok().and_then(Operation::from_bits)
+}
+
 impl Uring {
     pub(super) fn decode(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
         let user_data = entry.user_data();
@@ -18,9 +29,8 @@ impl Uring {
             self.on_writable_waits();
             return None;
         }
-        let bits = u8::try_from(user_data & ((1 << Token::RING_BITS) - 1)).unwrap_or(0);
-        let operation = Operation::from_bits(bits)?;
-        let token = Token(user_data >> Token::RING_BITS);
+        let operation = operation_of(user_data)?;
+        let token = token_of(user_data);
         let result = match entry.result() {
             failed if failed < 0 => Err(Errno::from_raw(-failed)),
             done => Ok(done.unsigned_abs()),
@@ -63,7 +73,7 @@ impl Uring {
     fn on_writable_waits(&mut self) {
         self.awaits_writable = false;
         for user_data in self.writable.take_over() {
-            let token = Token(user_data >> Token::RING_BITS);
+            let token = token_of(user_data);
             let operation = Operation::Writable;
             self.aside.push_back(Completion::Ready { token, operation, result: Ok(()) });
         }

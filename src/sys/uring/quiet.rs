@@ -15,7 +15,8 @@ use io_uring::types::Fd;
 use io_uring::{IoUring, cqueue, opcode, squeue};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
-use crate::sys::ring::{Completion, Notice, Operation, Token};
+use super::completions::{operation_of, token_of};
+use crate::sys::ring::{Completion, Notice, Operation};
 
 /// How many completions a turn has brought.
 ///
@@ -77,12 +78,8 @@ impl QuietSends {
         if self.queued.is_empty() {
             return;
         }
-        let failed = |entry: &&cqueue::Entry| {
-            let bits = entry.user_data() & ((1 << Token::RING_BITS) - 1);
-            bits == Operation::Send as u64
-        };
-        for entry in told.iter().filter(failed) {
-            let user_data = entry.user_data();
+        let sends = told.iter().map(cqueue::Entry::user_data);
+        for user_data in sends.filter(|&one| operation_of(one) == Some(Operation::Send)) {
             if let Some(at) = self.queued.iter().position(|send| send.user_data == user_data) {
                 self.queued.remove(at);
             }
@@ -93,7 +90,7 @@ impl QuietSends {
     /// The next one to be told.
     pub(super) fn next_sent(&mut self) -> Option<Completion> {
         let QuietSend { user_data, length } = self.taken.pop_front()?;
-        let token = Token(user_data >> Token::RING_BITS);
+        let token = token_of(user_data);
         Some(Completion::Sent { token, result: Ok(length as usize) })
     }
 }

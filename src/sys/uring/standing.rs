@@ -21,7 +21,7 @@ const MULTISHOT: u16 = 2;
 
 /// What the kernel can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum StandingReceives {
     /// Receives that stay, with a credit.
     Known,
     /// A receive ends with its first bytes.
@@ -53,7 +53,7 @@ fn entry_with_credit(socket: RawFd, expect: Expect, credit_bytes: u32) -> squeue
 }
 
 /// Receives the same bytes with a credit that is used up by them, and with one that is not.
-pub(super) fn try_out(ring: &mut Uring) -> io::Result<Standing> {
+pub(super) fn try_out(ring: &mut Uring) -> io::Result<StandingReceives> {
     const BYTES: &[u8] = b"credit";
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let mut went_on = [false; 2];
@@ -73,7 +73,7 @@ pub(super) fn try_out(ring: &mut Uring) -> io::Result<Standing> {
         ring.enter(0, None)?;
         ring.took_one_that_goes_on();
     }
-    Ok(if went_on == [false, true] { Standing::Known } else { Standing::Unknown })
+    Ok(if went_on == [false, true] { StandingReceives::Known } else { StandingReceives::Unknown })
 }
 
 impl Uring {
