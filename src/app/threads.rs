@@ -52,12 +52,13 @@ impl Threads {
             if let Some(Err(error)) = processor.map(thread::pin_to) {
                 tracing::warn!(worker = id, %error, "the worker could not be pinned");
             }
+            let slice = thread::lengthen_slice();
             // Nobody listens any more if another worker has failed, and the start with it.
             let ring = match make_ring() {
                 Ok(ring) => ring,
                 Err(error) => return drop(ready.send(Err(error))),
             };
-            tracing::debug!(worker = id, ?processor, ?ring, "worker ready");
+            tracing::debug!(worker = id, ?processor, ?slice, ?ring, "worker ready");
             let worker = Worker::new(parts, ring, sockets);
             let _ = ready.send(Ok(()));
             // Until then connections wait in the listeners' queues. It never comes if the start

@@ -538,3 +538,35 @@ fn a_wait_for_room_that_is_cancelled_in_its_own_batch_completes() {
     };
     ring.release(buffer);
 }
+
+#[test]
+fn a_longer_slice_changes_nothing_else() {
+    // On a thread of its own: the setting is the thread's.
+    let (before, longer, after) = std::thread::spawn(|| {
+        let before = crate::sys::thread::scheduling().unwrap();
+        let longer = crate::sys::thread::lengthen_slice().unwrap();
+        (before, longer, crate::sys::thread::scheduling().unwrap())
+    })
+    .join()
+    .unwrap();
+    assert_eq!(after.sched_policy, before.sched_policy);
+    assert_eq!(after.sched_nice, before.sched_nice);
+    let half_more = before.sched_runtime + before.sched_runtime / 2;
+    assert_eq!(after.sched_runtime, half_more, "0 before Linux 6.12");
+    assert_eq!(longer.is_some(), before.sched_runtime > 0);
+}
+
+#[test]
+fn a_thread_of_another_policy_keeps_its_slice() {
+    let (longer, policy) = std::thread::spawn(|| {
+        let parameters = libc::sched_param { sched_priority: 0 };
+        // SAFETY: the kernel reads `parameters`, which lives until the call returns.
+        let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
+        assert_eq!(done, 0);
+        let longer = crate::sys::thread::lengthen_slice().unwrap();
+        (longer, crate::sys::thread::scheduling().unwrap().sched_policy)
+    })
+    .join()
+    .unwrap();
+    assert_eq!((longer, policy), (None, libc::SCHED_BATCH.cast_unsigned()));
+}
