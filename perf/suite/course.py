@@ -1,20 +1,23 @@
-"""The course of a run: every proxy once in each round, each round beginning with another one."""
+"""The course of a run: the proxies side by side and measured in turn, or one at a time."""
 
+import collections
+import contextlib
 import os
 import pathlib
 import resource
+import statistics
 import subprocess
 import tempfile
 import time
 
-from . import accounting, measure
+from . import accounting, measure, order
 from .errors import CheckFailed, SuiteError
-from .profiles import IDLE_CONNECTIONS, MAXIMUM, STAGES
+from .profiles import IDLE_CONNECTIONS, MAXIMUM, SIDE_BY_SIDE, STAGES
 from .session import Session
 
 # What comes on top of the measured seconds, roughly; the estimate corrects itself on the way.
 SESSION_SECONDS = 1.5
-POINT_SECONDS = 0.6
+POINT_SECONDS = 0.25
 IDLE_SECONDS = 2 * measure.IDLE_SECONDS + 3.0
 # What needs fewer rounds than the rest: where the time goes does not change between rounds, and
 # memory hardly does.
@@ -32,20 +35,22 @@ class Course:
         self._kept = tempfile.TemporaryDirectory(prefix="egret-perf-")
         self.directory = pathlib.Path(self._kept.name)
         self._say = say
-        self._maximum = {}
+        self._maximum = collections.defaultdict(list)
         self._peers = self._measurable()
-        self._plan = list(self._planned())
+        self._plan = [(stage, list(self._turns(stage))) for stage in STAGES]
         self._progress = Progress(
-            sum(self._expected(profile) + SESSION_SECONDS / len(profiles)
-                for *_, profiles in self._plan for profile in profiles), say)
+            sum(self._expected(turn) for _, turns in self._plan for turn in turns), say)
 
     def run(self):
         """Measures all; a failed check costs the point, or the rest of a stage if nothing runs."""
         with self._kept:
             self._raise_descriptor_limit()
             self._spare_core()
-            for number, peer, stage, profiles in self._plan:
-                self._run_stage(number, peer, stage, profiles)
+            for stage, turns in self._plan:
+                if stage in SIDE_BY_SIDE:
+                    self._run_side_by_side(stage, turns)
+                else:
+                    self._run_one_at_a_time(stage, turns)
 
     def _measurable(self):
         """Without the proxies whose configuration this Egret does not know."""
@@ -72,22 +77,31 @@ class Course:
         lines = (done.stdout + done.stderr).strip().replace(f"{directory}/", "").splitlines()
         return lines[0] if done.returncode else ""
 
-    def _planned(self):
-        """(round, peer, stage, profiles), in order."""
-        for number in range(1, self.options.rounds + 1):
-            first = (number - 1) % len(self._peers)
-            for peer in self._peers[first:] + self._peers[:first]:
-                for stage in STAGES:
-                    profiles = [profile for profile in self.options.profiles
-                                if profile.stage == stage and peer.measured_by(profile)
-                                and (peer.is_usual(profile.name) or not self.options.usual)]
-                    if profiles and number <= ROUNDS_OF_STAGE.get(stage, number):
-                        yield number, peer, stage, profiles
+    def _turns(self, stage):
+        """What is measured in a stage, in order."""
+        options = self.options
+        chosen = [profile for profile in options.profiles if profile.stage == stage]
+        rounds = min(options.rounds, ROUNDS_OF_STAGE.get(stage, options.rounds))
+        how = (rounds, self._length, self._measures)
+        if stage in SIDE_BY_SIDE:
+            yield from order.side_by_side(self._peers, chosen, *how)
+            return
+        for profile in chosen:
+            yield from order.one_at_a_time(self._peers, profile, *how)
 
-    def _expected(self, profile):
-        point = self.options.warmup + self.options.seconds + POINT_SECONDS
-        return {"account": accounting.expected_seconds(self.options.warmup),
-                "idle": IDLE_SECONDS}.get(profile.stage, point)
+    def _length(self, profile):
+        return order.length(profile, self.options.seconds, self.options.warmup)
+
+    def _measures(self, peer, profile):
+        return peer.measured_by(profile) and \
+            (peer.is_usual(profile.name) or not self.options.usual)
+
+    def _expected(self, turn):
+        """Seconds."""
+        alone = SESSION_SECONDS if turn.profile.stage not in SIDE_BY_SIDE else 0.0
+        point = turn.length.warmup + turn.length.seconds + POINT_SECONDS
+        return alone + {"account": accounting.expected_seconds(self.options.warmup),
+                        "idle": IDLE_SECONDS}.get(turn.profile.stage, point)
 
     def _raise_descriptor_limit(self):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -104,62 +118,80 @@ class Course:
         if others:
             os.sched_setaffinity(0, others)
 
-    def _run_stage(self, number, peer, stage, profiles):
-        left = list(profiles)
-        while left:
-            tried = len(left)
+    def _run_side_by_side(self, stage, turns):
+        """All proxies run at once, and everybody has a turn before anybody has the next. A proxy
+        that died is started again for its next turn; one that cannot start has no further ones."""
+        with contextlib.ExitStack() as cleanup:
+            sessions, hopeless = {}, set()
+            for turn in turns:
+                name = turn.peer.name
+                if name in hopeless:
+                    continue
+                try:
+                    if name not in sessions:
+                        sessions[name] = cleanup.enter_context(Session(self, turn.peer, stage))
+                    self._take(sessions[name], turn)
+                except ProxyDied:
+                    sessions.pop(name).close()
+                except (CheckFailed, OSError) as problem:
+                    hopeless.add(name)
+                    left = [other for other in turns[turns.index(turn):] if other.peer.name == name]
+                    self._failed(left, problem)
+
+    def _run_one_at_a_time(self, stage, turns):
+        for turn in turns:
             try:
-                with Session(self, peer, stage) as session:
-                    while left:
-                        self._take(session, number, left.pop(0), len(profiles))
+                with Session(self, turn.peer, stage) as session:
+                    self._take(session, turn)
             except ProxyDied:
-                # A new one, for what is left.
+                # The point is written down as failed; the next turn has a new one.
                 continue
             except (CheckFailed, OSError) as problem:
-                if len(left) == tried:
-                    self._failed(number, peer, left, problem)
-                    return
+                self._failed([turn], problem)
 
-    def _take(self, session, number, profile, count):
-        peer = session.peer
-        done = self._expected(profile) + SESSION_SECONDS / count
+    def _take(self, session, turn):
         try:
-            line = self._measure(session, number, profile)
+            line = self._measure(session, turn)
         except (CheckFailed, OSError, subprocess.SubprocessError, ValueError, KeyError) as problem:
-            self._failed(number, peer, [profile], problem, done)
+            self._failed([turn], problem)
             if session.proxy and not session.proxy.runs():
                 raise ProxyDied from problem
             return
-        if profile.name == MAXIMUM:
-            self._maximum[number, peer.name] = line["value"]
-        self.results.add({**line, "round": number, "proxy": peer.name, "profile": profile.name})
-        self._progress.say(done, number, peer, profile.name, _value_text(line))
+        if turn.profile.name == MAXIMUM:
+            self._maximum[turn.peer.name].append(line["value"])
+        self.results.add({**line, **_place(turn)})
+        self._progress.say(self._expected(turn), turn, _value_text(line))
 
-    def _measure(self, session, number, profile):
-        options = self.options
-        setting = measure.Setting(options.seconds, options.warmup, options.cpus, None)
-        if profile.stage == "account":
+    def _measure(self, session, turn):
+        setting = measure.Setting(turn.length.seconds, turn.length.warmup, self.options.cpus, None)
+        if turn.profile.stage == "account":
             return accounting.account(session, setting)
-        maximum = self._maximum.get((number, session.peer.name))
-        if profile.is_open_loop and maximum is None:
+        maximum = self._maximum.get(turn.peer.name)
+        if turn.profile.is_open_loop and not maximum:
             raise CheckFailed(f"its maximum ({MAXIMUM}) could not be measured")
-        setting.raw = self.results.raw(number, session.peer.name, profile.name)
-        return {"kind": "point", **measure.take(session, profile, setting, maximum)}
+        if turn.keeps_histograms:
+            setting.raw = self.results.raw(turn.round, turn.peer.name, turn.profile.name)
+        return {"kind": "point", **measure.take(session, turn.profile, setting,
+                                                statistics.median(maximum) if maximum else None)}
 
-    def _failed(self, number, peer, profiles, problem, done=0.0):
+    def _failed(self, turns, problem):
         # A KeyError's own text is only the key.
         reason = str(problem) if isinstance(problem, CheckFailed) else repr(problem)
-        for profile in profiles:
-            self.results.add({"kind": "failure", "round": number, "proxy": peer.name,
-                              "profile": profile.name, "reason": reason,
+        for turn in turns:
+            self.results.add({"kind": "failure", **_place(turn), "reason": reason,
                               "load": getattr(problem, "load", None)})
-        names = profiles[0].name + (f" to {profiles[-1].name}" if len(profiles) > 1 else "")
-        self._progress.say(done or sum(map(self._expected, profiles)), number, peer, names,
-                           f"FAILED: {reason}")
+        rest = f", and {len(turns) - 1} more points" if len(turns) > 1 else ""
+        self._progress.say(sum(map(self._expected, turns)), turns[0], f"FAILED{rest}: {reason}")
+
+
+def _place(turn):
+    """Where a line belongs."""
+    return {"round": turn.round, "slice": turn.slice, "proxy": turn.peer.name,
+            "profile": turn.profile.name}
 
 
 class ProxyDied(Exception):
-    """The session cannot go on; what was left of its stage can, in a new one."""
+    """The session cannot go on; what is left of its stage can, in a new one."""
 
 
 def _value_text(line):
@@ -182,14 +214,15 @@ class Progress:
         self._write = say
         say(f"about {_minutes(expected)}")
 
-    def say(self, done, number, peer, what, text):
+    def say(self, done, turn, text):
         """One line, when another piece of so many expected seconds is behind us."""
         self._done += done
         share = self._done / self._expected
         # The estimate is corrected by how wrong the past was.
         left = (time.monotonic() - self._begin) * (1 - share) / share
         self._write(f"[{share:4.0%}, {_minutes(max(0, left))} left] "
-                    f"round {number}  {peer.name:<17} {what:<10} {text}")
+                    f"{turn.round:>2}.{turn.slice}  {turn.peer.name:<17} "
+                    f"{turn.profile.name:<10} {text}")
 
 
 def _minutes(seconds):

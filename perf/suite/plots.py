@@ -98,7 +98,7 @@ def _throughput(results, points):
                       va="bottom", fontsize=8, color=FAINT)
     figure.tight_layout(rect=(0, 0, 1, 0.93), h_pad=1.6)
     _headline(figure, f"Throughput next to {base}",
-              "median ratio in the same round; the line spans lowest to highest; more is better")
+              "median ratio of neighbours in time; the line is its 95 % interval; more is better")
     return figure
 
 
@@ -163,7 +163,7 @@ def _curves(results, points, profile):
     found = {}
     for peer in _measured(points, profile):
         rounds, requests = [], []
-        for number in points.figures(profile, peer.name):
+        for number, _ in points.figures(profile, peer.name):
             file = results.raw(number, peer.name, profile).with_suffix(".hgrm")
             if file.exists():
                 rounds.append(hgrm.parse(file.read_text()))

@@ -1,6 +1,7 @@
 """What load there is: each profile asks one question (perf/README.md has them in full).
 
-A profile belongs to a stage: its proxy starts anew for each stage, in a new lab.
+A profile belongs to a stage: its proxy starts anew for each stage, in a new lab. In some stages all
+proxies run side by side and are measured in turn; in the others each runs alone.
 """
 
 import dataclasses
@@ -17,7 +18,8 @@ RATE_SHARES = {"open20": 0.2, "open50": 0.5, "open80": 0.8}
 UNDISTURBED = "open50"
 MAXIMUM = "rr64"
 
-STAGES = ("relay", "idle", "blackhole", "account")
+STAGES = ("relay", "blackhole", "idle", "account")
+SIDE_BY_SIDE = ("relay", "blackhole")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +38,13 @@ class Profile:
     message: int = 0
     # Connections that are opened once and kept; 0 where they are not.
     kept: int = 0
-    # Open loop: the share of the proxy's own maximum in the same round.
+    # Open loop: the share of the proxy's own maximum.
     share: float = 0.0
     # A new connection for each request.
     churns: bool = False
     disturbance: str = ""
+    # Whether percentiles are shown of it; they need a point's time in one piece.
+    shows_percentiles: bool = False
 
     @property
     def is_open_loop(self):
@@ -50,6 +54,11 @@ class Profile:
     def is_throughput(self):
         """Whether more is better, and a ratio to the base says something."""
         return self.stage != "account" and self.stage != "idle" and not self.is_open_loop
+
+    @property
+    def is_cut(self):
+        """Whether its rounds are cut into slices: where the figure is a rate, a short one will do."""
+        return self.is_throughput and not self.shows_percentiles
 
 
 def _rr(connections, message, suffix):
@@ -80,7 +89,8 @@ PROFILES = (
             figure="bits_per_second", unit="bit/s", kept=2),
     Profile("mixed", "fairness: 100 request/response flows beside one bulk flow",
             ("mixed", "--target", f"{SERVER}:{ECHO}", "--connections", 100, "--message", 64,
-             "--bulk-target", f"{SERVER}:{SINK}", "--streams", 1), message=64, kept=101),
+             "--bulk-target", f"{SERVER}:{SINK}", "--streams", 1),
+            message=64, kept=101, shows_percentiles=True),
     Profile("http", "HTTP/1.1 requests a second, 64 kept connections, two hosts in turn",
             ("http", "--target", f"{SERVER}:{HTTP}", "--connections", 64,
              *(word for host in HOSTS for word in ("--host", host))), kept=64),

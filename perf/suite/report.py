@@ -9,8 +9,8 @@ from .arithmetic import Points, cache_kib, kernel_kib, path_ns, share_error, tot
 BASES = ("haproxy", "envoy")
 # What a base's own HTTP mode is called.
 HTTP_BASES = {"haproxy": "haproxy-http", "envoy": "envoy-http"}
-# Above this, the base itself moved so much that a ratio says little.
-NOISY_SPREAD = 0.10
+# Above this share of itself, the interval of a ratio is too wide to quote the ratio.
+NOISY_WIDTH = 0.05
 # Above this, the core was not what limited the throughput, or another guest had it.
 CORE_SHARE_LOST = 0.05
 # Above this the slabs, which are the whole machine's, moved for another reason.
@@ -89,7 +89,7 @@ def bases(settings):
 def span_text(span, digits=2):
     if span is None:
         return "-"
-    if span.rounds == 1:
+    if span.count == 1:
         return f"{span.median:.{digits}f}"
     return f"{span.median:.{digits}f} ({span.low:.{digits}f} to {span.high:.{digits}f})"
 
@@ -106,13 +106,10 @@ def _head(results):
 def _warnings(results, points):
     settings = results.settings
     found = []
-    base = bases(settings)[0]
-    noisy = [profile.name for profile in profiles.PROFILES
-             if profile.is_throughput and (span := points.span(profile.name, base))
-             and span.spread > NOISY_SPREAD]
+    noisy = list(_noisy_ratios(results, points))
     if noisy:
-        found.append(f"**Noisy: {', '.join(noisy)}.** {base}'s own figures lie more than "
-                     f"{NOISY_SPREAD:.0%} apart; do not quote these rows.")
+        found.append(f"**Noisy: {'; '.join(noisy)}.** The interval of the ratio is wider than "
+                     f"{NOISY_WIDTH:.0%} of it; do not quote these.")
     moved = [peer for peer in _measured(points, "idle")
              if peer != "direct" and (span := kernel_kib(points, peer))
              and span.high - span.low > NOISY_KERNEL_KIB]
@@ -128,6 +125,18 @@ def _warnings(results, points):
                      "of the core, at another moment from each proxy.")
     found += _lost_core(points, settings["mode"])
     return _section("Doubts", *found) if found else ""
+
+
+def _noisy_ratios(results, points):
+    """Of Egret to the bases, by base and profile."""
+    for base in bases(results.settings):
+        for profile in profiles.PROFILES:
+            wide = [name for name in results.settings["proxies"]
+                    if name.startswith("egret") and profile.is_throughput
+                    and (span := points.ratio(profile.name, name, base))
+                    and span.width > NOISY_WIDTH]
+            if wide:
+                yield f"{profile.name} of {', '.join(wide)} to {base}"
 
 
 def _lost_core(points, mode):
@@ -190,7 +199,9 @@ def _targets(results, points, accounts):
     rest = [f"Not measured in this run: {'; '.join(unmeasured)}."] if unmeasured else []
     return _section(
         "Targets",
-        "Met or not met when all rounds agree, noisy when they do not. By processor time: the same "
+        "The median with its interval: 95 of 100 such intervals hold the true median (of less than 6 "
+        "figures: the lowest and the highest). Met or not met when the interval lies on one side of "
+        "the bound, noisy when it does not. By processor time: the same "
         "ratio from what client, server and proxy used of the core, which does not see what other "
         "processes took; for comparison, without a verdict.",
         _table(("of Egret", "target", "measured", "verdict", "by processor time"), rows), *rest)
@@ -209,13 +220,15 @@ class Kind:
 
 SPEED = Kind(
     "{} next to {}",
-    "Ratios in the same round: median (lowest to highest). More is better. Under the base: how far "
-    "its own figures lie apart.", Points.ratio)
+    "Ratios of neighbours in time: median (its 95 % interval; of less than 6 figures the lowest and "
+    "the highest). More is better. Under the base: the middle half of its own figures, as a share of "
+    "their median.", Points.ratio)
 COST = Kind(
     "{} next to {}, by processor time",
     "How many times the processor time the base's whole path (client, server and proxy, and the "
     "kernel's work in them) needs for the same. On one core that nobody else uses this is the ratio "
-    "of throughputs; on a busy machine it is the better one. More is better.", Points.cost_ratio, path_ns)
+    "of throughputs; on a busy machine it is the better one. More is better.", Points.cost_ratio,
+    path_ns)
 
 
 def _throughput(results, points, base, how):
@@ -242,7 +255,7 @@ def _ratios(what, how, points, base, names, shown):
     for profile in shown:
         own = points.span(profile, base, how.own)
         if own:
-            rows.append((profile, f"1 (spread {own.spread:.1%})" if own.rounds > 1 else "1",
+            rows.append((profile, f"1 (spread {own.spread:.1%})" if own.count > 1 else "1",
                          *(span_text(how.ratio(points, profile, name, base)) for name in names)))
     # A proxy with nothing to show is no column.
     filled = [0, 1, *(index for index in range(2, len(names) + 2)

@@ -23,7 +23,7 @@ class Session:
         self.one_core = len(course.options.cpus) == 1
         self.workers = len(course.options.cpus)
         self.directory = course.directory / f"{peer.name}-{stage}"
-        self.lab = place.Lab(course.lab_name, self.directory, self.cpus)
+        self.lab = place.Lab(f"{course.lab_name}-{peer.name}", self.directory, self.cpus)
         self.proxy = None
         self._server = None
         self._counts_read = 0
@@ -42,7 +42,11 @@ class Session:
         return self
 
     def __exit__(self, *error):
-        return self._cleanup.__exit__(*error)
+        self.close()
+
+    def close(self):
+        """Ends all that it started; again is allowed."""
+        self._cleanup.close()
 
     @property
     def pids(self):

@@ -20,7 +20,7 @@ class Target:
     by_cost: object = None
 
     def verdict(self, span):
-        """Noisy when the rounds do not agree on which side of the bound they are."""
+        """Noisy when the bound lies inside the interval."""
         if span is None:
             return NOT_MEASURED
         met = [figure >= self.bound if self.at_least else figure <= self.bound

@@ -22,14 +22,14 @@ class Spans(unittest.TestCase):
     def test_the_median_does_not_follow_one_outlier(self):
         self.assertEqual(Span.of([1.0, 1.1, 9.0]), Span(1.1, 1.0, 9.0, 3))
 
-    def test_the_spread_is_a_share_of_the_median(self):
-        self.assertAlmostEqual(Span.of([90, 100, 110]).spread, 0.2)
+    def test_the_width_is_a_share_of_the_median(self):
+        self.assertAlmostEqual(Span.of([90, 100, 110]).width, 0.2)
 
     def test_nothing_measured_is_none(self):
         self.assertIsNone(Span.of([]))
 
     def test_a_median_of_zero_has_no_spread(self):
-        self.assertEqual(Span.of([0, 0]).spread, 0.0)
+        self.assertEqual(Span.of([0, 0]).width, 0.0)
 
 
 class Ratios(unittest.TestCase):
@@ -42,7 +42,7 @@ class Ratios(unittest.TestCase):
     def test_a_round_in_which_one_side_failed_does_not_count(self):
         points = Points([point("rr64", "haproxy", 1, 100), point("rr64", "egret", 1, 150),
                          point("rr64", "egret", 2, 900)])
-        self.assertEqual(points.ratio("rr64", "egret", "haproxy").rounds, 1)
+        self.assertEqual(points.ratio("rr64", "egret", "haproxy").count, 1)
 
     def test_a_proxy_without_points_has_no_ratio(self):
         points = Points([point("rr64", "haproxy", 1, 100)])

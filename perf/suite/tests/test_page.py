@@ -115,7 +115,7 @@ class Page(unittest.TestCase):
 
     def test_a_complete_run(self):
         text = self.page(*self.GOOD, {"kind": "end", "how": "complete"})
-        self.assertIn("| rr64 | 1 (spread 2.0%) | 1.24 (1.24 to 1.25) |", text)
+        self.assertIn("| rr64 | 1 (spread 1.0%) | 1.24 (1.24 to 1.25) |", text)
         self.assertIn("| rr64, against haproxy | >= 1.2 | 1.24 (1.24 to 1.25) | **met** | - |", text)
         self.assertNotIn("next to haproxy, by processor time", text)
         self.assertNotIn("Incomplete", text)
@@ -153,9 +153,9 @@ class Page(unittest.TestCase):
                           "reason": "it died"}, {"kind": "end", "how": "complete"})
         self.assertIn("| 1 | egret | rr64 | it died |", text)
 
-    def test_a_base_that_moves_is_noisy(self):
+    def test_a_ratio_that_moves_is_noisy(self):
         moved = [dict(self.GOOD[0], value=150.0), *self.GOOD[1:]]
-        self.assertIn("**Noisy: rr64.**", self.page(*moved))
+        self.assertIn("**Noisy: rr64 of egret to haproxy.**", self.page(*moved))
 
     def test_an_idle_core_is_named(self):
         idle = [dict(self.GOOD[0], core_idle=0.3), *self.GOOD[1:]]

@@ -1,0 +1,93 @@
+"""In what order points are taken: a ratio is made of neighbours in time."""
+
+import dataclasses
+
+from .peers import Peer
+from .profiles import Profile
+
+# About the length of a slice, and the load before it that is not measured: enough for connections
+# to come up and for streams to reach their pace. Between two slices of a proxy lie as many of the
+# others, so that a slow stretch of the machine meets all of them.
+SLICE_SECONDS = 0.5
+SLICE_WARMUP_SECONDS = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Length:
+    """Of one point: what is measured, what comes before it, and how many make up a round."""
+
+    seconds: float
+    warmup: float
+    slices: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One point to be taken."""
+
+    peer: Peer
+    profile: Profile
+    round: int
+    length: Length
+    slice: int = 1
+
+    @property
+    def ends_round(self):
+        """Whether it is the last of this proxy, profile and round."""
+        return self.slice == self.length.slices
+
+    @property
+    def keeps_histograms(self):
+        """Of slices one is enough: their percentiles are not shown."""
+        return not self.profile.is_cut or self.round == 1 and self.ends_round
+
+
+def length(profile, seconds, warmup):
+    """A round of so many seconds, cut into slices where the profile's figure allows that."""
+    if not profile.is_cut:
+        return Length(seconds, warmup)
+    slices = max(1, round(seconds / SLICE_SECONDS))
+    return Length(seconds / slices, SLICE_WARMUP_SECONDS, slices)
+
+
+def side_by_side(peers, profiles, rounds, length_of, measures):
+    """For proxies that all run: profile by profile everybody has a turn, then everybody again."""
+    for block in _blocks(profiles):
+        taking = [peer for peer in peers if any(measures(peer, profile) for profile in block)]
+        slices = length_of(block[0]).slices
+        for turn in range(rounds * slices):
+            for peer in _order(taking, turn):
+                for profile in block:
+                    if measures(peer, profile):
+                        yield Turn(peer, profile, turn // slices + 1, length_of(profile),
+                                   turn % slices + 1)
+
+
+def one_at_a_time(peers, profile, rounds, length_of, measures):
+    """For a profile that wants a new proxy, and no other one beside it."""
+    taking = [peer for peer in peers if measures(peer, profile)]
+    for number in range(rounds):
+        for peer in _order(taking, number):
+            yield Turn(peer, profile, number + 1, length_of(profile))
+
+
+def _blocks(profiles):
+    """Each profile by itself, but the open loops together: a disturbed one is compared with the
+    undisturbed one of the same proxy, so these are its neighbours."""
+    blocks = []
+    for profile in profiles:
+        if profile.is_open_loop and blocks and blocks[-1][0].is_open_loop:
+            blocks[-1].append(profile)
+        else:
+            blocks.append([profile])
+    return blocks
+
+
+def _order(peers, turn):
+    """Each turn begins with another one. When all have begun, the direction is turned round, so
+    that nobody always comes after the same other."""
+    if not peers:
+        return []
+    cycle, first = divmod(turn, len(peers))
+    order = peers[first:] + peers[:first]
+    return order[::-1] if cycle % 2 else order
