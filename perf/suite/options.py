@@ -60,12 +60,14 @@ def _parser():
         description="What a connection through Egret costs, next to other proxies and to none.",
         epilog=_epilog())
     names = {"type": lambda text: text.split(","), "metavar": "NAME,..."}
-    parser.add_argument("--profile", **names, help="profiles, or shell patterns; `targets`, `open-loop` (default: all)")
+    parser.add_argument("--profile", **names, help="profiles, or shell patterns; `targets`, "
+                        "`open-loop` (default: all)")
     parser.add_argument("--proxy", **names, help="proxies, or shell patterns (default: see below)")
     parser.add_argument("--rounds", type=_whole, metavar="N",
-                        help="rounds, in each of which every point is measured once (default 5)")
+                        help="rounds, in each of which everything is measured (default 5)")
     parser.add_argument("--seconds", type=_seconds, metavar="S",
-                        help="length of one point (default 2)")
+                        help="length of a round for one proxy and profile (default 2); rates "
+                        "are measured in slices of half a second, taken in turn")
     parser.add_argument("--quick", action="store_true",
                         help="2 rounds of 1 s, few profiles and proxies: does it work, not how "
                         "fast it is; the results go to perf/results/tmp, which git ignores")

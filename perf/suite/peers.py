@@ -159,6 +159,8 @@ DEFAULT = tuple(peer.name for peer in PEERS
 # For the profiles `targets`.
 TARGETS = ("direct", "haproxy", "haproxy-tproxy", "haproxy-http", "envoy", "envoy-http",
            "egret", "egret-tproxy", "egret-http")
+# What others are compared with.
+BASES = ("haproxy", "envoy")
 QUICK = ("direct", "haproxy", "haproxy-http", "envoy", "envoy-http", "egret", "egret-http")
 
 
@@ -171,3 +173,17 @@ def select(patterns):
             raise UsageError(f"there is no proxy '{pattern}': {', '.join(BY_PEER_NAME)}")
         chosen.update(names)
     return [peer for peer in PEERS if peer.name in chosen]
+
+
+def bases(settings):
+    """What ratios are taken against: HAProxy and Envoy; Egret too where two of it are measured."""
+    proxies = settings["proxies"]
+    found = [base for base in BASES if base in proxies]
+    if "egret" in proxies and ("egret-b" in proxies or not found):
+        found.append("egret")
+    return found or proxies[:1]
+
+
+def measured(points, profile):
+    """The proxies that have points of this profile."""
+    return [peer.name for peer in PEERS if points.has(profile, peer.name)]

@@ -76,7 +76,7 @@ def _measured(points, profile):
 
 
 def _throughput(results, points):
-    base = report.bases(results.settings)[0]
+    base = peers.bases(results.settings)[0]
     shown = []
     for name in THROUGHPUT:
         against = report.HTTP_BASES.get(base, base) if name == "http" else base

@@ -3,24 +3,14 @@
 import dataclasses
 import statistics
 
-from . import peers, profiles, targets
+from . import doubts, peers, profiles, targets
 from .arithmetic import Points, cache_kib, kernel_kib, path_ns, share_error, total_kib
+from .peers import measured
 
-BASES = ("haproxy", "envoy")
 # What a base's own HTTP mode is called.
 HTTP_BASES = {"haproxy": "haproxy-http", "envoy": "envoy-http"}
-# Above this share of itself, the interval of a ratio is too wide to quote the ratio.
-NOISY_WIDTH = 0.05
-# Above this, the core was not what limited the throughput, or another guest had it.
-CORE_SHARE_LOST = 0.05
-# Above this the slabs, which are the whole machine's, moved for another reason.
-NOISY_KERNEL_KIB = 1.0
-# More points than these are counted, not named.
-NAMED_MAX = 6
 # Below this a cache is not worth its row.
 SMALLEST_CACHE_KIB = 0.1
-# Above this, somebody else wants processors too.
-BUSY_LOAD = 0.5
 
 PICTURES = (
     ("throughput", "Throughput next to the base"),
@@ -38,13 +28,13 @@ def write(results):
     sections = [
         _head(results),
         settings_text(results.settings),
-        _warnings(results, points),
+        _doubts(results, points),
         _failures(results),
         _targets(results, points, accounts),
         *(_throughput(results, points, base, how) for how in (SPEED, COST)
-          for base in bases(results.settings)),
+          for base in peers.bases(results.settings)),
         *(_http(results, points, base, how) for how in (SPEED, COST)
-          for base in bases(results.settings)),
+          for base in peers.bases(results.settings)),
         _mixed(points),
         _latency(points),
         _disturbed(points),
@@ -77,15 +67,6 @@ def settings_text(settings):
     return "\n".join(lines) + "\n\n<!-- settings end -->\n"
 
 
-def bases(settings):
-    """What ratios are taken against: HAProxy and Envoy; Egret too where two of it are measured."""
-    measured = settings["proxies"]
-    found = [base for base in BASES if base in measured]
-    if "egret" in measured and ("egret-b" in measured or not found):
-        found.append("egret")
-    return found or measured[:1]
-
-
 def span_text(span, digits=2):
     if span is None:
         return "-"
@@ -103,67 +84,9 @@ def _head(results):
         "what is here was measured, the rest was not.**\n"
 
 
-def _warnings(results, points):
-    settings = results.settings
-    found = []
-    noisy = list(_noisy_ratios(results, points))
-    if noisy:
-        found.append(f"**Noisy: {'; '.join(noisy)}.** The interval of the ratio is wider than "
-                     f"{NOISY_WIDTH:.0%} of it; do not quote these.")
-    moved = [peer for peer in _measured(points, "idle")
-             if peer != "direct" and (span := kernel_kib(points, peer))
-             and span.high - span.low > NOISY_KERNEL_KIB]
-    if moved:
-        found.append(f"**Kernel memory of {', '.join(moved)}** lies more than "
-                     f"{NOISY_KERNEL_KIB:g} KiB a connection apart: other programs opened or closed "
-                     "sockets meanwhile, on the whole machine.")
-    if len(points.rounds) == 1:
-        found.append("**One round only:** nothing here says how far a figure can be trusted.")
-    if settings["load_average_at_start"] > BUSY_LOAD:
-        found.append("**The machine was busy** before the run began (load average "
-                     f"{settings['load_average_at_start']:.2f}): other work may have taken part "
-                     "of the core, at another moment from each proxy.")
-    found += _lost_core(points, settings["mode"])
+def _doubts(results, points):
+    found = doubts.doubts(results.settings, points)
     return _section("Doubts", *found) if found else ""
-
-
-def _noisy_ratios(results, points):
-    """Of Egret to the bases, by base and profile."""
-    for base in bases(results.settings):
-        for profile in profiles.PROFILES:
-            wide = [name for name in results.settings["proxies"]
-                    if name.startswith("egret") and profile.is_throughput
-                    and (span := points.ratio(profile.name, name, base))
-                    and span.width > NOISY_WIDTH]
-            if wide:
-                yield f"{profile.name} of {', '.join(wide)} to {base}"
-
-
-def _lost_core(points, mode):
-    """Throughput stands for processor time only where the core was busy, and was ours."""
-    for key, word in (("core_idle", "idle"), ("core_stolen", "taken by the hypervisor"),
-                      ("core_foreign", "used by other processes")):
-        # Spread over cores, some of them wait for others.
-        if key == "core_idle" and mode != "one-core":
-            continue
-        lost = [point for point in points.all() if point.get(key, 0) > CORE_SHARE_LOST
-                # An open loop leaves the core idle on purpose.
-                and (key != "core_idle" or
-                     profiles.BY_NAME[point["profile"]].is_throughput)]
-        if lost:
-            yield (f"**The core was {word}** for more than {CORE_SHARE_LOST:.0%} of "
-                   f"{_points_named(lost, key)}. The throughput of these points does not stand for "
-                   "processor time: read the tables by processor time.")
-
-
-def _points_named(lost, key):
-    if len(lost) <= NAMED_MAX:
-        return ", ".join(f"{point['profile']} of {point['proxy']} in round {point['round']} "
-                         f"({point[key]:.0%})" for point in lost)
-    shares = [point[key] for point in lost]
-    names = sorted({point["profile"] for point in lost}, key=list(profiles.BY_NAME).index)
-    return (f"{len(lost)} points (of {', '.join(names)}; median {statistics.median(shares):.0%}, "
-            f"at most {max(shares):.0%})")
 
 
 def _failures(results):
@@ -267,7 +190,7 @@ def _ratios(what, how, points, base, names, shown):
 
 def _mixed(points):
     rows = []
-    for peer in _measured(points, "mixed"):
+    for peer in measured(points, "mixed"):
         rows.append((peer, *(_median(points, "mixed", peer, of) for of in (
             lambda point: point["load"]["per_second"],
             lambda point: point["load"]["latency_us"]["p99"],
@@ -286,7 +209,7 @@ def _latency(points):
             lambda point: point["load"]["rate"],
             *(_latency_key(key) for key in ("p50", "p90", "p99", "p999", "p9999", "max")),
             lambda point: point["load"]["late"])))
-            for peer in _measured(points, name)]
+            for peer in measured(points, name)]
         if rows:
             parts += [f"At {profiles.RATE_SHARES[name]:.0%} of each one's own maximum:",
                       _table(("proxy", "requests/s", "p50", "p90", "p99", "p99.9", "p99.99",
@@ -305,7 +228,7 @@ def _latency_key(key):
 def _disturbed(points):
     rows = []
     for profile in ("scrape", "reload"):
-        for peer in _measured(points, profile):
+        for peer in measured(points, profile):
             cells = [span_text(points.ratio(profile, peer, peer, _latency_key(key),
                                             base_profile=profiles.UNDISTURBED))
                      for key in ("p50", "p99", "p999")]
@@ -320,7 +243,7 @@ def _disturbed(points):
 
 def _memory(points):
     rows = []
-    for peer in _measured(points, "idle"):
+    for peer in measured(points, "idle"):
         if peer == "direct":
             continue
         rows.append((
@@ -343,7 +266,7 @@ def _memory(points):
 
 def _caches(points):
     """Where the kernel's share lies; small caches are left out."""
-    names = [peer for peer in _measured(points, "idle") if peer != "direct"]
+    names = [peer for peer in measured(points, "idle") if peer != "direct"]
     caches = sorted({cache for point in points.all() if point["profile"] == "idle"
                      for cache in point["memory"]["caches"]})
     rows = []
@@ -358,7 +281,7 @@ def _caches(points):
 def _processor(points, accounts):
     rows = []
     kept = {account["proxy"]: account["profiles"] for account in accounts}
-    for peer in sorted({*_measured(points, "rr64"), *_measured(points, "bulk"), *kept},
+    for peer in sorted({*measured(points, "rr64"), *measured(points, "bulk"), *kept},
                        key=_order):
         if peer == "direct":
             continue
@@ -422,10 +345,6 @@ def _pictures(results):
     found = [f"![{title}]({name}.svg)\n" for name, title in PICTURES
              if (results.directory / f"{name}.svg").exists()]
     return found and _section("Pictures", *found)
-
-
-def _measured(points, profile):
-    return [peer.name for peer in peers.PEERS if points.has(profile, peer.name)]
 
 
 def _order(name):

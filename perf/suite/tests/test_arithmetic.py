@@ -25,6 +25,21 @@ class Spans(unittest.TestCase):
     def test_the_width_is_a_share_of_the_median(self):
         self.assertAlmostEqual(Span.of([90, 100, 110]).width, 0.2)
 
+    def test_the_interval_leaves_out_what_chance_explains(self):
+        # Of 20 figures the 6th and the 15th: 2 P(fewer than 6 of 20 tosses are heads) = 0.041.
+        self.assertEqual(Span.of(range(1, 21)), Span(10.5, 6, 15, 20))
+        # Of 9 the 2nd and the 8th (0.039), of 6 the ends (0.031).
+        self.assertEqual(Span.of(range(1, 10)), Span(5, 2, 8, 9))
+        self.assertEqual(Span.of(range(1, 7)), Span(3.5, 1, 6, 6))
+
+    def test_few_figures_have_no_narrower_interval_than_all_of_them(self):
+        for count in range(1, 6):
+            span = Span.of(range(count))
+            self.assertEqual((span.low, span.high), (0, count - 1))
+
+    def test_the_spread_is_that_of_the_middle_half(self):
+        self.assertAlmostEqual(Span.of([1, 90, 100, 110, 900]).spread, 0.2)
+
     def test_nothing_measured_is_none(self):
         self.assertIsNone(Span.of([]))
 
@@ -38,6 +53,13 @@ class Ratios(unittest.TestCase):
         points = Points([point("rr64", "haproxy", 1, 100), point("rr64", "egret", 1, 120),
                          point("rr64", "haproxy", 2, 200), point("rr64", "egret", 2, 240)])
         self.assertEqual(points.ratio("rr64", "egret", "haproxy"), Span(1.2, 1.2, 1.2, 2))
+
+    def test_a_slice_is_compared_with_its_neighbour(self):
+        points = Points([point("rr64", "haproxy", 1, 100, slice=1),
+                         point("rr64", "haproxy", 1, 50, slice=2),
+                         point("rr64", "egret", 1, 130, slice=1),
+                         point("rr64", "egret", 1, 65, slice=2)])
+        self.assertEqual(points.ratio("rr64", "egret", "haproxy"), Span(1.3, 1.3, 1.3, 2))
 
     def test_a_round_in_which_one_side_failed_does_not_count(self):
         points = Points([point("rr64", "haproxy", 1, 100), point("rr64", "egret", 1, 150),

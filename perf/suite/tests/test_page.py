@@ -172,9 +172,9 @@ class Page(unittest.TestCase):
 
     def test_two_egrets_are_compared(self):
         settings = dict(self.SETTINGS, proxies=["egret", "egret-b"])
-        self.assertEqual(report.bases(settings), ["egret"])
+        self.assertEqual(peers.bases(settings), ["egret"])
         settings = dict(self.SETTINGS, proxies=["haproxy", "egret", "egret-b"])
-        self.assertEqual(report.bases(settings), ["haproxy", "egret"])
+        self.assertEqual(peers.bases(settings), ["haproxy", "egret"])
 
 
 if __name__ == "__main__":
