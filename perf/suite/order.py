@@ -5,11 +5,13 @@ import dataclasses
 from .peers import Peer
 from .profiles import Profile
 
-# About the length of a slice, and the load before it that is not measured: enough for connections
-# to come up and for streams to reach their pace. Between two slices of a proxy lie as many of the
-# others, so that a slow stretch of the machine meets all of them.
+# About the length of a slice. Between two slices of a proxy lies one of each other, so that a slow
+# stretch of the machine meets all of them.
 SLICE_SECONDS = 0.5
+# The load before it that is not measured: for streams to reach their pace, and for each kept
+# connection to come up (the slowest proxy makes 3000 in a second).
 SLICE_WARMUP_SECONDS = 0.1
+CONNECTION_SECONDS = 0.0005
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,8 @@ def length(profile, seconds, warmup):
     if not profile.is_cut:
         return Length(seconds, warmup)
     slices = max(1, round(seconds / SLICE_SECONDS))
-    return Length(seconds / slices, SLICE_WARMUP_SECONDS, slices)
+    warmup = SLICE_WARMUP_SECONDS + profile.kept * CONNECTION_SECONDS
+    return Length(seconds / slices, warmup, slices)
 
 
 def side_by_side(peers, profiles, rounds, length_of, measures):

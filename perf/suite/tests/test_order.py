@@ -25,7 +25,10 @@ def side_by_side(profiles, rounds=1, measures=everything):
 
 class Lengths(unittest.TestCase):
     def test_a_rate_is_measured_in_slices(self):
-        self.assertEqual(two_seconds(BY_NAME["rr64"]), order.Length(0.5, 0.1, 4))
+        self.assertEqual(two_seconds(BY_NAME["rr64"]), order.Length(0.5, 0.132, 4))
+
+    def test_connections_come_up_before_it_is_measured(self):
+        self.assertAlmostEqual(two_seconds(BY_NAME["rr512"]).warmup, 0.1 + 512 * 0.0005)
 
     def test_percentiles_need_one_piece(self):
         for name in ("open50", "scrape", "reload", "mixed"):
