@@ -72,7 +72,7 @@ def _grid(count, columns, width, height):
 
 
 def _measured(points, profile):
-    return [peer for peer in peers.PEERS if points.has(profile, peer.name)]
+    return [peers.BY_PEER_NAME[name] for name in peers.measured(points, profile)]
 
 
 def _throughput(results, points):
