@@ -56,6 +56,7 @@ use crate::sys::ring::{Completion, Recorded, Ring, Sockets, Token};
 use crate::sys::socket::Listener;
 use crate::sys::waker::Waker;
 use accept::{AcceptState, Accepting};
+use connect::HeldAcks;
 use connection::{Connection, Micros};
 use direction::Arrived;
 use route::Routes;
@@ -120,6 +121,7 @@ pub struct Worker<R, S> {
     generation: u32,
     /// Halves that wait for a buffer.
     starved: VecDeque<(Key, Side)>,
+    held_acks: HeldAcks,
     pipes: PipePool,
     known_heads: KnownHeads,
     routes: Routes,
@@ -154,6 +156,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             connections: Slab::new(),
             generation: 0,
             starved: VecDeque::new(),
+            held_acks: HeldAcks::default(),
             pipes: PipePool::new(parts.pipes_max),
             known_heads: KnownHeads::default(),
             routes: Routes::default(),
@@ -195,6 +198,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         let began = self.ring.now();
         self.now_us = micros_between(self.origin, began);
         self.refresh_snapshot();
+        self.release_acks();
         let mut completions = 0;
         while let Some(completion) = self.ring.next_completion() {
             self.dispatch(completion);

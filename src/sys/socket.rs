@@ -102,6 +102,26 @@ impl Socket {
         setsockopt(&self.fd, sockopt::Mark, &mark)
     }
 
+    /// Before the connect: the segment that ends the handshake waits for the first bytes and travels
+    /// with them, which saves one packet of about twenty of a short connection (TCP_QUICKACK off,
+    /// tcp(7)). [`Socket::acknowledge_at_once`] must follow soon after the connect: if no bytes do,
+    /// the kernel sends the segment only after 200 ms, and until then a server does not accept the
+    /// connection, let alone greet.
+    ///
+    /// # Errors
+    /// None that a TCP socket can meet.
+    pub fn hold_handshake_ack(&self) -> Result<(), Errno> {
+        set_quick_ack(&self.fd, false)
+    }
+
+    /// Sends an acknowledgement that is held back, and from now on when bytes arrive, as a new
+    /// connection does by itself: a server that waits for one between two small writes (RFC 896)
+    /// must not wait longer.
+    pub fn acknowledge_at_once(&self) {
+        // A TCP socket takes this option in every state.
+        let _ = set_quick_ack(&self.fd, true);
+    }
+
     /// Turns keepalive on.
     ///
     /// # Errors
@@ -311,6 +331,10 @@ impl Listener {
         // The kernel copies the program before the call returns.
         set_option(&self.fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
     }
+}
+
+fn set_quick_ack(fd: &OwnedFd, on: bool) -> Result<(), Errno> {
+    set_option(fd, libc::IPPROTO_TCP, libc::TCP_QUICKACK, &libc::c_int::from(on))
 }
 
 fn set_transparent(fd: &OwnedFd, address: &SocketAddr) -> Result<(), Errno> {

@@ -33,11 +33,18 @@ fn pair() -> (Socket, TcpStream) {
     let peer = TcpStream::connect(address).unwrap();
     peer.set_nodelay(true).unwrap();
     peer.set_read_timeout(Some(SOON)).unwrap();
+    (accepted(&listener), peer)
+}
+
+/// The next connection that `listener` has queued.
+fn accepted(listener: &Listener) -> Socket {
+    let give_up = Instant::now() + SOON;
     loop {
         match listener.accept_now() {
-            Ok(socket) => return (socket, peer),
+            Ok(socket) => return socket,
             Err(error) => assert_eq!(error, Errno::EAGAIN),
         }
+        assert!(Instant::now() < give_up, "nothing was accepted");
     }
 }
 
@@ -479,6 +486,44 @@ fn death_is_noticed_without_reading_and_fin_is_not_death() {
     .unwrap();
     drop(peer);
     assert_eq!(dead(&mut ring), Ok(()));
+}
+
+/// A socket whose handshake is ended but for its last segment, by the socket's own account.
+fn connected_with_held_ack(ring: &mut Uring, address: &SocketAddr) -> Socket {
+    let socket = Socket::for_connecting_to(address).unwrap();
+    socket.hold_handshake_ack().unwrap();
+    ring.connect(&socket, address, TOKEN);
+    let completion = next(ring);
+    assert!(matches!(completion, Completion::Connected { result: Ok(()), .. }), "{completion:?}");
+    assert!(socket.is_connected());
+    socket
+}
+
+#[test]
+fn a_handshake_that_is_held_back_ends_when_it_is_let_go_or_with_the_first_bytes() {
+    let mut ring = ring();
+    let (listener, address) = listener();
+
+    // The kernel's own timer ends it after 200 ms, which a busy machine may sleep through, but not
+    // each time.
+    let mut held_back = [0, 0];
+    for _ in 0..10 {
+        let silent = connected_with_held_ack(&mut ring, &address);
+        let early = listener.accept_now();
+        held_back[0] += u32::from(early.is_err());
+        silent.acknowledge_at_once();
+        let _silent = early.unwrap_or_else(|_| accepted(&listener));
+
+        let speaking = connected_with_held_ack(&mut ring, &address);
+        let early = listener.accept_now();
+        held_back[1] += u32::from(early.is_err());
+        nix::unistd::write(&speaking, b"hello").unwrap();
+        let served = early.unwrap_or_else(|_| accepted(&listener));
+        let mut told = [0; 5];
+        TcpStream::from(std::os::fd::OwnedFd::from(served)).read_exact(&mut told).unwrap();
+        assert_eq!(&told, b"hello");
+    }
+    assert!(held_back.iter().all(|&times| times > 0), "{held_back:?}");
 }
 
 #[test]

@@ -12,6 +12,22 @@ use crate::worker::Worker;
 use crate::worker::connection::{Account, Attempts, Phase};
 use crate::worker::token::{Key, Target};
 
+/// New upstream connections whose handshake's last segment is held back
+/// ([`Socket::hold_handshake_ack`]) for two turns: in the one what the downstream has said already
+/// is received, in the next it is sent.
+#[derive(Debug, Default)]
+pub(super) struct HeldAcks {
+    keys: Vec<Key>,
+    /// So many of them, from the first on, have had one turn.
+    due: usize,
+}
+
+impl HeldAcks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
 impl<R: Ring, S: Sockets> Worker<R, S> {
     /// Connects to where `service` says.
     pub(super) fn connect_to_service(
@@ -75,6 +91,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         if let Some(mark) = self.mark {
             socket.set_mark(mark)?;
         }
+        socket.hold_handshake_ack()?;
         Ok(socket)
     }
 
@@ -109,6 +126,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         if let Err(error) = verified {
             return self.attempt_failed(key, error);
         }
+        self.held_acks.keys.push(key);
         connection.phase = Phase::Relaying;
         connection.moved_at = self.now_us;
         let began = connection.connecting_since.take().unwrap_or(connection.accepted_at);
@@ -124,6 +142,19 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             self.advance(key, Side::Upstream);
         }
         self.resume(key);
+    }
+
+    /// Lets go of the handshakes' last segments that no bytes have carried by now.
+    pub(super) fn release_acks(&mut self) {
+        for key in self.held_acks.keys.drain(..self.held_acks.due) {
+            if let Some(connection) = self.connections.get(key.slot)
+                && connection.generation == key.generation
+                && let Some(socket) = &connection.ends[Side::Upstream as usize].socket
+            {
+                socket.acknowledge_at_once();
+            }
+        }
+        self.held_acks.due = self.held_acks.keys.len();
     }
 
     /// One attempt has failed: the next endpoint, or the end.
