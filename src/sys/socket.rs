@@ -103,10 +103,10 @@ impl Socket {
     }
 
     /// Before the connect: the segment that ends the handshake waits for the first bytes and
-    /// travels with them, which saves one packet of about twenty of a short connection (TCP_QUICKACK
-    /// off, tcp(7)). [`Socket::acknowledge_at_once`] must follow soon after the connect: if no bytes
-    /// do, the kernel sends the segment only after 200 ms, and until then a server does not accept
-    /// the connection, let alone greet.
+    /// travels with them, which saves one packet of about twenty of a short connection
+    /// (TCP_QUICKACK off, tcp(7)). [`Socket::acknowledge_at_once`] must follow soon after the
+    /// connect: if no bytes do, the kernel sends the segment only after 200 ms, and until then a
+    /// server does not accept the connection, let alone greet.
     ///
     /// # Errors
     /// None that a TCP socket can meet.
