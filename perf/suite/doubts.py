@@ -30,8 +30,8 @@ def doubts(settings, points):
              and span.high - span.low > NOISY_KERNEL_KIB]
     if moved:
         found.append(f"**Kernel memory of {', '.join(moved)}** lies more than "
-                     f"{NOISY_KERNEL_KIB:g} KiB a connection apart: other programs opened or closed "
-                     "sockets meanwhile, on the whole machine.")
+                     f"{NOISY_KERNEL_KIB:g} KiB a connection apart: other programs opened or "
+                     "closed sockets meanwhile, on the whole machine.")
     if len(points.rounds) == 1:
         found.append("**One round only:** nothing here says how far a figure can be trusted.")
     if settings["load_average_at_start"] > BUSY_LOAD:

@@ -57,7 +57,7 @@ class Profile:
 
     @property
     def is_cut(self):
-        """Whether its rounds are cut into slices: where the figure is a rate, a short one will do."""
+        """Whether its rounds are cut into slices, which are enough where the figure is a rate."""
         return self.is_throughput and not self.shows_percentiles
 
 

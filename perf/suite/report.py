@@ -122,11 +122,11 @@ def _targets(results, points, accounts):
     rest = [f"Not measured in this run: {'; '.join(unmeasured)}."] if unmeasured else []
     return _section(
         "Targets",
-        "The median with its interval: 95 of 100 such intervals hold the true median (of less than 6 "
-        "figures: the lowest and the highest). Met or not met when the interval lies on one side of "
-        "the bound, noisy when it does not. By processor time: the same "
-        "ratio from what client, server and proxy used of the core, which does not see what other "
-        "processes took; for comparison, without a verdict.",
+        "The median with its interval: 95 of 100 such intervals hold the true median (of less than "
+        "6 figures: the lowest and the highest). Met or not met when the interval lies on one side "
+        "of the bound, noisy when it does not. By processor time: the same ratio from what client, "
+        "server and proxy used of the core, which does not see what other processes took; for "
+        "comparison, without a verdict.",
         _table(("of Egret", "target", "measured", "verdict", "by processor time"), rows), *rest)
 
 
@@ -143,15 +143,15 @@ class Kind:
 
 SPEED = Kind(
     "{} next to {}",
-    "Ratios of neighbours in time: median (its 95 % interval; of less than 6 figures the lowest and "
-    "the highest). More is better. Under the base: the middle half of its own figures, as a share of "
-    "their median.", Points.ratio)
+    "Ratios of neighbours in time: median (its 95 % interval; of less than 6 figures the lowest "
+    "and the highest). More is better. Under the base: the middle half of its own figures, as a "
+    "share of their median.", Points.ratio)
 COST = Kind(
     "{} next to {}, by processor time",
     "How many times the processor time the base's whole path (client, server and proxy, and the "
-    "kernel's work in them) needs for the same. On one core that nobody else uses this is the ratio "
-    "of throughputs; on a busy machine it is the better one. More is better.", Points.cost_ratio,
-    path_ns)
+    "kernel's work in them) needs for the same. On one core that nobody else uses this is the "
+    "ratio of throughputs; on a busy machine it is the better one. More is better.",
+    Points.cost_ratio, path_ns)
 
 
 def _throughput(results, points, base, how):

@@ -134,7 +134,8 @@ class Session:
             raise CheckFailed(f"{self.peer.name}: the server saw {', '.join(seen) or 'nobody'}, "
                               f"not {', '.join(expected)}: the path is another one")
         if bool(tracked) != self.peer.is_tracked:
-            raise CheckFailed(f"{self.peer.name}: the node tracks {tracked} connections of this one")
+            raise CheckFailed(f"{self.peer.name}: the node tracks {tracked} connections of "
+                              "this one")
 
     def _check_blackhole(self):
         with contextlib.ExitStack() as closing:

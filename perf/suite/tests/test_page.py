@@ -116,7 +116,8 @@ class Page(unittest.TestCase):
     def test_a_complete_run(self):
         text = self.page(*self.GOOD, {"kind": "end", "how": "complete"})
         self.assertIn("| rr64 | 1 (spread 1.0%) | 1.24 (1.24 to 1.25) |", text)
-        self.assertIn("| rr64, against haproxy | >= 1.2 | 1.24 (1.24 to 1.25) | **met** | - |", text)
+        self.assertIn("| rr64, against haproxy | >= 1.2 | 1.24 (1.24 to 1.25) | **met** | - |",
+                      text)
         self.assertNotIn("next to haproxy, by processor time", text)
         self.assertNotIn("Incomplete", text)
         self.assertNotIn("Doubts", text)
