@@ -11,6 +11,8 @@ import subprocess
 from .lab import ROOT
 
 VULNERABILITIES = pathlib.Path("/sys/devices/system/cpu/vulnerabilities")
+# The labs take it over from the machine.
+CONGESTION_CONTROL = pathlib.Path("/proc/sys/net/ipv4/tcp_congestion_control")
 
 
 def settings(options, tools):
@@ -25,6 +27,7 @@ def settings(options, tools):
         "cores": f"{os.cpu_count()} in all; measured on {','.join(map(str, options.cpus))}",
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "mitigations": mitigations(),
+        "tcp_congestion_control": CONGESTION_CONTROL.read_text().strip(),
         "load_average_at_start": os.getloadavg()[0],
         "versions": tools.versions,
         "mode": options.mode,
