@@ -19,6 +19,8 @@ from .session import Session
 SESSION_SECONDS = 1.5
 POINT_SECONDS = 0.25
 IDLE_SECONDS = 2 * measure.IDLE_SECONDS + 3.0
+# How long what failed a point may take to die of it.
+DEATH_SECONDS = 0.5
 # What needs fewer rounds than the rest: where the time goes does not change between rounds, and
 # memory hardly does.
 ROUNDS_OF_STAGE = {"account": 1, "idle": 3}
@@ -153,8 +155,10 @@ class Course:
         try:
             line = self._measure(session, turn)
         except (CheckFailed, OSError, subprocess.SubprocessError, ValueError, KeyError) as problem:
-            self._failed([turn], problem)
-            if session.proxy and not session.proxy.runs():
+            # The load ends with the proxy's sockets, a little before the proxy itself.
+            death = session.death(within=DEATH_SECONDS)
+            self._failed([turn], CheckFailed(death) if death else problem)
+            if death:
                 raise ProxyDied from problem
             return
         if turn.profile.name == MAXIMUM:
@@ -163,6 +167,8 @@ class Course:
         self._progress.say(self._expected(turn), turn, _value_text(line))
 
     def _measure(self, session, turn):
+        # It may have died since its last turn.
+        session.check()
         setting = measure.Setting(turn.length.seconds, turn.length.warmup, self.options.cpus, None)
         if turn.profile.stage == "account":
             return accounting.account(session, setting)

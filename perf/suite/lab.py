@@ -85,6 +85,14 @@ class Process:
             self.stop()
             raise CheckFailed(f"{self.name} did not end within {seconds:.0f} s") from None
 
+    def end(self, within):
+        """How it ended, or None if it still runs after so many seconds."""
+        try:
+            code = self._child.wait(within)
+        except subprocess.TimeoutExpired:
+            return None
+        return f"signal {-code}" if code < 0 else f"exit code {code}"
+
     def signal(self, number):
         self._child.send_signal(number)
 

@@ -96,15 +96,22 @@ class Session:
 
     def check(self):
         """The proxy lives, and in mode one-core every thread of it is on the core."""
-        if not self.proxy:
-            return
-        if not self.proxy.runs():
-            raise CheckFailed(f"{self.peer.name} died; it said: {self.proxy.said()}")
+        death = self.death()
+        if death:
+            raise CheckFailed(death)
         if self.one_core:
             stray = {allowed for allowed in self._allowed_processors() if allowed != self.cpus}
             if stray:
                 raise CheckFailed(f"{self.peer.name} has threads that may leave core {self.cpus}: "
                                   f"{', '.join(sorted(stray))}")
+
+    def death(self, within=0):
+        """How the proxy or the server died, or None if both still live after so many seconds."""
+        for process in filter(None, (self.proxy, self._server)):
+            end = process.end(within)
+            if end:
+                return f"{process.name} died ({end}); it said: {process.said()}"
+        return None
 
     def _allowed_processors(self):
         for pid in self.pids:
