@@ -13,6 +13,7 @@ import time
 from . import accounting, measure, order
 from .errors import CheckFailed, SuiteError
 from .profiles import IDLE_CONNECTIONS, MAXIMUM, SIDE_BY_SIDE, STAGES
+from .progress import Progress
 from .session import Session
 
 # What comes on top of the measured seconds, roughly; the estimate corrects itself on the way.
@@ -39,20 +40,16 @@ class Course:
         self._say = say
         self._maximum = collections.defaultdict(list)
         self._peers = self._measurable()
-        self._plan = [(stage, list(self._turns(stage))) for stage in STAGES]
-        self._progress = Progress(
-            sum(self._expected(turn) for _, turns in self._plan for turn in turns), say)
+        self._stages = [Stage(self, name, self._batches(name)) for name in STAGES]
+        self.progress = Progress(sum(stage.expected() for stage in self._stages), say)
 
     def run(self):
         """Measures all; a failed check costs the point, or the rest of a stage if nothing runs."""
         with self._kept:
             self._raise_descriptor_limit()
             self._spare_core()
-            for stage, turns in self._plan:
-                if stage in SIDE_BY_SIDE:
-                    self._run_side_by_side(stage, turns)
-                else:
-                    self._run_one_at_a_time(stage, turns)
+            for stage in self._stages:
+                stage.run()
 
     def _measurable(self):
         """Without the proxies whose configuration this Egret does not know."""
@@ -79,17 +76,16 @@ class Course:
         lines = (done.stdout + done.stderr).strip().replace(f"{directory}/", "").splitlines()
         return lines[0] if done.returncode else ""
 
-    def _turns(self, stage):
-        """What is measured in a stage, in order."""
+    def _batches(self, stage):
+        """What is measured in a stage, in order; a batch of turns shares its processes."""
         options = self.options
         chosen = [profile for profile in options.profiles if profile.stage == stage]
         rounds = min(options.rounds, ROUNDS_OF_STAGE.get(stage, options.rounds))
         how = (rounds, self._length, self._measures)
         if stage in SIDE_BY_SIDE:
-            yield from order.side_by_side(self._peers, chosen, *how)
-            return
-        for profile in chosen:
-            yield from order.one_at_a_time(self._peers, profile, *how)
+            return [list(order.side_by_side(self._peers, chosen, *how))]
+        return [[turn] for profile in chosen
+                for turn in order.one_at_a_time(self._peers, profile, *how)]
 
     def _length(self, profile):
         return order.length(profile, self.options.seconds, self.options.warmup)
@@ -98,12 +94,11 @@ class Course:
         return peer.measured_by(profile) and \
             (peer.is_usual(profile.name) or not self.options.usual)
 
-    def _expected(self, turn):
+    def expected(self, turn):
         """Seconds."""
-        alone = SESSION_SECONDS if turn.profile.stage not in SIDE_BY_SIDE else 0.0
         point = turn.length.warmup + turn.length.seconds + POINT_SECONDS
-        return alone + {"account": accounting.expected_seconds(self.options.warmup),
-                        "idle": IDLE_SECONDS}.get(turn.profile.stage, point)
+        return {"account": accounting.expected_seconds(self.options.warmup),
+                "idle": IDLE_SECONDS}.get(turn.profile.stage, point)
 
     def _raise_descriptor_limit(self):
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -120,51 +115,23 @@ class Course:
         if others:
             os.sched_setaffinity(0, others)
 
-    def _run_side_by_side(self, stage, turns):
-        """All proxies run at once, and everybody has a turn before anybody has the next. A proxy
-        that died is started again for its next turn; one that cannot start has no further ones."""
-        with contextlib.ExitStack() as cleanup:
-            sessions, hopeless = {}, set()
-            for turn in turns:
-                name = turn.peer.name
-                if name in hopeless:
-                    continue
-                try:
-                    if name not in sessions:
-                        sessions[name] = cleanup.enter_context(Session(self, turn.peer, stage))
-                    self._take(sessions[name], turn)
-                except ProxyDied:
-                    sessions.pop(name).close()
-                except (CheckFailed, OSError) as problem:
-                    hopeless.add(name)
-                    left = [other for other in turns[turns.index(turn):] if other.peer.name == name]
-                    self._failed(left, problem)
-
-    def _run_one_at_a_time(self, stage, turns):
-        for turn in turns:
-            try:
-                with Session(self, turn.peer, stage) as session:
-                    self._take(session, turn)
-            except ProxyDied:
-                # The point is written down as failed; the next turn has a new one.
-                continue
-            except (CheckFailed, OSError) as problem:
-                self._failed([turn], problem)
-
-    def _take(self, session, turn):
+    def take(self, session, turn):
+        """Measures a point, or writes down why not; False when the session has died of it."""
         try:
-            line = self._measure(session, turn)
+            try:
+                line = self._measure(session, turn)
+            finally:
+                self.progress.done(self.expected(turn))
         except (CheckFailed, OSError, subprocess.SubprocessError, ValueError, KeyError) as problem:
             # The load ends with the proxy's sockets, a little before the proxy itself.
             death = session.death(within=DEATH_SECONDS)
-            self._failed([turn], CheckFailed(death) if death else problem)
-            if death:
-                raise ProxyDied from problem
-            return
+            self.failed(turn, death or _reason(problem), getattr(problem, "load", None))
+            return not death
         if turn.profile.name == MAXIMUM:
             self._maximum[turn.peer.name].append(line["value"])
         self.results.add({**line, **_place(turn)})
-        self._progress.say(self._expected(turn), turn, _value_text(line))
+        self.progress.say(turn, _value_text(line))
+        return True
 
     def _measure(self, session, turn):
         # It may have died since its last turn.
@@ -180,24 +147,85 @@ class Course:
         return {"kind": "point", **measure.take(session, turn.profile, setting,
                                                 statistics.median(maximum) if maximum else None)}
 
-    def _failed(self, turns, problem):
-        # A KeyError's own text is only the key.
-        reason = str(problem) if isinstance(problem, CheckFailed) else repr(problem)
-        for turn in turns:
-            self.results.add({"kind": "failure", **_place(turn), "reason": reason,
-                              "load": getattr(problem, "load", None)})
-        rest = f", and {len(turns) - 1} more points" if len(turns) > 1 else ""
-        self._progress.say(sum(map(self._expected, turns)), turns[0], f"FAILED{rest}: {reason}")
+    def failed(self, turn, why, load=None):
+        """Writes down that there is no point here."""
+        self.results.add({"kind": "failure", **_place(turn), "reason": why, "load": load})
+        self.progress.say(turn, f"FAILED: {why}")
+
+
+class Stage:
+    """Batches of turns. All proxies of a batch run before its first turn and end with it. One that
+    died is started again for its next turn; one that cannot start has no further turn."""
+
+    def __init__(self, course, name, batches):
+        self._course = course
+        self._name = name
+        self._left = batches
+        self._sessions = {}
+
+    def expected(self, name=None):
+        """Seconds for what is left: of this proxy, or of all."""
+        batches = [[turn for turn in batch if name in (None, turn.peer.name)]
+                   for batch in self._left]
+        return sum(SESSION_SECONDS * len(_peers(batch)) + sum(map(self._course.expected, batch))
+                   for batch in batches)
+
+    def run(self):
+        for batch in self._left:
+            with contextlib.ExitStack() as cleanup:
+                self._run_batch(batch, cleanup)
+
+    def _run_batch(self, batch, cleanup):
+        self._sessions = {}
+        for peer in _peers(batch):
+            if self._session(peer, cleanup):
+                self._course.progress.done(SESSION_SECONDS)
+        while batch:
+            session = self._session(batch[0].peer, cleanup)
+            if session and not self._course.take(session, batch.pop(0)):
+                self._sessions.pop(session.peer.name).close()
+
+    def _session(self, peer, cleanup):
+        """The proxy's session, begun if there is none; None when it cannot begin: the proxy then
+        has no turn left."""
+        if peer.name not in self._sessions:
+            begin = time.monotonic()
+            try:
+                self._sessions[peer.name] = cleanup.enter_context(
+                    Session(self._course, peer, self._name))
+            except (CheckFailed, OSError) as problem:
+                self._leave_out(peer.name, problem, time.monotonic() - begin)
+        return self._sessions.get(peer.name)
+
+    def _leave_out(self, name, problem, spent):
+        """A failure for each profile that was still to come."""
+        course = self._course
+        course.progress.leave_out(self.expected(name), spent)
+        first = {}
+        for batch in self._left:
+            for turn in batch:
+                if turn.peer.name == name:
+                    first.setdefault(turn.profile.name, turn)
+            batch[:] = [turn for turn in batch if turn.peer.name != name]
+        for turn in first.values():
+            course.failed(turn, f"not started, and left out from here on: {_reason(problem)}")
+
+
+def _peers(turns):
+    """Whose turns these are, in order."""
+    return list({turn.peer.name: turn.peer for turn in turns}.values())
+
+
+def _reason(problem):
+    """In words."""
+    # A KeyError's own text is only the key.
+    return str(problem) if isinstance(problem, CheckFailed) else repr(problem)
 
 
 def _place(turn):
     """Where a line belongs."""
     return {"round": turn.round, "slice": turn.slice, "proxy": turn.peer.name,
             "profile": turn.profile.name}
-
-
-class ProxyDied(Exception):
-    """The session cannot go on; what is left of its stage can, in a new one."""
 
 
 def _value_text(line):
@@ -208,28 +236,3 @@ def _value_text(line):
     if unit == "bit/s":
         value, unit, digits = value / 1e9, "Gbit/s", 2
     return f"{value:>10,.{digits}f} {unit}".replace(",", " ")
-
-
-class Progress:
-    """What is done, and how long the rest will take if it goes on like this."""
-
-    def __init__(self, expected, say):
-        self._expected = expected
-        self._done = 0.0
-        self._begin = time.monotonic()
-        self._write = say
-        say(f"about {_minutes(expected)}")
-
-    def say(self, done, turn, text):
-        """One line, when another piece of so many expected seconds is behind us."""
-        self._done += done
-        share = self._done / self._expected
-        # The estimate is corrected by how wrong the past was.
-        left = (time.monotonic() - self._begin) * (1 - share) / share
-        self._write(f"[{share:4.0%}, {_minutes(max(0, left))} left] "
-                    f"{turn.round:>2}.{turn.slice}  {turn.peer.name:<17} "
-                    f"{turn.profile.name:<10} {text}")
-
-
-def _minutes(seconds):
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

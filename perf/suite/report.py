@@ -96,7 +96,10 @@ def _failures(results):
     grouped = {}
     for line in failures:
         reason = line["reason"].replace("\n", " ").replace("|", "/")
-        grouped.setdefault((line["round"], line["proxy"], reason), []).append(line["profile"])
+        names = grouped.setdefault((line["round"], line["proxy"], reason), [])
+        # Once, however many slices of it failed.
+        if line["profile"] not in names:
+            names.append(line["profile"])
     return _section("Checks that failed", "These points are left out; the run ended with an error.",
                     _table(("round", "proxy", "profiles", "why"),
                            [(number, proxy, ", ".join(names), reason)

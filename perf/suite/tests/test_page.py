@@ -154,6 +154,12 @@ class Page(unittest.TestCase):
                           "reason": "it died"}, {"kind": "end", "how": "complete"})
         self.assertIn("| 1 | egret | rr64 | it died |", text)
 
+    def test_a_profile_of_which_several_slices_failed_is_named_once(self):
+        failure = {"kind": "failure", "round": 1, "proxy": "egret", "profile": "rr64",
+                   "reason": "it lost bytes"}
+        text = self.page(failure, dict(failure, slice=2), dict(failure, profile="churn"))
+        self.assertIn("| 1 | egret | rr64, churn | it lost bytes |", text)
+
     def test_a_ratio_that_moves_is_noisy(self):
         moved = [dict(self.GOOD[0], value=150.0), *self.GOOD[1:]]
         self.assertIn("**Noisy: rr64 of egret to haproxy.**", self.page(*moved))
