@@ -1,4 +1,5 @@
-"""The course of a run: the proxies side by side and measured in turn, or one at a time."""
+"""The course of a run: the proxies side by side and measured in turn, or one at a time; each round
+with new processes."""
 
 import collections
 import contextlib
@@ -83,7 +84,7 @@ class Course:
         rounds = min(options.rounds, ROUNDS_OF_STAGE.get(stage, options.rounds))
         how = (rounds, self._length, self._measures)
         if stage in SIDE_BY_SIDE:
-            return [list(order.side_by_side(self._peers, chosen, *how))]
+            return list(order.side_by_side(self._peers, chosen, *how))
         return [[turn] for profile in chosen
                 for turn in order.one_at_a_time(self._peers, profile, *how)]
 
@@ -128,7 +129,7 @@ class Course:
             self.failed(turn, death or _reason(problem), getattr(problem, "load", None))
             return not death
         if turn.profile.name == MAXIMUM:
-            self._maximum[turn.peer.name].append(line["value"])
+            self._maximum[turn.peer.name, turn.round].append(line["value"])
         self.results.add({**line, **_place(turn)})
         self.progress.say(turn, _value_text(line))
         return True
@@ -139,7 +140,7 @@ class Course:
         setting = measure.Setting(turn.length.seconds, turn.length.warmup, self.options.cpus, None)
         if turn.profile.stage == "account":
             return accounting.account(session, setting)
-        maximum = self._maximum.get(turn.peer.name)
+        maximum = self._maximum.get((turn.peer.name, turn.round))
         if turn.profile.is_open_loop and not maximum:
             raise CheckFailed(f"its maximum ({MAXIMUM}) could not be measured")
         if turn.keeps_histograms:

@@ -114,9 +114,9 @@ class Process:
 class Lab:
     """A new lab with the servers in `out`; everything in it ends with it.
 
-    New for each proxy, because closed connections stay behind in TIME_WAIT for a minute. Some
-    14 000 of them hold every port of one parity, and from there on each connect(2) searches the
-    whole range: a few dozen connections a second, for whoever is measured next.
+    New for each proxy and round, because closed connections stay behind in TIME_WAIT for a minute.
+    Some 14 000 of them hold every port of one parity, and from there on each connect(2) searches
+    the whole range: a few dozen connections a second, for whoever is measured next.
     """
 
     def __init__(self, name, directory, cpus):

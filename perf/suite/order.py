@@ -54,16 +54,21 @@ def length(profile, seconds, warmup):
 
 
 def side_by_side(peers, profiles, rounds, length_of, measures):
-    """For proxies that all run: profile by profile everybody has a turn, then everybody again."""
-    for block in _blocks(profiles):
-        taking = [peer for peer in peers if any(measures(peer, profile) for profile in block)]
-        slices = length_of(block[0]).slices
-        for turn in range(rounds * slices):
-            for peer in _order(taking, turn):
-                for profile in block:
-                    if measures(peer, profile):
-                        yield Turn(peer, profile, turn // slices + 1, length_of(profile),
-                                   turn % slices + 1)
+    """For proxies that all run, the turns of each round: profile by profile everybody has a turn,
+    then everybody again."""
+    for number in range(rounds):
+        yield [turn for block in _blocks(profiles)
+               for turn in _in_slices(peers, block, number, length_of, measures)]
+
+
+def _in_slices(peers, block, number, length_of, measures):
+    taking = [peer for peer in peers if any(measures(peer, profile) for profile in block)]
+    slices = length_of(block[0]).slices
+    for part in range(slices):
+        for peer in _order(taking, number * slices + part):
+            for profile in block:
+                if measures(peer, profile):
+                    yield Turn(peer, profile, number + 1, length_of(profile), part + 1)
 
 
 def one_at_a_time(peers, profile, rounds, length_of, measures):

@@ -1,7 +1,7 @@
 """What load there is: each profile asks one question (perf/README.md has them in full).
 
-A profile belongs to a stage: its proxy starts anew for each stage, in a new lab. In some stages all
-proxies run side by side and are measured in turn; in the others each runs alone.
+A profile belongs to a stage: its proxy starts anew for each round of a stage, in a new lab. In some
+stages all proxies run side by side and are measured in turn; in the others each runs alone.
 """
 
 import dataclasses
@@ -100,7 +100,7 @@ PROFILES = (
           "latency while the metrics are scraped ten times a second", "scrape"),
     _open("reload", RATE_SHARES[UNDISTURBED],
           "latency while the configuration changes every second", "reload"),
-    # Last of its stage, because of what it leaves in TIME_WAIT.
+    # Last of its round, because of what it leaves in TIME_WAIT.
     Profile("churn", "connect, one request, one answer, close; 64 at a time",
             ("churn", "--target", f"{SERVER}:{ECHO}", "--connections", 64, "--message", 64),
             message=64, churns=True),

@@ -1,5 +1,6 @@
 """The course of a run, with sessions and points that are made up."""
 
+import collections
 import pathlib
 import tempfile
 import types
@@ -21,6 +22,7 @@ class Machine:
         self.starts = {}
         self.deaths = {}
         self.points = {}
+        self.maxima = collections.defaultdict(list)
 
     def session(self, _, peer, stage):
         return Session(self, peer.name, stage)
@@ -28,6 +30,8 @@ class Machine:
     def take(self, session, profile, setting, maximum):
         count = self.points[session.name] = self.points.get(session.name, 0) + 1
         self.events.append(("point", session.name, profile.name))
+        if profile.is_open_loop:
+            self.maxima[session.name].append(maximum)
         if self.deaths.get(session.name) == count:
             session.dead = True
             raise CheckFailed("no answer")
@@ -93,6 +97,16 @@ class Courses(unittest.TestCase):
         self.run_course("--profile", "rr64", "--rounds", "1")
         self.assertEqual([what for what, *_ in self.machine.events],
                          ["start"] * 2 + ["point"] * 4 + ["stop"] * 2)
+
+    def test_each_round_has_new_ones(self):
+        self.run_course("--profile", "rr64", "--rounds", "2")
+        self.assertEqual([what for what, *_ in self.machine.events],
+                         (["start"] * 2 + ["point"] * 4 + ["stop"] * 2) * 2)
+
+    def test_the_rate_of_an_open_loop_is_of_the_maximum_in_its_own_round(self):
+        self.run_course("--profile", "open50", "--rounds", "2")
+        # The medians of two slices of rr64.
+        self.assertEqual(self.machine.maxima["haproxy"], [150.0, 450.0])
 
     def test_in_some_stages_one_runs_at_a_time(self):
         self.run_course("--profile", "idle", "--rounds", "1")

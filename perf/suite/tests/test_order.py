@@ -20,7 +20,8 @@ def two_seconds(profile):
 
 def side_by_side(profiles, rounds=1, measures=everything):
     chosen = [BY_NAME[name] for name in profiles]
-    return list(order.side_by_side(THREE, chosen, rounds, two_seconds, measures))
+    return [turn for turns in order.side_by_side(THREE, chosen, rounds, two_seconds, measures)
+            for turn in turns]
 
 
 class Lengths(unittest.TestCase):
@@ -60,6 +61,14 @@ class SideBySide(unittest.TestCase):
         turns = side_by_side(["rr1"], rounds=2)
         places = sorted({(turn.round, turn.slice) for turn in turns})
         self.assertEqual(places, [(round_, slice_) for round_ in (1, 2) for slice_ in range(1, 5)])
+
+    def test_a_round_has_all_profiles_and_all_their_slices(self):
+        chosen = [BY_NAME[name] for name in ("rr64", "churn")]
+        rounds = list(order.side_by_side(THREE, chosen, 2, two_seconds, everything))
+        for number, turns in enumerate(rounds, 1):
+            self.assertEqual({turn.round for turn in turns}, {number})
+            self.assertEqual([turn.profile.name for turn in turns], ["rr64"] * 12 + ["churn"] * 12)
+        self.assertEqual(len(rounds), 2)
 
     def test_one_profile_ends_before_the_next_begins(self):
         names = [turn.profile.name for turn in side_by_side(["rr1", "churn"])]
