@@ -50,7 +50,7 @@ def run(chosen):
     say(report.settings_text(results.settings))
     end = "interrupted"
     try:
-        Course(chosen, found, results, say).run()
+        Course(chosen, found, results, say, show).run()
         end = "complete"
     except KeyboardInterrupt:
         say("interrupted; what was measured is kept")
@@ -82,7 +82,18 @@ def write_report(results, found):
 
 
 def say(text):
-    print(text, flush=True)
+    print(f"{_erase()}{text}", flush=True)
+
+
+def show(text):
+    """A line that the next one replaces; a log has no use for it."""
+    if _erase():
+        print(f"{_erase()}{text}", end="\r", flush=True)
+
+
+def _erase():
+    """What clears a line of a terminal."""
+    return "\x1b[K" if sys.stdout.isatty() else ""
 
 
 def _interrupt(*_):

@@ -31,7 +31,7 @@ ROUNDS_OF_STAGE = {"account": 1, "idle": 3}
 class Course:
     """Everything between the settings and the report."""
 
-    def __init__(self, options, tools, results, say):
+    def __init__(self, options, tools, results, say, show):
         self.options = options
         self.tools = tools
         self.results = results
@@ -39,10 +39,11 @@ class Course:
         self._kept = tempfile.TemporaryDirectory(prefix="egret-perf-")
         self.directory = pathlib.Path(self._kept.name)
         self._say = say
-        self._maximum = collections.defaultdict(list)
+        # By proxy, profile and round: the figures of its slices so far.
+        self._figures = collections.defaultdict(list)
         self._peers = self._measurable()
         self._stages = [Stage(self, name, self._batches(name)) for name in STAGES]
-        self.progress = Progress(sum(stage.expected() for stage in self._stages), say)
+        self.progress = Progress(sum(stage.expected() for stage in self._stages), say, show)
 
     def run(self):
         """Measures all; a failed check costs the point, or the rest of a stage if nothing runs."""
@@ -118,6 +119,14 @@ class Course:
 
     def take(self, session, turn):
         """Measures a point, or writes down why not; False when the session has died of it."""
+        lives = self._point(session, turn)
+        figures = self._figures_of(turn, turn.profile.name)
+        if turn.ends_round and figures:
+            self.progress.say(turn, _figures_text(figures, turn.profile.unit))
+        return lives
+
+    def _point(self, session, turn):
+        self.progress.show(turn)
         try:
             try:
                 line = self._measure(session, turn)
@@ -128,11 +137,12 @@ class Course:
             death = session.death(within=DEATH_SECONDS)
             self.failed(turn, death or _reason(problem), getattr(problem, "load", None))
             return not death
-        if turn.profile.name == MAXIMUM:
-            self._maximum[turn.peer.name, turn.round].append(line["value"])
         self.results.add({**line, **_place(turn)})
-        self.progress.say(turn, _value_text(line))
+        self._figures_of(turn, turn.profile.name).append(line.get("value"))
         return True
+
+    def _figures_of(self, turn, profile):
+        return self._figures[turn.peer.name, profile, turn.round]
 
     def _measure(self, session, turn):
         # It may have died since its last turn.
@@ -140,7 +150,7 @@ class Course:
         setting = measure.Setting(turn.length.seconds, turn.length.warmup, self.options.cpus, None)
         if turn.profile.stage == "account":
             return accounting.account(session, setting)
-        maximum = self._maximum.get((turn.peer.name, turn.round))
+        maximum = self._figures_of(turn, MAXIMUM)
         if turn.profile.is_open_loop and not maximum:
             raise CheckFailed(f"its maximum ({MAXIMUM}) could not be measured")
         if turn.keeps_histograms:
@@ -151,7 +161,8 @@ class Course:
     def failed(self, turn, why, load=None):
         """Writes down that there is no point here."""
         self.results.add({"kind": "failure", **_place(turn), "reason": why, "load": load})
-        self.progress.say(turn, f"FAILED: {why}")
+        # The report has all of it.
+        self.progress.say(turn, f"FAILED: {why.splitlines()[0]}")
 
 
 class Stage:
@@ -229,11 +240,12 @@ def _place(turn):
             "profile": turn.profile.name}
 
 
-def _value_text(line):
-    if line["kind"] == "account":
+def _figures_text(figures, unit):
+    if None in figures:
+        # Where time goes is more than one figure.
         return "done"
-    digits = 2 if line["value"] < 100 else 0
-    value, unit = line["value"], line["unit"]
+    value = statistics.median(figures)
+    digits = 2 if value < 100 else 0
     if unit == "bit/s":
         value, unit, digits = value / 1e9, "Gbit/s", 2
     return f"{value:>10,.{digits}f} {unit}".replace(",", " ")

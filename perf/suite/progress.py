@@ -4,14 +4,16 @@ import time
 
 
 class Progress:
-    """The rest takes as long as expected, corrected by how wrong the past was."""
+    """The rest takes as long as expected, corrected by how wrong the past was. `say` writes a line,
+    `show` one that the next of either replaces."""
 
-    def __init__(self, expected, say, clock=time.monotonic):
+    def __init__(self, expected, say, show, clock=time.monotonic):
         self._expected = expected
         self._done = 0.0
         self._clock = clock
         self._begin = clock()
-        self._write = say
+        self._say = say
+        self._show = show
         say(f"about {_minutes(expected)}")
 
     def done(self, expected):
@@ -24,9 +26,15 @@ class Progress:
         self._begin += spent
 
     def say(self, turn, text):
-        self._write(f"[{self._share():4.0%}, {_minutes(self._left())} left] "
-                    f"{turn.round:>2}.{turn.slice}  {turn.peer.name:<17} "
-                    f"{turn.profile.name:<10} {text}")
+        """What came of it."""
+        self._say(f"{self._now()} {_place(turn)} {text}")
+
+    def show(self, turn):
+        """What is measured now."""
+        self._show(f"{self._now()} {_place(turn)} {turn.slice} of {turn.length.slices}")
+
+    def _now(self):
+        return f"[{self._share():4.0%}, {_minutes(self._left())} left]"
 
     def _share(self):
         # A sum without all its parts is not quite nothing.
@@ -39,6 +47,10 @@ class Progress:
 
     def _rest(self):
         return max(0.0, self._expected - self._done)
+
+
+def _place(turn):
+    return f"{turn.round:>2}  {turn.peer.name:<17} {turn.profile.name:<10}"
 
 
 def _minutes(seconds):

@@ -37,6 +37,10 @@ class Machine:
             raise CheckFailed("no answer")
         return {"value": 100.0 * count, "unit": profile.unit}
 
+    def account(self, session, setting):
+        self.events.append(("account", session.name, session.stage))
+        return {"kind": "account", "profiles": {}}
+
 
 class Session:
     def __init__(self, machine, name, stage):
@@ -67,7 +71,7 @@ class Session:
         pass
 
     def death(self, within=0):
-        return f"{self.name} died" if self.dead else None
+        return f"{self.name} died\nof old age" if self.dead else None
 
 
 class Courses(unittest.TestCase):
@@ -76,14 +80,15 @@ class Courses(unittest.TestCase):
         self.addCleanup(directory.cleanup)
         self.results = Results(pathlib.Path(directory.name), [])
         self.machine = Machine()
-        self.said = []
+        self.said, self.shown = [], []
 
     def run_course(self, *arguments):
         chosen = options.parse(["--proxy", "haproxy,nginx", "--seconds", "1", *arguments])
         with mock.patch("suite.course.Session", self.machine.session), \
                 mock.patch("suite.measure.take", self.machine.take), \
+                mock.patch("suite.accounting.account", self.machine.account), \
                 mock.patch.object(course.Course, "_spare_core"):
-            course.Course(chosen, None, self.results, self.said.append).run()
+            course.Course(chosen, None, self.results, self.said.append, self.shown.append).run()
 
     def failures(self):
         return [(line["proxy"], line["profile"], line["reason"])
@@ -130,7 +135,7 @@ class Courses(unittest.TestCase):
     def test_one_that_died_is_replaced_for_its_next_turn(self):
         self.machine.deaths = {"nginx": 2}
         self.run_course("--profile", "rr64", "--rounds", "2")
-        self.assertEqual(self.failures(), [("nginx", "rr64", "nginx died")])
+        self.assertEqual(self.failures(), [("nginx", "rr64", "nginx died\nof old age")])
         self.assertEqual(self.points_of("nginx"), [("rr64", 1, 1), ("rr64", 2, 1), ("rr64", 2, 2)])
         self.assertEqual(len(self.points_of("haproxy")), 4)
         of_nginx = [what for what, name, _ in self.machine.events if name == "nginx"]
@@ -142,6 +147,37 @@ class Courses(unittest.TestCase):
         self.assertEqual([failure[:2] for failure in self.failures()],
                          [("nginx", "rr64"), ("nginx", "rr64"), ("nginx", "churn")])
         self.assertEqual(len(self.points_of("haproxy")), 8)
+
+    def test_a_proxy_and_round_has_one_line_with_the_median(self):
+        self.run_course("--profile", "rr64", "--rounds", "1")
+        self.assertEqual([line.split("]")[1].split() for line in self.said[1:]],
+                         [["1", "nginx", "rr64", "150", "requests/s"],
+                          ["1", "haproxy", "rr64", "150", "requests/s"]])
+
+    def test_each_slice_is_shown_while_it_is_measured(self):
+        self.run_course("--profile", "rr64", "--rounds", "1")
+        self.assertEqual([line.split("]")[1].split() for line in self.shown],
+                         [["1", name, "rr64", part, "of", "2"] for name, part in (
+                             ("haproxy", "1"), ("nginx", "1"), ("nginx", "2"), ("haproxy", "2"))])
+
+    def test_a_failed_slice_has_a_line_and_its_round_the_rest(self):
+        self.machine.deaths = {"haproxy": 2}
+        self.run_course("--profile", "rr64", "--rounds", "1")
+        of_haproxy = [line.split("rr64")[1].strip() for line in self.said if "haproxy" in line]
+        self.assertEqual(of_haproxy, ["FAILED: haproxy died", "100 requests/s"])
+
+    def test_an_account_is_done(self):
+        self.run_course("--profile", "account")
+        self.assertEqual([line.split("account")[1].strip() for line in self.said[1:]],
+                         ["done"] * 2)
+        self.assertEqual(self.results.of_kind("point"), [])
+        self.assertEqual(len(self.results.of_kind("account")), 2)
+
+    def test_a_round_without_figures_has_no_more_than_its_failures(self):
+        self.machine.deaths = {"haproxy": 1}
+        self.run_course("--profile", "idle", "--rounds", "1")
+        of_haproxy = [line.split("idle")[1].strip() for line in self.said if "haproxy" in line]
+        self.assertEqual(of_haproxy, ["FAILED: haproxy died"])
 
     def test_what_is_done_is_all_of_it_in_the_end(self):
         for starts in ({}, {"nginx": 0}, {"nginx": 0, "haproxy": 0}):
@@ -155,10 +191,10 @@ class Estimates(unittest.TestCase):
     def setUp(self):
         self.now = 0.0
         self.said = []
-        self.progress = Progress(100.0, self.said.append, lambda: self.now)
+        self.progress = Progress(100.0, self.said.append, None, lambda: self.now)
 
     def line(self):
-        turn = types.SimpleNamespace(round=1, slice=1, peer=types.SimpleNamespace(name="haproxy"),
+        turn = types.SimpleNamespace(round=1, peer=types.SimpleNamespace(name="haproxy"),
                                      profile=types.SimpleNamespace(name="rr64"))
         self.progress.say(turn, "")
         return self.said[-1].split("]")[0]
