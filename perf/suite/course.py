@@ -18,7 +18,7 @@ from .progress import Progress
 from .session import Session
 
 # What comes on top of the measured seconds, roughly; the estimate corrects itself on the way.
-SESSION_SECONDS = 1.5
+SESSION_SECONDS = 0.5
 POINT_SECONDS = 0.25
 IDLE_SECONDS = 2 * measure.IDLE_SECONDS + 3.0
 # How long what failed a point may take to die of it.

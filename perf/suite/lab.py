@@ -108,7 +108,7 @@ class Process:
     def said(self, lines=12):
         """The end of what it wrote, for an error message."""
         text = self.log.read_text(errors="replace") + self.errors.read_text(errors="replace")
-        return "\n".join(text.splitlines()[-lines:])
+        return "\n".join(text.splitlines()[-lines:]) or "nothing"
 
 
 class Lab:

@@ -27,11 +27,11 @@ class Progress:
 
     def say(self, turn, text):
         """What came of it."""
-        self._say(f"{self._now()} {_place(turn)} {text}")
+        self._say(f"{self._now()} {_turn_text(turn)} {text}")
 
     def show(self, turn):
         """What is measured now."""
-        self._show(f"{self._now()} {_place(turn)} {turn.slice} of {turn.length.slices}")
+        self._show(f"{self._now()} {_turn_text(turn)} {turn.slice} of {turn.length.slices}")
 
     def _now(self):
         return f"[{self._share():4.0%}, {_minutes(self._left())} left]"
@@ -49,7 +49,7 @@ class Progress:
         return max(0.0, self._expected - self._done)
 
 
-def _place(turn):
+def _turn_text(turn):
     return f"{turn.round:>2}  {turn.peer.name:<17} {turn.profile.name:<10}"
 
 

@@ -1,4 +1,4 @@
-"""How processes end."""
+"""How processes end, and what they said."""
 
 import os
 import pathlib
@@ -28,6 +28,16 @@ class Ends(unittest.TestCase):
 
     def test_a_signal_is_named(self):
         self.assertEqual(self.shell("kill -9 $$").end(within=10), "signal 9")
+
+    def test_what_it_said_is_its_last_lines(self):
+        process = self.shell("seq 5; echo problem >&2")
+        process.end(within=10)
+        self.assertEqual(process.said(lines=2), "5\nproblem")
+
+    def test_saying_nothing_is_named(self):
+        process = self.shell("true")
+        process.end(within=10)
+        self.assertEqual(process.said(), "nothing")
 
 
 if __name__ == "__main__":
