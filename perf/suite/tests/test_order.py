@@ -70,6 +70,11 @@ class SideBySide(unittest.TestCase):
             self.assertEqual([turn.profile.name for turn in turns], ["rr64"] * 12 + ["churn"] * 12)
         self.assertEqual(len(rounds), 2)
 
+    def test_the_order_goes_on_over_rounds(self):
+        turns = [turn for turn in side_by_side(["rr64"], rounds=2) if turn.slice == 1]
+        self.assertEqual([turn.peer.name for turn in turns],
+                         [*NAMES, NAMES[0], NAMES[2], NAMES[1]])
+
     def test_one_profile_ends_before_the_next_begins(self):
         names = [turn.profile.name for turn in side_by_side(["rr1", "churn"])]
         self.assertEqual(names, ["rr1"] * 12 + ["churn"] * 12)
