@@ -207,6 +207,9 @@ pub trait Ring {
     /// # Errors
     /// The ring itself has failed; no operation can be relied on any more.
     fn submit(&mut self) -> io::Result<()>;
+    /// The next wait does not sleep: somebody now waits for the end of a send whose notice is
+    /// [`Notice::Lazy`], or for what is queued to have been handed over.
+    fn hurry(&mut self);
     /// Hands what is queued to the kernel and waits for a completion, at most until `deadline`. It
     /// may end earlier, without one.
     ///

@@ -167,6 +167,24 @@ fn a_lazy_send_ends_no_wait_and_is_told_before_what_ends_it() {
 }
 
 #[test]
+fn a_lazy_send_is_told_without_a_sleep_when_somebody_waits_for_it() {
+    let ((socket, mut peer), mut source, mut ring) = (pair(), pair(), ring());
+    source.1.write_all(b"bytes").unwrap();
+    let buffer = receive(&mut ring, &source.0).unwrap().unwrap();
+    ring.receive(&socket, BUFFER_BYTES, Expect::Nothing, TOKEN);
+    ring.send(&socket, &buffer, 0..5, Notice::Lazy, TOKEN);
+    ring.hurry();
+    let began = Instant::now();
+    ring.wait(within(SOON)).unwrap();
+    assert!(matches!(ring.next_completion(), Some(Completion::Sent { result: Ok(5), .. })));
+    assert!(began.elapsed() < SOON, "nothing else has completed");
+    // Once only: the next wait sleeps again.
+    nothing_within(&mut ring, Duration::from_millis(20));
+    peer.read_exact(&mut [0; 5]).unwrap();
+    ring.release(buffer);
+}
+
+#[test]
 fn a_lazy_send_that_falls_short_is_told_at_once() {
     let ((socket, peer), mut source, mut ring) = (pair(), pair(), ring());
     source.1.write_all(&[9; 30_000]).unwrap();

@@ -77,6 +77,8 @@ pub struct Uring {
     /// How many more may be handed out before the next wait.
     left_in_turn: usize,
     crowd: Crowd,
+    /// The next wait does not sleep.
+    hurried: bool,
     quiet: QuietSends,
     standing: StandingReceives,
     writable: WritableWaits,
@@ -133,6 +135,7 @@ impl Uring {
             turn: VecDeque::with_capacity(COMPLETIONS_PER_TURN),
             left_in_turn: 0,
             crowd: Crowd::Many,
+            hurried: false,
             quiet,
             standing: StandingReceives::Unknown,
             writable,
@@ -355,8 +358,13 @@ impl Ring for Uring {
         self.enter(0, None)
     }
 
+    fn hurry(&mut self) {
+        self.hurried = true;
+    }
+
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        let want = u32::from(self.turn.is_empty() && self.aside.is_empty());
+        let hurried = std::mem::take(&mut self.hurried);
+        let want = u32::from(self.turn.is_empty() && self.aside.is_empty() && !hurried);
         self.enter_until(want, deadline)?;
         self.take_completions();
         self.left_in_turn = COMPLETIONS_PER_TURN;

@@ -331,7 +331,8 @@ impl Connection {
     pub(super) fn notice(&self, side: Side, until: u32) -> Notice {
         let direction = &self.directions[side as usize];
         let whole = matches!(&direction.held, Held::Buffer(buffer) if buffer.length() == until);
-        match whole && direction.standing == StandingReceive::Yes && self.takes_all(side) {
+        let is_last = direction.standing == StandingReceive::Yes && direction.early.is_none();
+        match whole && is_last && self.takes_all(side) {
             true => Notice::Lazy,
             false => Notice::Prompt,
         }

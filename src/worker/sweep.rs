@@ -92,10 +92,6 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
         if let DrainStage::Grace(end) = self.drain_stage {
             not_after(end);
         }
-        if !self.held_acks.is_empty() {
-            // What is to carry them may never come.
-            not_after(self.now_us);
-        }
         until.map(|at| self.origin + Duration::from_micros(at))
     }
 

@@ -152,6 +152,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 false => self.reap(key),
             };
         }
+        if direction.operation == Some(Operation::Send) {
+            // It has something to wait for now.
+            self.ring.hurry();
+        }
         let cancelled = matches!(arrived.result, Err(Errno::ECANCELED));
         if !cancelled && direction.push_early(arrived) && direction.standing == StandingReceive::Yes
         {

@@ -299,6 +299,10 @@ impl Ring for FaultyRing {
         self.inner.submit()
     }
 
+    fn hurry(&mut self) {
+        self.inner.hurry();
+    }
+
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
         if let Some(outcome) = self.faults.released()
             && let Some(completion) = self.held.take()

@@ -233,6 +233,8 @@ impl Ring for Scripted {
         Ok(())
     }
 
+    fn hurry(&mut self) {}
+
     fn wait(&mut self, _: Option<Instant>) -> io::Result<()> {
         self.now += TURN;
         if self.completions.is_empty() {
