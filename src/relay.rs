@@ -58,8 +58,8 @@ impl Side {
 /// Bytes that a half must have moved in large pieces without pause before it asks for a pipe.
 pub const BULK_BYTES: u32 = 256 * 1024;
 
-/// A piece from which on splicing is cheaper than copying (see perf/README.md): a buffer full, which
-/// says that the source had more.
+/// A piece from which on splicing is cheaper than copying (see perf/README.md): a buffer full,
+/// which says that the source had more.
 pub const LARGE_PIECE_BYTES: u32 = 32 * 1024;
 
 /// So many small pieces in a row send a half back from its pipe to copying.

@@ -77,7 +77,6 @@ pub struct Uring {
     /// How many more may be handed out before the next wait.
     left_in_turn: usize,
     crowd: Crowd,
-    /// The next wait does not sleep.
     hurried: bool,
     quiet: QuietSends,
     standing: StandingReceives,
@@ -167,8 +166,8 @@ impl Uring {
         loop {
             // SAFETY: what the entry points to outlives the operation: buffers live as long as the
             // ring, an address lives in `addresses` and the alarm's time in its box until they were
-            // submitted, and descriptors are
-            // integers that stay open while an operation is in flight (the trait's contract).
+            // submitted, and descriptors are integers that stay open while an operation is in
+            // flight (the trait's contract).
             if unsafe { self.ring.submission().push(&entry) }.is_ok() {
                 return;
             }
@@ -363,8 +362,8 @@ impl Ring for Uring {
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        let hurried = std::mem::take(&mut self.hurried);
-        let want = u32::from(self.turn.is_empty() && self.aside.is_empty() && !hurried);
+        let may_sleep = !std::mem::take(&mut self.hurried);
+        let want = u32::from(may_sleep && self.turn.is_empty() && self.aside.is_empty());
         self.enter_until(want, deadline)?;
         self.take_completions();
         self.left_in_turn = COMPLETIONS_PER_TURN;
