@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::support::peer::expect_end;
 use crate::support::{Pattern, Proxy, Setup, eventually, reset};
@@ -323,7 +324,7 @@ fn a_drain_ends_while_a_half_closed_peer_does_not_read() {
         let chunk = vec![7; 1 << 20];
         while (&*client).write(&chunk).is_ok_and(|count| count > 0) {}
     }
-    proxy.finish(std::time::Duration::from_millis(300));
+    proxy.finish(Duration::from_millis(300));
 }
 
 #[test]
@@ -349,6 +350,42 @@ fn a_connection_that_was_still_for_long_is_parked_and_goes_on_both_ways() {
     drop((client, server));
     proxy.is_quiet();
     assert_eq!(proxy.sum("egret_connections_closed_total", &[("reason", "finished")]), 1.0);
+}
+
+#[test]
+fn a_piece_that_comes_while_the_one_before_is_sent_in_silence_waits_for_nothing_else() {
+    const TRIES: usize = 21;
+    let proxy = Proxy::start(Setup::default());
+    let mut pairs = [proxy.pair(), proxy.pair()];
+    let mut times: Vec<Duration> = (0..TRIES)
+        .map(|_| {
+            for (client, server) in &mut pairs {
+                client.write_all(b"zero").unwrap();
+                server.read_exact(&mut [0; 4]).unwrap();
+            }
+            // Two pieces of each connection come in one turn of the worker, the last of them
+            // together, so that they are sent through the ring.
+            proxy.faults.gather(4);
+            pairs[0].0.write_all(b"one").unwrap();
+            eventually("it is gathered", || proxy.faults.gathering() == 1);
+            proxy.faults.pause(true);
+            pairs[1].0.write_all(b"one").unwrap();
+            eventually("it is gathered", || proxy.faults.gathering() == 2);
+            pairs[0].0.write_all(b"two").unwrap();
+            pairs[1].0.write_all(b"two").unwrap();
+            let began = Instant::now();
+            proxy.faults.pause(false);
+            for (_, server) in &mut pairs {
+                let mut read = [0; 6];
+                server.read_exact(&mut read).unwrap();
+                assert_eq!(&read, b"onetwo");
+            }
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    // Else a timer of the worker would end the wait, 31 ms after it began the last time.
+    assert!(times[TRIES / 2] < Duration::from_millis(6), "{times:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use egret::sys::buffers::{BUFFER_BYTES, Buffer};
 use egret::sys::ring::{Completion, Errno, Expect, Notice, Operation, Ring, Token, Trimmed};
@@ -32,6 +32,12 @@ struct Plan {
     /// Receives end with their first bytes: one that is held back, and goes on, would be overtaken
     /// by itself.
     receives_singly: bool,
+    /// So many receives come in one turn.
+    gathered: usize,
+    /// How many of them have come.
+    gathering: usize,
+    /// Waits do not begin.
+    paused: bool,
 }
 
 /// What a completion is of.
@@ -92,6 +98,22 @@ impl Faults {
         self.inner.lock().unwrap().receives_singly = true;
     }
 
+    /// Keeps what is received until there is that much of it, and then passes it in one turn.
+    pub(crate) fn gather(&self, receives: usize) {
+        let mut plan = self.inner.lock().unwrap();
+        (plan.gathered, plan.gathering) = (receives, 0);
+    }
+
+    /// How much has been gathered.
+    pub(crate) fn gathering(&self) -> usize {
+        self.inner.lock().unwrap().gathering
+    }
+
+    /// The ring's next wait begins only when this is called with `false`.
+    pub(crate) fn pause(&self, paused: bool) {
+        self.inner.lock().unwrap().paused = paused;
+    }
+
     pub(crate) fn is_holding(&self) -> bool {
         matches!(self.inner.lock().unwrap().hold, Hold::Held)
     }
@@ -112,6 +134,20 @@ impl Faults {
             _ => {}
         }
         false
+    }
+
+    /// One more was gathered; whether these are all.
+    fn gathers(&self) -> Option<bool> {
+        let mut plan = self.inner.lock().unwrap();
+        if plan.gathered == 0 {
+            return None;
+        }
+        plan.gathering += 1;
+        let are_all = plan.gathering == plan.gathered;
+        if are_all {
+            plan.gathered = 0;
+        }
+        Some(are_all)
     }
 
     fn released(&self) -> Option<Outcome> {
@@ -153,13 +189,15 @@ pub(crate) struct FaultyRing {
     /// Completions of operations that were never submitted.
     made_up: VecDeque<Completion>,
     held: Option<Completion>,
+    gathered: VecDeque<Completion>,
     /// Nobody else's waits are held back.
     waker: Option<Token>,
 }
 
 impl FaultyRing {
     pub(crate) fn new(inner: Uring, faults: Faults) -> Self {
-        Self { inner, faults, made_up: VecDeque::new(), held: None, waker: None }
+        let (made_up, gathered) = (VecDeque::new(), VecDeque::new());
+        Self { inner, faults, made_up, held: None, gathered, waker: None }
     }
 
     /// A receive may fail without having been tried.
@@ -179,6 +217,15 @@ impl FaultyRing {
             Completion::Ready { token, .. } if Some(*token) != self.waker => Kind::Ready,
             _ => return Some(completion),
         };
+        if kind == Kind::Received
+            && let Some(are_all) = self.faults.gathers()
+        {
+            self.gathered.push_back(completion);
+            if are_all {
+                self.made_up.append(&mut self.gathered);
+            }
+            return None;
+        }
         if !self.faults.takes(kind) {
             return Some(completion);
         }
@@ -304,6 +351,9 @@ impl Ring for FaultyRing {
     }
 
     fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
+        while self.faults.inner.lock().unwrap().paused {
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if let Some(outcome) = self.faults.released()
             && let Some(completion) = self.held.take()
         {
@@ -319,7 +369,9 @@ impl Ring for FaultyRing {
             return Some(completion);
         }
         let completion = loop {
-            let next = self.inner.next_completion()?;
+            let Some(next) = self.inner.next_completion() else {
+                return self.made_up.pop_front();
+            };
             if let Some(completion) = self.pass(next) {
                 break completion;
             }
