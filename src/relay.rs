@@ -58,9 +58,9 @@ impl Side {
 /// Bytes that a half must have moved in large pieces without pause before it asks for a pipe.
 pub const BULK_BYTES: u32 = 256 * 1024;
 
-/// A piece from which on splicing is cheaper than copying (see perf/README.md): a buffer full,
-/// which says that the source had more.
-pub const LARGE_PIECE_BYTES: u32 = 32 * 1024;
+/// A piece from which on splicing is cheaper than copying (see perf/README.md). A stream of TLS
+/// comes in records of that size (RFC 8446, 5.1), and is bulk.
+pub const LARGE_PIECE_BYTES: u32 = 16 * 1024;
 
 /// So many small pieces in a row send a half back from its pipe to copying.
 const SMALL_PIECES_MAX: u8 = 8;
