@@ -194,6 +194,10 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     }
 
     fn turn(&mut self) -> io::Result<()> {
+        if !self.held_acks.is_empty() {
+            // What is to carry them may never come.
+            self.ring.hurry();
+        }
         self.ring.wait(self.sleep_until())?;
         let began = self.ring.now();
         self.now_us = micros_between(self.origin, began);

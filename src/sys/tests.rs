@@ -148,13 +148,20 @@ fn a_receive_on_a_nonblocking_socket_waits_and_owns_no_buffer_until_bytes_come()
     ring.release(buffer);
 }
 
+/// A receive that waits, and behind it a lazy send of `bytes`, which are in the buffer.
+fn send_lazily(ring: &mut Uring, socket: &Socket) -> Buffer {
+    let mut source = pair();
+    source.1.write_all(b"bytes").unwrap();
+    let buffer = receive(ring, &source.0).unwrap().unwrap();
+    ring.receive(socket, BUFFER_BYTES, Expect::Nothing, TOKEN);
+    ring.send(socket, &buffer, 0..buffer.length(), Notice::Lazy, TOKEN);
+    buffer
+}
+
 #[test]
 fn a_lazy_send_ends_no_wait_and_is_told_before_what_ends_it() {
-    let ((socket, mut peer), mut source, mut ring) = (pair(), pair(), ring());
-    source.1.write_all(b"bytes").unwrap();
-    let buffer = receive(&mut ring, &source.0).unwrap().unwrap();
-    ring.receive(&socket, BUFFER_BYTES, Expect::Nothing, TOKEN);
-    ring.send(&socket, &buffer, 0..5, Notice::Lazy, TOKEN);
+    let ((socket, mut peer), mut ring) = (pair(), ring());
+    let buffer = send_lazily(&mut ring, &socket);
     let mut read = [0; 5];
     ring.submit().unwrap();
     peer.read_exact(&mut read).unwrap();
@@ -168,11 +175,8 @@ fn a_lazy_send_ends_no_wait_and_is_told_before_what_ends_it() {
 
 #[test]
 fn a_lazy_send_is_told_without_a_sleep_when_somebody_waits_for_it() {
-    let ((socket, mut peer), mut source, mut ring) = (pair(), pair(), ring());
-    source.1.write_all(b"bytes").unwrap();
-    let buffer = receive(&mut ring, &source.0).unwrap().unwrap();
-    ring.receive(&socket, BUFFER_BYTES, Expect::Nothing, TOKEN);
-    ring.send(&socket, &buffer, 0..5, Notice::Lazy, TOKEN);
+    let ((socket, mut peer), mut ring) = (pair(), ring());
+    let buffer = send_lazily(&mut ring, &socket);
     ring.hurry();
     let began = Instant::now();
     ring.wait(within(SOON)).unwrap();

@@ -22,6 +22,12 @@ pub(super) struct HeldAcks {
     due: usize,
 }
 
+impl HeldAcks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+}
+
 impl<R: Ring, S: Sockets> Worker<R, S> {
     /// Connects to where `service` says.
     pub(super) fn connect_to_service(
@@ -121,8 +127,6 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             return self.attempt_failed(key, error);
         }
         self.held_acks.keys.push(key);
-        // What is to carry it may never come.
-        self.ring.hurry();
         connection.phase = Phase::Relaying;
         connection.moved_at = self.now_us;
         let began = connection.connecting_since.take().unwrap_or(connection.accepted_at);
@@ -151,9 +155,6 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             }
         }
         self.held_acks.due = self.held_acks.keys.len();
-        if self.held_acks.due > 0 {
-            self.ring.hurry();
-        }
     }
 
     /// One attempt has failed: the next endpoint, or the end.
