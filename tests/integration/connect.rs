@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
 use crate::support::peer::{expect_end, read_to_reset};
-use crate::support::{Proxy, Setup, eventually, reset};
+use crate::support::{Proxy, Setup, eventually, nobody, reset};
 
 /// A loopback address that answers nothing: a listener whose queue is full drops further SYNs.
 pub(crate) struct Silent {
@@ -47,7 +47,7 @@ fn failed(proxy: &Proxy, reason: &str) -> f64 {
 #[test]
 fn a_refused_connect_resets_the_downstream_at_once() {
     let proxy = Proxy::start(Setup::default());
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = nobody();
     let began = Instant::now();
     for _ in 0..20 {
         assert_eq!(read_to_reset(&mut proxy.connect(closed)), (true, 0));

@@ -5,14 +5,14 @@
 //! and a retired or lingering connection makes no other one.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 
 use egret::config::Mode;
 
 use crate::connect::Silent;
 use crate::names::{destination, entry};
-use crate::support::{Kind, LONG, Outcome, Proxy, Setup, eventually, reset};
+use crate::support::{Kind, LONG, Outcome, Proxy, Setup, eventually, nobody, reset};
 
 const ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -55,8 +55,7 @@ impl Stage {
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let at = server.local_addr().unwrap();
         let silent = Silent::new();
-        let dead = SocketAddr::from(([127, 0, 0, 2], at.port()));
-        let mut entries: Vec<_> = [("a", at), ("dead", dead), ("silent", silent.address)]
+        let mut entries: Vec<_> = [("a", at), ("dead", nobody()), ("silent", silent.address)]
             .map(|(name, endpoint)| entry(&format!("{name}.test"), "HTTP", endpoint))
             .into();
         match row.nameless {

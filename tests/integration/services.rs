@@ -8,7 +8,7 @@ use egret::config::Mode;
 
 use crate::support::dns::{DnsServer, Say};
 use crate::support::peer::read_to_reset;
-use crate::support::{Proxy, Setup, eventually};
+use crate::support::{Proxy, Setup, eventually, nobody};
 
 fn entry(ports: &str, endpoints: &[SocketAddr]) -> String {
     let endpoints: String = endpoints
@@ -67,8 +67,7 @@ fn static_endpoints_are_used_in_turn_and_accounted_to_the_host() {
 #[test]
 fn an_endpoint_that_refuses_is_passed_over() {
     let (listeners, mut addresses) = listeners(1);
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    addresses.insert(0, closed);
+    addresses.insert(0, nobody());
     let registry = entry(PORT, &addresses);
     let proxy = Proxy::start(Setup { registry, ..Setup::default() });
     for _ in 0..4 {
@@ -83,8 +82,7 @@ fn an_endpoint_that_refuses_is_passed_over() {
 
 #[test]
 fn when_every_endpoint_refuses_the_downstream_is_reset_once() {
-    let closed = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let registry = entry(PORT, &[closed(), closed()]);
+    let registry = entry(PORT, &[nobody(), nobody()]);
     let proxy = Proxy::start(Setup { registry, ..Setup::default() });
     assert_eq!(read_to_reset(&mut proxy.connect(database())), (true, 0));
     let labels = [("response_flags", "UF,URX"), ("destination_service_name", "db.example.com")];

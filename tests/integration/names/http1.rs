@@ -10,7 +10,7 @@ use egret::config::Mode;
 
 use super::{destination, entry, read_all, read_exactly, registry_only};
 use crate::support::web::ok;
-use crate::support::{Pattern, Proxy, Setup, Web, eventually};
+use crate::support::{Pattern, Proxy, Setup, Web, eventually, nobody};
 
 const ALLOWED: &str = "GET /1 HTTP/1.1\r\nHost: allowed.example.com\r\n\r\n";
 const BLOCKED: &str = "GET /secret HTTP/1.1\r\nHost: blocked.example.com\r\n\r\n";
@@ -276,10 +276,9 @@ fn malformed_requests_get_400_after_the_earlier_answers() {
 
 #[test]
 fn an_upstream_that_cannot_be_reached_is_a_503() {
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let web = Web::start(echo_path);
     let mut entries = allowed(&web);
-    entries.push(entry("down.example.com", "HTTP", closed));
+    entries.push(entry("down.example.com", "HTTP", nobody()));
     let proxy = registry_only(&entries, "");
     let mut client = proxy.connect(destination());
     write!(client, "{ALLOWED}GET / HTTP/1.1\r\nHost: down.example.com\r\n\r\n").unwrap();

@@ -1,13 +1,13 @@
 //! HTTP/2 with prior knowledge, by the authority of its requests.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream};
 
 use egret::config::Mode;
 
 use super::{destination, entry, read_exactly, registry_only};
 use crate::connect::Silent;
-use crate::support::{Proxy, Setup, eventually, reset};
+use crate::support::{Proxy, Setup, eventually, nobody, reset};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -40,11 +40,6 @@ fn read_goaway(stream: &mut TcpStream) -> (u32, u32) {
     assert_eq!(stream.read(&mut [0]).unwrap(), 0);
     let number = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
     (number(9), number(13))
-}
-
-/// An address that refuses connections.
-fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
