@@ -55,15 +55,23 @@ impl Side {
     }
 }
 
-/// Bytes that a half must have moved in large pieces without pause before it asks for a pipe.
+/// Bytes that a half must have moved in large pieces without pause before it asks for a pipe. After
+/// each pipe that did not pay it is twice as much, up to [`DOUBLINGS_MAX`] times.
 pub const BULK_BYTES: u32 = 256 * 1024;
 
-/// A piece from which on splicing is cheaper than copying (see perf/README.md). A stream of TLS
-/// comes in records of that size (RFC 8446, 5.1), and is bulk.
+/// A buffer's piece from which on a half may be moving bulk: a record of TLS (RFC 8446, 5.1).
 pub const LARGE_PIECE_BYTES: u32 = 16 * 1024;
 
-/// So many small pieces in a row send a half back from its pipe to copying.
-const SMALL_PIECES_MAX: u8 = 8;
+/// What a pipe must move at once to be cheaper than a copy (see perf/README.md). Only a pipe shows
+/// it: a source that is faster than its target has more waiting than a buffer holds, one that sends
+/// a message at a time has not.
+pub const PAYING_PIECE_BYTES: usize = 32 * 1024;
+
+/// So many pieces in a row that do not pay send a half back from its pipe to copying.
+const POOR_PIECES_MAX: u8 = 8;
+
+/// A half whose pipes do not pay tries one for every 32 MiB that it moves.
+const DOUBLINGS_MAX: u8 = 7;
 
 /// Where the half stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -133,13 +141,15 @@ pub struct Half {
     state: State,
     /// Copying: bytes moved in large pieces since the last small one.
     streak_bytes: u32,
-    /// Splicing: small pieces since the last large one.
-    small_pieces: u8,
+    /// Splicing: pieces since the last one that paid.
+    poor_pieces: u8,
+    /// How many of its pipes did not pay since the last one that did.
+    poor_pipes: u8,
 }
 
 impl Default for Half {
     fn default() -> Self {
-        Self { state: State::Receiving, streak_bytes: 0, small_pieces: 0 }
+        Self { state: State::Receiving, streak_bytes: 0, poor_pieces: 0, poor_pipes: 0 }
     }
 }
 
@@ -229,13 +239,14 @@ impl Half {
     /// It moves bulk, and a pipe would be cheaper than buffers.
     #[must_use]
     pub fn wants_pipe(&self) -> bool {
-        self.state == State::Receiving && self.streak_bytes >= BULK_BYTES
+        self.state == State::Receiving
+            && self.streak_bytes >= BULK_BYTES << self.poor_pipes.min(DOUBLINGS_MAX)
     }
 
     /// It was given an empty pipe.
     pub fn take_pipe(&mut self) {
         assert_eq!(self.state, State::Receiving, "a pipe is taken only between two buffers");
-        self.small_pieces = 0;
+        self.poor_pieces = 0;
         self.state = State::Filling;
     }
 
@@ -247,9 +258,9 @@ impl Half {
     /// `bytes` (not 0) came from the source into the pipe.
     pub fn filled(&mut self, bytes: usize) {
         assert_eq!(self.state, State::Filling, "a pipe is filled only when it is empty");
-        self.small_pieces = match bytes >= LARGE_PIECE_BYTES as usize {
+        self.poor_pieces = match bytes >= PAYING_PIECE_BYTES {
             true => 0,
-            false => self.small_pieces.saturating_add(1),
+            false => self.poor_pieces.saturating_add(1),
         };
         self.state = State::Flushing;
     }
@@ -262,15 +273,20 @@ impl Half {
         }
     }
 
-    /// Its pieces have become small: the pipe is better used elsewhere.
+    /// Its pieces do not pay: the pipe is better used elsewhere.
     #[must_use]
     pub fn wants_buffers(&self) -> bool {
-        self.state == State::Filling && self.small_pieces >= SMALL_PIECES_MAX
+        self.state == State::Filling && self.poor_pieces >= POOR_PIECES_MAX
     }
 
     /// Its empty pipe was taken away, because it idles or moves little.
     pub fn put_pipe_back(&mut self) {
         assert_eq!(self.state, State::Filling, "a pipe is put back only when it is empty");
+        self.poor_pipes = match self.poor_pieces {
+            0 => 0,
+            POOR_PIECES_MAX.. => self.poor_pipes.saturating_add(1),
+            _ => self.poor_pipes,
+        };
         self.streak_bytes = 0;
         self.state = State::Receiving;
     }
@@ -352,22 +368,54 @@ mod tests {
         assert!(!half.wants_pipe());
     }
 
-    #[test]
-    fn bulk_asks_for_a_pipe_and_small_pieces_give_it_back() {
-        let mut half = Half::default();
+    /// Bytes that it copies, in pieces, before it asks for a pipe; which it then has.
+    fn copied_until_pipe(half: &mut Half) -> u32 {
+        let mut bytes = 0;
         while !half.wants_pipe() {
-            relayed(&mut half, 32 * 1024);
+            relayed(half, LARGE_PIECE_BYTES);
+            bytes += LARGE_PIECE_BYTES;
         }
         half.take_pipe();
-        for _ in 0..SMALL_PIECES_MAX {
+        bytes
+    }
+
+    fn spliced(half: &mut Half, bytes: usize) {
+        half.filled(bytes);
+        half.flushed(0);
+    }
+
+    #[test]
+    fn bulk_asks_for_a_pipe_and_pieces_that_do_not_pay_give_it_back() {
+        let mut half = Half::default();
+        copied_until_pipe(&mut half);
+        for _ in 0..POOR_PIECES_MAX {
             assert!(!half.wants_buffers());
-            half.filled(100);
-            half.flushed(0);
+            spliced(&mut half, PAYING_PIECE_BYTES - 1);
         }
         assert!(half.wants_buffers());
         half.put_pipe_back();
         assert_eq!(half.next(), Step::Receive);
         assert!(!half.wants_pipe());
+    }
+
+    #[test]
+    fn the_next_pipe_comes_ever_later_until_one_pays() {
+        let mut half = Half::default();
+        for doublings in (0..=DOUBLINGS_MAX).chain([DOUBLINGS_MAX, DOUBLINGS_MAX]) {
+            assert_eq!(copied_until_pipe(&mut half), BULK_BYTES << doublings);
+            while !half.wants_buffers() {
+                spliced(&mut half, LARGE_PIECE_BYTES as usize);
+            }
+            half.put_pipe_back();
+        }
+        // Whether this one would have paid was not seen before it was taken away.
+        copied_until_pipe(&mut half);
+        spliced(&mut half, LARGE_PIECE_BYTES as usize);
+        half.put_pipe_back();
+        assert_eq!(copied_until_pipe(&mut half), BULK_BYTES << DOUBLINGS_MAX);
+        spliced(&mut half, PAYING_PIECE_BYTES);
+        half.put_pipe_back();
+        assert_eq!(copied_until_pipe(&mut half), BULK_BYTES);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Pipes for splice(2), and the small pool that a thread keeps of them.
 //!
 //! A pipe moves bytes between two sockets without copying them into user memory. It is worth its 1
-//! MiB only for bulk: below 16 KiB a copy is as fast. Kernel facts it rests on (Linux 6.18):
+//! MiB only for bulk: for 16 KiB at a time a copy is faster. Kernel facts it rests on (Linux 6.18):
 //!
 //! - `SPLICE_F_NONBLOCK` covers the pipe only; both sockets must be O_NONBLOCK or the thread
 //!   blocks;
