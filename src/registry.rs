@@ -32,8 +32,8 @@ impl Registry {
     }
 
     /// Makes `snapshot` the current one. Decisions already taken stand.
-    pub fn publish(&self, snapshot: Snapshot) {
-        self.current.store(Arc::new(snapshot));
+    pub fn publish(&self, snapshot: Snapshot, retired: &mut Retired) {
+        retired.snapshots.push(self.current.swap(Arc::new(snapshot)));
     }
 
     /// The current snapshot, for the control plane.
@@ -49,9 +49,51 @@ impl Registry {
     }
 }
 
+/// Snapshots that are no longer current, and that a worker may still look at, or one of its
+/// connections. Whoever lets go of a snapshot last frees it, which takes 50 ms for a hundred
+/// thousand services: here it is never a worker.
+#[derive(Debug, Default)]
+pub struct Retired {
+    snapshots: Vec<Arc<Snapshot>>,
+}
+
+impl Retired {
+    /// Frees, on the calling thread, those that nobody else looks at. Nobody can come to do so.
+    pub fn free_unused(&mut self) {
+        self.snapshots.retain(|snapshot| Arc::strong_count(snapshot) > 1);
+    }
+}
+
 impl Reader {
     /// The current snapshot.
     pub fn load(&mut self) -> &Arc<Snapshot> {
         self.cache.load()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snapshot(generation: u64) -> Snapshot {
+        Snapshot::build(generation, Arc::default(), &[], Arc::default(), &Answers::default()).0
+    }
+
+    #[test]
+    fn a_worker_that_lets_go_of_a_snapshot_does_not_free_it() {
+        let (registry, mut retired) = (Registry::new(snapshot(1)), Retired::default());
+        let mut reader = registry.reader();
+        let first = Arc::downgrade(reader.load());
+        registry.publish(snapshot(2), &mut retired);
+        retired.free_unused();
+        assert_eq!(reader.load().generation, 2);
+        assert_eq!(first.strong_count(), 1, "the reader has let go of it");
+        let connection = first.upgrade();
+        retired.free_unused();
+        assert_eq!(first.strong_count(), 2, "a connection looks at it");
+        drop(connection);
+        retired.free_unused();
+        assert_eq!(first.strong_count(), 0);
+        assert_eq!(reader.load().generation, 2);
     }
 }

@@ -1,9 +1,9 @@
 //! Hot reload: the files change, and if they are good a new generation is published.
 //!
 //! One helper thread waits for file events, for the poll and for whoever asks (SIGHUP, the admin
-//! server). It loads everything anew, so parsing a large registry delays no scrape. Good files
-//! become the next generation in one pointer swap; bad ones change nothing, are logged once and
-//! counted. Connections that are open keep the verdict they have.
+//! server). It loads everything anew, so parsing a large registry delays no scrape, and it gives
+//! way to the workers. Good files become the next generation in one pointer swap; bad ones change
+//! nothing, are logged once and counted. Connections that are open keep the verdict they have.
 //!
 //! The same thread publishes a generation when the addresses of a name have changed ([`super::dns`]
 //! tells it), from the files that are in use: only one thread publishes, so none is lost.
@@ -24,7 +24,7 @@ use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::metrics::{ControlCounters, ReloadResult};
 use crate::problem::{Problem, Severity};
-use crate::registry::{Answers, Registry};
+use crate::registry::{Answers, Registry, Retired};
 
 mod basis;
 mod handle;
@@ -91,6 +91,7 @@ struct Reloader {
     files: Vec<PathBuf>,
     directories: Vec<PathBuf>,
     basis: Basis,
+    retired: Retired,
     /// Of the generation in use.
     fingerprint: u64,
     /// Of the refusal that was logged last; `None` once the files are good again.
@@ -129,6 +130,7 @@ impl Reloader {
             files: source.files,
             directories: source.directories,
             basis,
+            retired: Retired::default(),
             fingerprint: source.fingerprint,
             refusal: None,
             // The files may have changed between the load of the first generation and now.
@@ -140,6 +142,7 @@ impl Reloader {
     fn run(&mut self, messages: &Receiver<Message>) {
         let mut next_poll = Instant::now() + self.poll;
         loop {
+            self.retired.free_unused();
             let wait = next_poll.saturating_duration_since(Instant::now());
             match messages.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {
@@ -266,10 +269,10 @@ impl Reloader {
     }
 
     /// Publishes the files in use with the addresses that are known for their names.
-    fn publish(&self) -> u64 {
+    fn publish(&mut self) -> u64 {
         let generation = self.target.registry.current().generation + 1;
         let (snapshot, problems) = self.basis.build(generation);
-        self.target.registry.publish(snapshot);
+        self.target.registry.publish(snapshot, &mut self.retired);
         self.target.counters.config_generation.set(generation);
         lock(&self.status).problems = problems;
         generation

@@ -3,7 +3,7 @@
 //! The writer fills a piece, hands it over through a short channel, and waits there while the
 //! client reads slowly. When the client goes away the next hand-over fails, and the writing ends.
 //! A thread, and not a task: writing is work for the processor, seconds of it for a large scrape,
-//! and the control plane's one thread answers health probes meanwhile.
+//! and the control plane's one thread answers health probes meanwhile. It gives way to the workers.
 
 use std::fmt;
 use std::pin::Pin;
@@ -11,6 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use hyper::body::{Body, Bytes, Frame};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::sys::thread::give_way;
 
 /// Bytes of a piece at most, unless a single part is larger.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -56,6 +58,9 @@ pub(super) fn start(
     let (out, pieces) = channel(PIECES_WAITING);
     let mut text = Pieces { filling: String::with_capacity(PIECE_BYTES), out };
     std::thread::Builder::new().name(thread.into()).spawn(move || {
+        if let Err(error) = give_way() {
+            tracing::debug!(%error, "a long answer competes with the workers");
+        }
         // An error means that the client has gone, or finds the text cut short.
         let _ = write(&mut text).and_then(|()| text.end());
     })?;

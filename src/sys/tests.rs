@@ -624,16 +624,37 @@ fn a_longer_slice_changes_nothing_else() {
 }
 
 #[test]
-fn a_thread_of_another_policy_keeps_its_slice() {
-    let (longer, policy) = std::thread::spawn(|| {
+fn who_gives_way_is_nicer_and_nothing_else() {
+    let (before, after, nicest) = std::thread::spawn(|| {
+        let before = crate::sys::thread::scheduling().unwrap();
+        crate::sys::thread::give_way().unwrap();
+        let after = crate::sys::thread::scheduling().unwrap();
+        crate::sys::thread::give_way().unwrap();
+        crate::sys::thread::give_way().unwrap();
+        (before, after, crate::sys::thread::scheduling().unwrap())
+    })
+    .join()
+    .unwrap();
+    assert_eq!(after.sched_nice, (before.sched_nice + 10).min(19));
+    assert_eq!(after.sched_policy, before.sched_policy);
+    assert_eq!(after.sched_runtime, before.sched_runtime);
+    assert_eq!(nicest.sched_nice, 19, "there is no nicer one");
+}
+
+#[test]
+fn a_thread_of_another_policy_keeps_its_slice_and_weight() {
+    let (longer, policy, nicer) = std::thread::spawn(|| {
         let parameters = libc::sched_param { sched_priority: 0 };
         // SAFETY: the kernel reads `parameters`, which lives until the call returns.
         let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
         assert_eq!(done, 0);
         let longer = crate::sys::thread::lengthen_slice().unwrap();
-        (longer, crate::sys::thread::scheduling().unwrap().sched_policy)
+        crate::sys::thread::give_way().unwrap();
+        let after = crate::sys::thread::scheduling().unwrap();
+        (longer, after.sched_policy, after.sched_nice)
     })
     .join()
     .unwrap();
-    assert_eq!((longer, policy), (None, libc::SCHED_BATCH.cast_unsigned()));
+    let nice = crate::sys::thread::scheduling().unwrap().sched_nice;
+    assert_eq!((longer, policy, nicer), (None, libc::SCHED_BATCH.cast_unsigned(), nice));
 }

@@ -95,6 +95,18 @@ fn a_half_written_file_changes_nothing_until_it_is_complete() {
 }
 
 #[test]
+fn a_former_generation_is_freed_once_no_worker_looks_at_it() {
+    let bench = Bench::start(POLL_ALONE);
+    let mut worker = bench.registry.reader();
+    let first = Arc::downgrade(worker.load());
+    fs::write(bench.path("a.yaml"), "info two end").unwrap();
+    bench.wait_for(&["two"]);
+    assert!(first.strong_count() > 0, "the worker looks at it");
+    worker.load();
+    wait_until("it is freed", || first.strong_count() == 0);
+}
+
+#[test]
 fn a_file_deleted_and_made_again_is_read() {
     both_ways(|bench| {
         fs::remove_file(bench.path("a.yaml")).unwrap();
