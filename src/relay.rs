@@ -70,8 +70,9 @@ pub const PAYING_PIECE_BYTES: usize = 32 * 1024;
 /// So many pieces in a row that do not pay send a half back from its pipe to copying.
 const POOR_PIECES_MAX: u8 = 8;
 
-/// A half whose pipes do not pay tries one for every 32 MiB that it moves.
-const DOUBLINGS_MAX: u8 = 7;
+/// A half whose pipes do not pay tries one for every 4 MiB that it moves: that costs next to
+/// nothing, and a source may become faster.
+const DOUBLINGS_MAX: u8 = 4;
 
 /// Where the half stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
