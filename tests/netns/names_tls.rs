@@ -114,6 +114,9 @@ fn a_name_that_nothing_vouches_for_passes_or_not_as_configured_and_is_counted() 
 #[test]
 fn behind_an_allowed_hello_large_bodies_are_spliced_and_arrive_whole() {
     const LARGE: usize = 8 << 20;
+    // How much goes through a pipe depends on how many records wait at a time; the least is eight
+    // pieces, some of which may be short.
+    const SPLICED_MIN: u64 = 64 << 10;
     let lab = Lab::new();
     let options =
         Options { policy: Policy::RegistryOnly, registry: registry(), ..Options::default() };
@@ -126,7 +129,7 @@ fn behind_an_allowed_hello_large_bodies_are_spliced_and_arrive_whole() {
     let ran = curl(&lab, &["--fail", "--connect-to", &way, "https://exact.test/files/large"]);
     assert!(ran.output == contents, "{} of {LARGE} bytes: {}", ran.output.len(), ran.errors);
     let spliced = proxy.metric(SPLICED, &[]);
-    assert!(spliced > LARGE as u64 / 2, "{spliced} bytes were spliced of {LARGE}");
+    assert!(spliced > SPLICED_MIN, "{spliced} bytes were spliced of {LARGE}");
     let labels = [&service("exact.test", "exact.test")[..], &[("response_flags", "-")]].concat();
     proxy.wait_for_metric(CLOSED, &labels, 1);
     assert!(proxy.metric(SENT, &labels) > LARGE as u64);
