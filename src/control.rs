@@ -26,6 +26,7 @@ use crate::drain::Drain;
 use crate::mailbox::{Mailbox, Request};
 use crate::metrics::MetricsHub;
 use crate::registry::{Registry, Snapshot};
+use crate::sys::thread::give_way;
 pub use listen::BindError;
 use listen::listen;
 
@@ -363,4 +364,17 @@ async fn handle_reload_signal(mut hangup: Signal, shared: Arc<Shared>) {
 /// Locks what a panicked thread may have left: each value here is replaced as a whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Starts a thread for long work, which gives way where a worker wants the same processor.
+fn start_behind_workers(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.into()).spawn(move || {
+        if let Err(error) = give_way() {
+            tracing::debug!(%error, "a thread competes with the workers");
+        }
+        work();
+    })
 }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use hyper::body::{Body, Bytes, Frame};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use crate::sys::thread::give_way;
+use crate::control::start_behind_workers;
 
 /// Bytes of a piece at most, unless a single part is larger.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -57,10 +57,7 @@ pub(super) fn start(
 ) -> std::io::Result<Text> {
     let (out, pieces) = channel(PIECES_WAITING);
     let mut text = Pieces { filling: String::with_capacity(PIECE_BYTES), out };
-    std::thread::Builder::new().name(thread.into()).spawn(move || {
-        if let Err(error) = give_way() {
-            tracing::debug!(%error, "a long answer competes with the workers");
-        }
+    start_behind_workers(thread, move || {
         // An error means that the client has gone, or finds the text cut short.
         let _ = write(&mut text).and_then(|()| text.end());
     })?;

@@ -374,3 +374,17 @@ fn signals_reload_and_drain() {
     }
     assert_eq!(bench.drain.phase(), Phase::Draining);
 }
+
+#[test]
+fn long_work_gives_way_to_the_workers() {
+    // Field 19 of proc_pid_stat(5); the second one ends with the only closing bracket.
+    fn nice() -> i32 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let (_, from_the_third) = stat.rsplit_once(") ").unwrap();
+        from_the_third.split(' ').nth(19 - 3).unwrap().parse().unwrap()
+    }
+    let (tell, told) = std::sync::mpsc::channel();
+    let thread = start_behind_workers("long", move || tell.send(nice()).unwrap()).unwrap();
+    thread.join().unwrap();
+    assert_eq!(told.recv().unwrap(), (nice() + 10).min(19));
+}

@@ -63,7 +63,6 @@ pub fn give_way() -> Result<(), Errno> {
         return Ok(());
     }
     attributes.sched_nice = (attributes.sched_nice + NICER).min(NICEST);
-    // The slice stays the kernel's.
     // The slice stays the kernel's own.
     attributes.sched_runtime = 0;
     set_scheduling(&attributes)

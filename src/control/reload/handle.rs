@@ -8,8 +8,8 @@ use tokio::sync::oneshot;
 
 use super::{Outcome, Reloader, Source, Status, Target};
 use crate::control::dns::Offer;
+use crate::control::start_behind_workers;
 use crate::registry::Answers;
-use crate::sys::thread::give_way;
 
 /// The way to the reload thread. When it is dropped the thread ends.
 #[derive(Debug)]
@@ -35,12 +35,7 @@ impl Handle {
         let status = Status { problems: source.problems.clone(), refused: Vec::new() };
         let status = Arc::new(Mutex::new(status));
         let mut reloader = Reloader::new(source, target, Arc::clone(&status), inbox.clone());
-        let thread = std::thread::Builder::new().name("egret-reload".into()).spawn(move || {
-            if let Err(error) = give_way() {
-                tracing::debug!(%error, "a reload competes with the workers");
-            }
-            reloader.run(&messages);
-        })?;
+        let thread = start_behind_workers("egret-reload", move || reloader.run(&messages))?;
         Ok(Self { inbox, status, thread: Some(thread) })
     }
 
