@@ -50,7 +50,7 @@ impl Registry {
 }
 
 /// Snapshots that are no longer current, and that a worker may still look at, or one of its
-/// connections. Whoever lets go of a snapshot last frees it, which takes 50 ms for a hundred
+/// connections. Whoever lets go of a snapshot last frees it, which takes 0.1 s for a hundred
 /// thousand services: here it is never a worker.
 #[derive(Debug, Default)]
 pub struct Retired {
