@@ -56,7 +56,7 @@ impl Side {
 }
 
 /// Bytes that a half must have moved in large pieces without pause before it asks for a pipe. After
-/// each pipe that did not pay it is twice as much, up to [`DOUBLINGS_MAX`] times.
+/// each pipe that did not pay it is twice as much, up to 4 MiB.
 pub const BULK_BYTES: u32 = 256 * 1024;
 
 /// A buffer's piece from which on a half may be moving bulk: a record of TLS (RFC 8446, 5.1).
@@ -65,7 +65,7 @@ pub const LARGE_PIECE_BYTES: u32 = 16 * 1024;
 /// What a pipe must move at once to be cheaper than a copy (see perf/README.md). Only a pipe shows
 /// it: a source that is faster than its target has more waiting than a buffer holds, one that sends
 /// a message at a time has not.
-pub const PAYING_PIECE_BYTES: usize = 32 * 1024;
+const PAYING_PIECE_BYTES: usize = 32 * 1024;
 
 /// So many pieces in a row that do not pay send a half back from its pipe to copying.
 const POOR_PIECES_MAX: u8 = 8;
@@ -144,13 +144,13 @@ pub struct Half {
     streak_bytes: u32,
     /// Splicing: pieces since the last one that paid.
     poor_pieces: u8,
-    /// How many of its pipes did not pay since the last one that did.
-    poor_pipes: u8,
+    /// How often [`BULK_BYTES`] is doubled before it asks for its next pipe.
+    doublings: u8,
 }
 
 impl Default for Half {
     fn default() -> Self {
-        Self { state: State::Receiving, streak_bytes: 0, poor_pieces: 0, poor_pipes: 0 }
+        Self { state: State::Receiving, streak_bytes: 0, poor_pieces: 0, doublings: 0 }
     }
 }
 
@@ -240,8 +240,7 @@ impl Half {
     /// It moves bulk, and a pipe would be cheaper than buffers.
     #[must_use]
     pub fn wants_pipe(&self) -> bool {
-        self.state == State::Receiving
-            && self.streak_bytes >= BULK_BYTES << self.poor_pipes.min(DOUBLINGS_MAX)
+        self.state == State::Receiving && self.streak_bytes >= BULK_BYTES << self.doublings
     }
 
     /// It was given an empty pipe.
@@ -283,10 +282,10 @@ impl Half {
     /// Its empty pipe was taken away, because it idles or moves little.
     pub fn put_pipe_back(&mut self) {
         assert_eq!(self.state, State::Filling, "a pipe is put back only when it is empty");
-        self.poor_pipes = match self.poor_pieces {
+        self.doublings = match self.poor_pieces {
             0 => 0,
-            POOR_PIECES_MAX.. => self.poor_pipes.saturating_add(1),
-            _ => self.poor_pipes,
+            POOR_PIECES_MAX.. => DOUBLINGS_MAX.min(self.doublings + 1),
+            _ => self.doublings,
         };
         self.streak_bytes = 0;
         self.state = State::Receiving;

@@ -10,6 +10,7 @@ use crate::sys::ring::{
     Completion, Errno, Expect, Notice, Operation, RECEIVE_CREDIT_BYTES, Ring, Token,
 };
 use crate::sys::socket::{Keepalive, Listener, Reach, Socket};
+use crate::sys::thread::{give_way, lengthen_slice, scheduling};
 use crate::sys::uring::Uring;
 
 const TOKEN: Token = Token(7);
@@ -606,16 +607,18 @@ fn a_wait_for_room_that_is_cancelled_in_its_own_batch_completes() {
     ring.release(buffer);
 }
 
+/// How a thread is scheduled is its own setting, and other tests keep theirs.
+fn on_a_thread_of_its_own<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    std::thread::spawn(work).join().unwrap()
+}
+
 #[test]
 fn a_longer_slice_changes_nothing_else() {
-    // On a thread of its own: the setting is the thread's.
-    let (before, longer, after) = std::thread::spawn(|| {
-        let before = crate::sys::thread::scheduling().unwrap();
-        let longer = crate::sys::thread::lengthen_slice().unwrap();
-        (before, longer, crate::sys::thread::scheduling().unwrap())
-    })
-    .join()
-    .unwrap();
+    let (before, longer, after) = on_a_thread_of_its_own(|| {
+        let before = scheduling().unwrap();
+        let longer = lengthen_slice().unwrap();
+        (before, longer, scheduling().unwrap())
+    });
     assert_eq!(after.sched_policy, before.sched_policy);
     assert_eq!(after.sched_nice, before.sched_nice);
     let half_more = before.sched_runtime + before.sched_runtime / 2;
@@ -625,16 +628,14 @@ fn a_longer_slice_changes_nothing_else() {
 
 #[test]
 fn who_gives_way_is_nicer_and_nothing_else() {
-    let (before, after, nicest) = std::thread::spawn(|| {
-        let before = crate::sys::thread::scheduling().unwrap();
-        crate::sys::thread::give_way().unwrap();
-        let after = crate::sys::thread::scheduling().unwrap();
-        crate::sys::thread::give_way().unwrap();
-        crate::sys::thread::give_way().unwrap();
-        (before, after, crate::sys::thread::scheduling().unwrap())
-    })
-    .join()
-    .unwrap();
+    let (before, after, nicest) = on_a_thread_of_its_own(|| {
+        let before = scheduling().unwrap();
+        give_way().unwrap();
+        let after = scheduling().unwrap();
+        give_way().unwrap();
+        give_way().unwrap();
+        (before, after, scheduling().unwrap())
+    });
     assert_eq!(after.sched_nice, (before.sched_nice + 10).min(19));
     assert_eq!(after.sched_policy, before.sched_policy);
     assert_eq!(after.sched_runtime, before.sched_runtime);
@@ -643,18 +644,16 @@ fn who_gives_way_is_nicer_and_nothing_else() {
 
 #[test]
 fn a_thread_of_another_policy_keeps_its_slice_and_weight() {
-    let (longer, policy, nicer) = std::thread::spawn(|| {
+    let (longer, policy, nicer) = on_a_thread_of_its_own(|| {
         let parameters = libc::sched_param { sched_priority: 0 };
         // SAFETY: the kernel reads `parameters`, which lives until the call returns.
         let done = unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const parameters) };
         assert_eq!(done, 0);
-        let longer = crate::sys::thread::lengthen_slice().unwrap();
-        crate::sys::thread::give_way().unwrap();
-        let after = crate::sys::thread::scheduling().unwrap();
+        let longer = lengthen_slice().unwrap();
+        give_way().unwrap();
+        let after = scheduling().unwrap();
         (longer, after.sched_policy, after.sched_nice)
-    })
-    .join()
-    .unwrap();
-    let nice = crate::sys::thread::scheduling().unwrap().sched_nice;
+    });
+    let nice = scheduling().unwrap().sched_nice;
     assert_eq!((longer, policy, nicer), (None, libc::SCHED_BATCH.cast_unsigned(), nice));
 }

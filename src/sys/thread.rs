@@ -40,8 +40,7 @@ pub fn pin_to(processor: usize) -> Result<(), Errno> {
 pub fn lengthen_slice() -> Result<Option<Duration>, Errno> {
     let mut attributes = scheduling()?;
     // Older kernels know no slice of such a thread and say 0.
-    if attributes.sched_policy != libc::SCHED_OTHER.cast_unsigned() || attributes.sched_runtime == 0
-    {
+    if !is_usual(&attributes) || attributes.sched_runtime == 0 {
         return Ok(None);
     }
     attributes.sched_runtime += attributes.sched_runtime / 2;
@@ -59,7 +58,7 @@ pub fn give_way() -> Result<(), Errno> {
     const NICER: i32 = 10;
     const NICEST: i32 = 19;
     let mut attributes = scheduling()?;
-    if attributes.sched_policy != libc::SCHED_OTHER.cast_unsigned() {
+    if !is_usual(&attributes) {
         return Ok(());
     }
     attributes.sched_nice = (attributes.sched_nice + NICER).min(NICEST);
@@ -86,6 +85,11 @@ pub(super) fn scheduling() -> Result<libc::sched_attr, Errno> {
     let done = unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) };
     Errno::result(done)?;
     Ok(attributes)
+}
+
+/// By weight and slice, as nearly all threads are (SCHED_OTHER).
+fn is_usual(attributes: &libc::sched_attr) -> bool {
+    attributes.sched_policy == libc::SCHED_OTHER.cast_unsigned()
 }
 
 /// Schedules the calling thread so from now on.
