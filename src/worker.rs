@@ -34,6 +34,9 @@ mod token;
 mod transfer;
 mod watch;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 use std::io;
 use std::rc::Rc;

@@ -192,6 +192,12 @@ impl RequestStream {
         false
     }
 
+    /// Within the body of a request.
+    #[must_use]
+    pub fn is_within_body(&self) -> bool {
+        matches!(self.state, State::Length(_) | State::Chunked(_))
+    }
+
     /// Between requests: if the downstream ends here, and no byte is held, nothing is cut short.
     #[must_use]
     pub fn is_between_requests(&self) -> bool {

@@ -159,6 +159,8 @@ impl Http1 {
     /// Bytes from `side` that need no look.
     pub(super) fn unseen(&self, side: Side) -> u64 {
         match side {
+            // The body that is left may be that of a head that has not passed, or never will.
+            Side::Downstream if self.told.is_some() || self.drops => 0,
             Side::Downstream => self.requests.body_left(),
             Side::Upstream => self.responses.body_left(),
         }
@@ -195,11 +197,15 @@ impl Http1 {
         self.follows == Follows::Lost
     }
 
-    /// The downstream is told the end of the answers: a request that comes now is thrown away,
+    /// The downstream is told the end of the answers. The body of a request that has begun to pass
+    /// goes on to its server, which may still read it. What is behind that request is thrown away,
     /// as it would be by the server that has closed.
     pub(super) fn answers_over(&mut self) {
         if self.follows != Follows::OtherProtocol {
             self.follows = Follows::Nothing;
+            // The request stream is behind the head that was told: the body that it sees next is
+            // not that of a request that has passed.
+            self.drops |= self.told.is_some();
             self.forget();
         }
     }
@@ -219,15 +225,14 @@ impl Http1 {
         if self.told.is_some() {
             return Next::Head;
         }
+        // Not even the parser sees a head that nobody will answer: what it has seen of one was
+        // thrown away.
+        self.drops |= self.follows == Follows::Nothing && !self.requests.is_within_body();
         if self.drops {
             return if bytes.is_empty() { Next::More } else { Next::Drop };
         }
         match self.requests.next_known(bytes, known) {
             RequestStep::NeedMore => Next::More,
-            RequestStep::Head(_) if self.follows == Follows::Nothing => {
-                self.drops = true;
-                Next::Drop
-            }
             RequestStep::Head(head) => {
                 self.told = Some(head);
                 Next::Head

@@ -1,0 +1,267 @@
+//! One worker, its servers, and the two ends of what passes between them.
+
+use std::cell::Cell;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::sys::socket::{setsockopt, sockopt};
+
+use super::ring::{StepRing, View};
+use crate::access_log;
+use crate::admission::Admission;
+use crate::config::{Config, Mode};
+use crate::drain::Drain;
+use crate::mailbox::Mailbox;
+use crate::metrics::MetricsHub;
+use crate::registry::service_entry;
+use crate::registry::snapshot::Answers;
+use crate::registry::{Registry, Snapshot};
+use crate::sys::ring::{Errno, Recorded, Ring, Sockets};
+use crate::sys::socket::{Listener, Reach, Socket};
+use crate::sys::waker::Waker;
+use crate::worker::{KEEPALIVE, Parts, Worker};
+use crate::workload::Workloads;
+
+const BUFFERS: u16 = 64;
+
+/// Turns in which nothing completes, after which the kernel has nothing more to tell: over
+/// loopback what one socket sends is in the other one's queue when the call returns.
+const QUIET_TURNS: u32 = 3;
+
+/// The most turns that one step can keep a worker busy for.
+const TURNS_MAX: u32 = 10_000;
+
+/// A server. Each is the way of hosts that begin with its letter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Server {
+    /// `a.example`, found by name.
+    A,
+    /// `b.example`, found by name.
+    B,
+    /// Where the client meant to go: for what is not registered, if that is allowed.
+    Destination,
+}
+
+const SERVERS: [Server; 3] = [Server::A, Server::B, Server::Destination];
+
+/// The kernel's sockets, but for the addresses of clients.
+#[derive(Debug)]
+struct Addresses {
+    destination: SocketAddr,
+}
+
+impl Sockets for Addresses {
+    fn peer_address(&self, _: &Socket) -> Result<SocketAddr, Errno> {
+        Ok(SocketAddr::from(([10, 244, 1, 7], 40_000)))
+    }
+
+    fn original_destination(
+        &self,
+        _: &Socket,
+        _: &SocketAddr,
+        _: Recorded,
+    ) -> Result<SocketAddr, Errno> {
+        Ok(self.destination)
+    }
+}
+
+/// One end of a connection, in the test's hands.
+#[derive(Debug)]
+pub(super) struct End {
+    stream: TcpStream,
+    pub(super) received: Vec<u8>,
+    pub(super) is_open: bool,
+    ended: Cell<bool>,
+}
+
+impl End {
+    fn new(stream: TcpStream) -> Self {
+        stream.set_nonblocking(true).unwrap();
+        stream.set_nodelay(true).unwrap();
+        Self { stream, received: Vec::new(), is_open: true, ended: Cell::new(false) }
+    }
+
+    /// Sends `bytes`, which may meet a reset.
+    pub(super) fn send(&mut self, bytes: &[u8]) {
+        match self.stream.write_all(bytes) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                panic!("the socket's queue is larger than all that a test sends")
+            }
+            Err(_) => self.is_open = false,
+        }
+    }
+
+    pub(super) fn finish(&mut self) {
+        // A peer that has been reset has no more to be told.
+        let _ = self.stream.shutdown(Shutdown::Write);
+        self.is_open = false;
+    }
+
+    /// The connection is closed, and the other end told by a reset.
+    pub(super) fn reset(&mut self) {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        setsockopt(&self.stream, sockopt::Linger, &linger).unwrap();
+        // The descriptor must go for the reset to be sent.
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let unused = TcpStream::connect(other.local_addr().unwrap()).unwrap();
+        unused.set_nonblocking(true).unwrap();
+        drop(std::mem::replace(&mut self.stream, unused));
+        self.is_open = false;
+        self.ended.set(true);
+    }
+
+    /// Takes what has come.
+    fn read(&mut self) {
+        let mut chunk = [0; 16 * 1024];
+        while !self.ended.get() {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => self.ended.set(true),
+                Ok(count) => self.received.extend_from_slice(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.ended.set(true),
+            }
+        }
+    }
+}
+
+/// A connection that the worker has made.
+#[derive(Debug)]
+pub(super) struct Upstream {
+    pub(super) server: Server,
+    pub(super) end: End,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Lab {
+    worker: Worker<StepRing, Addresses>,
+    view: Rc<View>,
+    door: SocketAddr,
+    listeners: [TcpListener; 3],
+    pub(super) upstreams: Vec<Upstream>,
+}
+
+impl Lab {
+    /// A worker that decides by name under `mode`; `observed`: by the address, whatever the name.
+    pub(super) fn new(mode: Mode, observed: bool) -> Self {
+        let listeners = SERVERS.map(|_| {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        });
+        let [a, b, destination] = [0, 1, 2].map(|index| listeners[index].local_addr().unwrap());
+        let text = match observed {
+            true => String::from("kind: List\napiVersion: v1\nitems: []\n"),
+            false => entry("a", a, destination.port()) + &entry("b", b, destination.port()),
+        };
+        let mut config = Config::default();
+        config.upstream.mark = None;
+        config.outbound_traffic_policy.mode = mode;
+        let listener =
+            Listener::bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Reach::Own, KEEPALIVE)
+                .unwrap();
+        let door = listener.local_address().unwrap();
+        let view = Rc::<View>::default();
+        let parts = parts(config, &text, listener);
+        let ring = StepRing::new(BUFFERS, Rc::clone(&view));
+        let mut worker = Worker::new(parts, ring, Addresses { destination });
+        worker.resume_accepts(0);
+        Self { worker, view, door, listeners, upstreams: Vec::new() }
+    }
+
+    /// A client of the worker.
+    pub(super) fn connect(&mut self) -> End {
+        let client = End::new(TcpStream::connect(self.door).unwrap());
+        self.upstreams.clear();
+        self.settle();
+        client
+    }
+
+    /// Lets the worker do all that it can do now, and takes what has come to the servers.
+    pub(super) fn settle(&mut self) {
+        let mut quiet = 0;
+        for _ in 0..TURNS_MAX {
+            let before = self.view.completions.get();
+            self.worker.turn().unwrap();
+            self.accept();
+            quiet = if self.view.completions.get() == before { quiet + 1 } else { 0 };
+            if quiet == QUIET_TURNS {
+                return self.upstreams.iter_mut().for_each(|upstream| upstream.end.read());
+            }
+        }
+        panic!("the worker is still busy after {TURNS_MAX} turns");
+    }
+
+    fn accept(&mut self) {
+        for (server, listener) in SERVERS.into_iter().zip(&self.listeners) {
+            while let Ok((stream, _)) = listener.accept() {
+                self.upstreams.push(Upstream { server, end: End::new(stream) });
+            }
+        }
+    }
+
+    /// Both ends are gone: nothing of the connection may be left, once its timeouts are over.
+    pub(super) fn close(&mut self, mut client: End) {
+        self.settle();
+        client.read();
+        client.reset();
+        self.upstreams.iter_mut().for_each(|upstream| upstream.end.reset());
+        // Each of its waits has an end: the longest is `timeouts.idle`.
+        for _ in 0..60 {
+            self.settle();
+            if self.worker.connections.is_empty() {
+                break;
+            }
+            self.view.later.set(self.view.later.get() + Duration::from_secs(120));
+        }
+        assert!(self.worker.connections.is_empty(), "{:?}", self.worker.connections);
+        assert_eq!(self.worker.ring.free_buffers(), usize::from(BUFFERS), "buffers are left");
+        assert_eq!(self.worker.metrics.counters.connections_active.get(), 0);
+        assert_eq!(self.worker.metrics.counters.recognising.get(), 0);
+        assert_eq!(self.worker.metrics.counters.recognising_bytes.get(), 0);
+    }
+}
+
+fn entry(letter: &str, server: SocketAddr, port: u16) -> String {
+    format!(
+        "---\napiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+         metadata: {{ name: {letter}, namespace: shop }}\nspec:\n  \
+         hosts: [\"{letter}.example\"]\n  \
+         ports: [{{ number: {port}, name: main, protocol: HTTP }}]\n  resolution: STATIC\n  \
+         endpoints: [{{ address: {}, ports: {{ main: {} }} }}]\n",
+        server.ip(),
+        server.port(),
+    )
+}
+
+fn parts(config: Config, registry: &str, listener: Listener) -> Parts {
+    let entries = service_entry::parse(registry, Path::new("registry.yaml")).unwrap().0;
+    let (access_log, _) = access_log::open(&config.access_log);
+    let metrics = MetricsHub::new(config.metrics.series_max).worker(0);
+    let workloads = Arc::new(Workloads::default());
+    let (snapshot, _) =
+        Snapshot::build(1, Arc::new(config), &entries, workloads, &Answers::default());
+    let admission = Admission::new(Vec::new(), Vec::new());
+    admission.set_limit(1_000);
+    let drain = Drain::default();
+    drain.serve();
+    let (_, inbox) = Mailbox::new(Box::new(Waker::new().unwrap()));
+    Parts {
+        id: 0,
+        listeners: vec![listener],
+        recorded: Recorded::ByConntrack,
+        reader: Registry::new(snapshot).reader(),
+        admission,
+        metrics,
+        access_log,
+        drain,
+        inbox,
+        waker: Waker::new().unwrap(),
+        pipes_max: 2,
+    }
+}
