@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402 (the backend comes first)
 
-from . import hgrm, peers, profiles, report  # noqa: E402
+from . import hgrm, peers, profiles  # noqa: E402
 from .arithmetic import Points, Span, kernel_kib, spread  # noqa: E402
 from .results import Results  # noqa: E402
 from .styles import FAINT, GRID, INK, SOLID, STYLES  # noqa: E402
@@ -79,7 +79,7 @@ def _throughput(results, points):
     base = peers.bases(results.settings)[0]
     shown = []
     for name in THROUGHPUT:
-        against = report.HTTP_BASES.get(base, base) if name == "http" else base
+        against = peers.HTTP_BASES.get(base, base) if name == "http" else base
         against = against if points.has(name, against) else base
         ratios = {peer.name: points.ratio(name, peer.name, against)
                   for peer in _measured(points, name)}
