@@ -71,7 +71,7 @@ def _parser():
                         "are measured in slices of half a second, taken in turn")
     parser.add_argument("--quick", action="store_true",
                         help="2 rounds of 1 s, few profiles and proxies: does it work, not how "
-                        "fast it is; the results go to perf/results/tmp, which git ignores")
+                        "fast it is")
     parser.add_argument("--mode", choices=(ONE_CORE, SPREAD), default=ONE_CORE,
                         help="everything on one core (default; the mode for ratios), or proxy "
                         "workers, client and server on all of them")
@@ -100,7 +100,8 @@ def _epilog():
         "", *textwrap.wrap(
         "Exit code 0; 1 when a check "
         "failed or the run could not go on (what was measured is kept, and labelled); 64 for a "
-        "wrong command line. perf/README.md says what is measured and how to read it.", 88)]
+        "wrong command line. perf/README.md says what is measured and how to read it. "
+        "Results go to perf/runs, which git ignores.", 88)]
     return "\n".join(lines)
 
 
