@@ -43,15 +43,31 @@ def doubts(settings, points):
 
 
 def _noisy_ratios(settings, points):
-    """Of Egret to the bases, by base and profile."""
+    """Of Egret to the bases, by base and profile; then of one binary to the other."""
+    egrets = [name for name in settings["proxies"] if name.startswith("egret")]
+    relays = [name for name in egrets if peers.BY_PEER_NAME[name].relays_connections]
     for base in peers.bases(settings):
         for profile in profiles.PROFILES:
-            wide = [name for name in settings["proxies"]
-                    if name.startswith("egret") and profile.is_throughput
-                    and (span := points.ratio(profile.name, name, base))
-                    and span.width > NOISY_WIDTH]
-            if wide:
-                yield f"{profile.name} of {', '.join(wide)} to {base}"
+            yield from _noisy_to(points, profile, relays, base)
+            if profile.name == "http" and base in peers.HTTP_BASES:
+                yield from _noisy_to(points, profile, egrets, peers.HTTP_BASES[base])
+    for other, first in peers.pairs(settings):
+        for profile in profiles.PROFILES:
+            if _is_noisy(points, profile, other, first):
+                yield f"{profile.name} of {other} to {first}"
+
+
+def _noisy_to(points, profile, names, base):
+    # The other binary is compared with the first below.
+    wide = [name for name in names
+            if peers.PAIRS.get(name) != base and _is_noisy(points, profile, name, base)]
+    if wide:
+        yield f"{profile.name} of {', '.join(wide)} to {base}"
+
+
+def _is_noisy(points, profile, name, base):
+    span = points.ratio(profile.name, name, base) if profile.is_throughput else None
+    return span is not None and span.width > NOISY_WIDTH
 
 
 def _lost_core(points, mode):

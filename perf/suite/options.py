@@ -31,10 +31,11 @@ def parse(arguments):
         options.profile or (profiles.QUICK if quick else profiles.BY_NAME))
     options.peers = peers.select(options.proxy or _default_peers(options))
     if not options.egret_b:
-        if "egret-b" in (options.proxy or ()):
-            raise UsageError("proxy egret-b needs --egret-b BINARY")
-        # A pattern such as egret* does not ask for it.
-        options.peers = [peer for peer in options.peers if peer.name != "egret-b"]
+        for name in options.proxy or ():
+            if name in peers.PAIRS:
+                raise UsageError(f"proxy {name} needs --egret-b BINARY")
+        # A pattern such as egret* does not ask for them.
+        options.peers = [peer for peer in options.peers if not peer.is_other_binary]
     options.core, options.cpus = _processors(options)
     return options
 
@@ -42,7 +43,7 @@ def parse(arguments):
 def _default_peers(options):
     names = peers.QUICK if options.quick else \
         peers.TARGETS if options.profile == ["targets"] else peers.DEFAULT
-    return names + (("egret-b",) if options.egret_b else ())
+    return names + (tuple(peers.PAIRS) if options.egret_b else ())
 
 
 def _processors(options):
@@ -70,7 +71,7 @@ def _parser():
                         "are measured in slices of half a second, taken in turn")
     parser.add_argument("--quick", action="store_true",
                         help="2 rounds of 1 s, few profiles and proxies: does it work, not how "
-                        "fast it is; the results go to perf/results/tmp, which git ignores")
+                        "fast it is")
     parser.add_argument("--mode", choices=(ONE_CORE, SPREAD), default=ONE_CORE,
                         help="everything on one core (default; the mode for ratios), or proxy "
                         "workers, client and server on all of them")
@@ -79,7 +80,8 @@ def _parser():
     parser.add_argument("--egret", type=pathlib.Path, metavar="BINARY",
                         help="measure this Egret (default: a release build; or EGRET_BINARY)")
     parser.add_argument("--egret-b", type=pathlib.Path, metavar="BINARY",
-                        help="measure this one too, as proxy egret-b: to try a change")
+                        help="measure this one too, to try a change: as the proxies egret-b, "
+                        "compared with egret, and egret-http-b, compared with egret-http")
     parser.add_argument("--report", type=pathlib.Path, metavar="DIRECTORY",
                         help="measure nothing; write report.md and the plots of a run again")
     return parser
@@ -98,7 +100,8 @@ def _epilog():
         "", *textwrap.wrap(
         "Exit code 0; 1 when a check "
         "failed or the run could not go on (what was measured is kept, and labelled); 64 for a "
-        "wrong command line. perf/README.md says what is measured and how to read it.", 88)]
+        "wrong command line. perf/README.md says what is measured and how to read it. "
+        "Results go to perf/runs, which git ignores.", 88)]
     return "\n".join(lines)
 
 

@@ -11,6 +11,9 @@ from .profiles import BY_NAME, MAXIMUM
 
 CONFIGURATIONS = PERF / "peers"
 
+# The key of the binary that --egret-b names.
+OTHER_BINARY = "egret-b"
+
 TCP_ONLY = frozenset(BY_NAME)
 HTTP_ONLY = frozenset({"http"})
 
@@ -51,6 +54,11 @@ class Peer:
     @property
     def is_direct(self):
         return not self.program
+
+    @property
+    def is_other_binary(self):
+        """Whether it is the Egret that --egret-b names."""
+        return self.program == OTHER_BINARY
 
     @property
     def relays_connections(self):
@@ -141,26 +149,33 @@ PEERS = (
          config="nginx.conf", blackhole="nginx-blackhole.conf",
          leaves_out={"scrape": NO_STATISTICS, "reload": NO_RELOAD}, usual=ONE_SIZE),
     _egret("egret", "Egret"),
+    # Beside the proxy that it is compared with, so that their slices are neighbours in time.
+    _egret("egret-b", "Egret, the other binary", program=OTHER_BINARY),
     _egret("egret-tproxy", "Egret, TPROXY", capture="tproxy", usual=BASICS | {"idle"}),
     _egret("egret-untracked", "Egret, TPROXY without connection tracking", capture="tproxy",
            untracked="own", usual=frozenset()),
     _egret("egret-unnamed", "Egret, names off", config="egret-unnamed.yaml",
            usual=frozenset({"rr64", "churn", "http"})),
     _egret("egret-http", "Egret, HTTP", config="egret-http.yaml", measures=HTTP_ONLY),
-    _egret("egret-b", "Egret, the other binary", program="egret-b"),
+    _egret("egret-http-b", "Egret, HTTP, the other binary", program=OTHER_BINARY,
+           config="egret-http.yaml", measures=HTTP_ONLY),
     _baseline("monoio"),
     _baseline("tokio-uring"),
     _baseline("tokio"),
 )
 BY_PEER_NAME = {peer.name: peer for peer in PEERS}
-# egret-b only with a binary of its own.
+# Each measures the same profiles with the same configuration as the proxy that it is compared with.
+PAIRS = {"egret-b": "egret", "egret-http-b": "egret-http"}
+# Those of the other binary only where there is one.
 DEFAULT = tuple(peer.name for peer in PEERS
-                if peer.name != "egret-b" and (peer.usual is None or peer.usual))
+                if not peer.is_other_binary and (peer.usual is None or peer.usual))
 # For the profiles `targets`.
 TARGETS = ("direct", "haproxy", "haproxy-tproxy", "haproxy-http", "envoy", "envoy-http",
            "egret", "egret-tproxy", "egret-http")
 # What others are compared with.
 BASES = ("haproxy", "envoy")
+# What a base's own HTTP mode is called.
+HTTP_BASES = {"haproxy": "haproxy-http", "envoy": "envoy-http", "egret": "egret-http"}
 QUICK = ("direct", "haproxy", "haproxy-http", "envoy", "envoy-http", "egret", "egret-http")
 
 
@@ -176,12 +191,17 @@ def select(patterns):
 
 
 def bases(settings):
-    """What ratios are taken against: HAProxy and Envoy; Egret too where two of it are measured."""
+    """What ratios are taken against: HAProxy and Envoy; without these, Egret, or the first."""
     proxies = settings["proxies"]
-    found = [base for base in BASES if base in proxies]
-    if "egret" in proxies and ("egret-b" in proxies or not found):
-        found.append("egret")
-    return found or proxies[:1]
+    return [base for base in BASES if base in proxies] or \
+        [base for base in ("egret",) if base in proxies] or proxies[:1]
+
+
+def pairs(settings):
+    """(other, first) of each configuration that was measured with both binaries."""
+    proxies = settings["proxies"]
+    return [(other, first) for other, first in PAIRS.items()
+            if other in proxies and first in proxies]
 
 
 def measured(points, profile):

@@ -1,4 +1,4 @@
-"""The pictures of a run, as SVG and PNG: python3 -m suite.plots DIRECTORY.
+"""The pictures of a run, as SVG: python3 -m suite.plots DIRECTORY.
 
 One colour for each family of proxies everywhere (Okabe and Ito's, safe for colour-blind readers),
 lines told apart inside a family by their dashes, names at the marks instead of a legend.
@@ -12,7 +12,7 @@ import matplotlib
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402 (the backend comes first)
 
-from . import hgrm, peers, profiles, report  # noqa: E402
+from . import hgrm, peers, profiles  # noqa: E402
 from .arithmetic import Points, Span, kernel_kib, spread  # noqa: E402
 from .results import Results  # noqa: E402
 from .styles import FAINT, GRID, INK, SOLID, STYLES  # noqa: E402
@@ -33,18 +33,16 @@ def main(directory):
         figure = draw(results, points)
         if figure is None:
             continue
-        for suffix in ("svg", "png"):
-            # No date inside: the same run gives the same file.
-            metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-            figure.savefig(results.directory / f"{name}.{suffix}", metadata=metadata,
-                           bbox_inches="tight", pad_inches=0.2)
+        # No date inside: the same run gives the same file.
+        figure.savefig(results.directory / f"{name}.svg", metadata={"Date": None},
+                       bbox_inches="tight", pad_inches=0.2)
         pyplot.close(figure)
 
 
 def _style():
     pyplot.rcParams.update({
         "font.family": "DejaVu Sans", "font.size": 9, "text.color": INK, "svg.hashsalt": "egret",
-        "svg.fonttype": "none", "figure.dpi": 100, "savefig.dpi": 160, "axes.edgecolor": FAINT,
+        "svg.fonttype": "none", "figure.dpi": 100, "axes.edgecolor": FAINT,
         "axes.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
         "axes.linewidth": 0.8, "axes.titlesize": 10, "axes.titlelocation": "left",
         "xtick.color": FAINT, "ytick.color": FAINT, "axes.grid": False, "grid.color": GRID,
@@ -79,7 +77,7 @@ def _throughput(results, points):
     base = peers.bases(results.settings)[0]
     shown = []
     for name in THROUGHPUT:
-        against = report.HTTP_BASES.get(base, base) if name == "http" else base
+        against = peers.HTTP_BASES.get(base, base) if name == "http" else base
         against = against if points.has(name, against) else base
         ratios = {peer.name: points.ratio(name, peer.name, against)
                   for peer in _measured(points, name)}

@@ -7,8 +7,6 @@ from . import doubts, peers, profiles, targets
 from .arithmetic import Points, cache_kib, kernel_kib, path_ns, share_error, total_kib
 from .peers import measured
 
-# What a base's own HTTP mode is called.
-HTTP_BASES = {"haproxy": "haproxy-http", "envoy": "envoy-http"}
 # Below this a cache is not worth its row.
 SMALLEST_CACHE_KIB = 0.1
 
@@ -31,6 +29,7 @@ def write(results):
         _doubts(results, points),
         _failures(results),
         _targets(results, points, accounts),
+        _pairs(results, points),
         *(_throughput(results, points, base, how) for how in (SPEED, COST)
           for base in peers.bases(results.settings)),
         *(_http(results, points, base, how) for how in (SPEED, COST)
@@ -133,6 +132,25 @@ def _targets(results, points, accounts):
         _table(("of Egret", "target", "measured", "verdict", "by processor time"), rows), *rest)
 
 
+def _pairs(results, points):
+    rows = []
+    for other, first in peers.pairs(results.settings):
+        for profile in profiles.PROFILES:
+            span = points.ratio(profile.name, other, first) if profile.is_throughput else None
+            if span:
+                rows.append((profile.name, other, first, span_text(span),
+                             span_text(points.cost_ratio(profile.name, other, first)),
+                             span.count))
+    return rows and _section(
+        "The two binaries of Egret",
+        "The same configuration with the binary of `--egret-b`, as a ratio to the binary of "
+        "`--egret`, between neighbours in time: the median and its 95 % interval (of less than 6 "
+        "figures the lowest and the highest). Above 1 the other binary carries more, or needs less "
+        "processor time for the same; an interval that holds 1 shows no difference.",
+        _table(("profile", "proxy", "next to", "throughput", "by processor time", "figures"),
+               rows))
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """One of the two ways to compare: by what was carried, and by what it cost."""
@@ -160,7 +178,10 @@ COST = Kind(
 def _throughput(results, points, base, how):
     names = [peer.name for peer in peers.PEERS
              if peer.relays_connections and peer.name != base
+             and peers.PAIRS.get(peer.name) != base
              and peer.name in results.settings["proxies"]]
+    if not names:
+        return ""
     shown = [profile.name for profile in profiles.PROFILES
              if profile.is_throughput and points.has(profile.name, base)]
     return _ratios("Throughput", how, points, base, names, shown)
@@ -168,12 +189,12 @@ def _throughput(results, points, base, how):
 
 def _http(results, points, base, how):
     """Against the base's own HTTP mode; relays of bytes stand beside it for what naming costs."""
-    base = HTTP_BASES.get(base)
+    base = peers.HTTP_BASES.get(base)
     if not base or not points.has("http", base):
         return ""
     names = [name for name in results.settings["proxies"]
-             if name != base and points.has("http", name)]
-    return _ratios("HTTP", how, points, base, names, ["http"])
+             if name != base and peers.PAIRS.get(name) != base and points.has("http", name)]
+    return names and _ratios("HTTP", how, points, base, names, ["http"])
 
 
 def _ratios(what, how, points, base, names, shown):

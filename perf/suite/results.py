@@ -7,7 +7,8 @@ from .errors import SuiteError
 from .lab import PERF
 
 LINES = "points.jsonl"
-ROOT = PERF / "results"
+# Git ignores it; what documents cite of a run is copied to perf/results.
+RUNS = PERF / "runs"
 
 
 class Results:
@@ -18,9 +19,9 @@ class Results:
         self.lines = lines
 
     @classmethod
-    def create(cls, settings, temporary):
-        """results/DATE-COMMIT, with a number when that is taken; results/tmp for --quick."""
-        parent = ROOT / "tmp" if temporary else ROOT
+    def create(cls, settings, quick):
+        """runs/DATE-COMMIT, with a number when that is taken; in runs/quick for --quick."""
+        parent = RUNS / "quick" if quick else RUNS
         base = f"{settings['date'][:10]}-{settings['commit']}"
         for number in range(1, 100):
             directory = parent / (base if number == 1 else f"{base}-{number}")

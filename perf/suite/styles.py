@@ -15,6 +15,7 @@ STYLES = {
     "nginx": (GREEN, SOLID),
     "egret": (VERMILLION, SOLID), "egret-http": (VERMILLION, DASHED),
     "egret-tproxy": (VERMILLION, DOTTED), "egret-unnamed": (VERMILLION, DASH_DOT),
-    "egret-untracked": (VERMILLION, LONG), "egret-b": (ORANGE, SOLID),
+    "egret-untracked": (VERMILLION, LONG),
+    "egret-b": (ORANGE, SOLID), "egret-http-b": (ORANGE, DASHED),
     "monoio": (SKY, SOLID), "tokio-uring": (SKY, DASHED), "tokio": (SKY, DOTTED),
 }

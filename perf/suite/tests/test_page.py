@@ -1,5 +1,6 @@
 """The command line, and the page that a run becomes."""
 
+import dataclasses
 import pathlib
 import tempfile
 import unittest
@@ -46,10 +47,23 @@ class CommandLine(unittest.TestCase):
         names = [peer.name for peer in options.parse(["--proxy", "egret*"]).peers]
         self.assertIn("egret-untracked", names)
         self.assertNotIn("egret-b", names)
+        self.assertNotIn("egret-http-b", names)
+
+    def test_the_other_binary_stands_beside_what_it_is_compared_with(self):
+        chosen = options.parse(["--egret-b", "x", "--proxy", "egret-http,egret-b,egret,"
+                                "egret-http-b", "--profile", "rr*,churn,bulk*,http,blackhole"])
+        self.assertEqual([peer.name for peer in chosen.peers],
+                         ["egret", "egret-b", "egret-http", "egret-http-b"])
+
+    def test_a_run_of_two_binaries_measures_both_configurations_with_each(self):
+        for run in ([], ["--quick"], ["--profile", "targets"]):
+            names = {peer.name for peer in options.parse([*run, "--egret-b", "x"]).peers}
+            self.assertLessEqual({*peers.PAIRS, *peers.PAIRS.values()}, names, run)
 
     def test_unknown_names_are_refused(self):
         for wrong in (["--profile", "rr65"], ["--proxy", "squid"], ["--rounds", "0"],
-                      ["--seconds", "0.1"], ["--mode", "both"], ["--proxy", "egret-b"]):
+                      ["--seconds", "0.1"], ["--mode", "both"], ["--proxy", "egret-b"],
+                      ["--proxy", "egret,egret-http-b"]):
             with self.assertRaises(UsageError, msg=wrong):
                 options.parse(wrong)
 
@@ -87,6 +101,13 @@ class Peers(unittest.TestCase):
             for profile in peer.usual or ():
                 self.assertIn(profile, profiles.BY_NAME, peer.name)
 
+    def test_a_pair_differs_in_nothing_but_its_binary(self):
+        for other, first in peers.PAIRS.items():
+            other, first = peers.BY_PEER_NAME[other], peers.BY_PEER_NAME[first]
+            self.assertEqual((other.program, first.program), ("egret-b", "egret"))
+            self.assertEqual(dataclasses.replace(other, name=first.name, label=first.label,
+                                                 program=first.program), first)
+
     def test_a_transparent_peer_is_told_so(self):
         for name, transparent in (("haproxy", False), ("haproxy-tproxy", True)):
             with tempfile.TemporaryDirectory() as directory:
@@ -95,10 +116,13 @@ class Peers(unittest.TestCase):
 
     def test_the_http_peer_brings_its_registry(self):
         with tempfile.TemporaryDirectory() as directory:
-            peers.BY_PEER_NAME["egret-http"].render(directory, 1)
-            registry, = pathlib.Path(directory, "registry.d").glob("*.yaml")
-            for host in profiles.HOSTS:
-                self.assertIn(host, registry.read_text())
+            for name in ("egret-http", "egret-http-b"):
+                own = pathlib.Path(directory, name)
+                own.mkdir()
+                peers.BY_PEER_NAME[name].render(own, 1)
+                registry, = (own / "registry.d").glob("*.yaml")
+                for host in profiles.HOSTS:
+                    self.assertIn(host, registry.read_text())
 
 
 class Page(unittest.TestCase):
@@ -177,11 +201,59 @@ class Page(unittest.TestCase):
         self.assertNotIn("**met**", text)
         self.assertNotIn("Doubts", text)
 
-    def test_two_egrets_are_compared(self):
-        settings = dict(self.SETTINGS, proxies=["egret", "egret-b"])
-        self.assertEqual(peers.bases(settings), ["egret"])
-        settings = dict(self.SETTINGS, proxies=["haproxy", "egret", "egret-b"])
-        self.assertEqual(peers.bases(settings), ["haproxy", "egret"])
+    PAIR = [a_point(profile, proxy, number, value + number)
+            for profile, proxy, value in (("rr64", "egret", 100.0), ("rr64", "egret-b", 110.0),
+                                          ("http", "egret", 90.0), ("http", "egret-b", 90.0),
+                                          ("http", "egret-http", 50.0),
+                                          ("http", "egret-http-b", 40.0))
+            for number in (1, 2)]
+
+    def page_of(self, proxies, *lines):
+        settings = dict(self.SETTINGS, profiles=["rr64", "http"], proxies=proxies)
+        with tempfile.TemporaryDirectory() as directory:
+            return report.write(Results(pathlib.Path(directory), [settings, *lines]))
+
+    def test_two_binaries_are_compared_in_each_configuration(self):
+        text = self.page_of(["egret", "egret-b", "egret-http", "egret-http-b"], *self.PAIR)
+        self.assertIn("## The two binaries of Egret\n", text)
+        for row in ("| rr64 | egret-b | egret | 1.10 (1.10 to 1.10) | - | 2 |",
+                    "| http | egret-b | egret | 1.00 (1.00 to 1.00) | - | 2 |",
+                    "| http | egret-http-b | egret-http | 0.81 (0.80 to 0.81) | - | 2 |"):
+            self.assertIn(row, text)
+        # Once: the second is no column of the first one's own table.
+        self.assertNotIn("## Throughput next to egret", text)
+        self.assertIn("| profile | egret-http | egret | egret-b |", text)
+
+    def test_the_processor_time_of_the_two_binaries_is_compared(self):
+        cost = {"egret": 30_000, "egret-b": 20_000, "egret-http": 20_000, "egret-http-b": 40_000}
+        text = self.page_of(list(cost), *(dict(point, path_ns_per_request=cost[point["proxy"]])
+                                          for point in self.PAIR))
+        self.assertRegex(text, r"\| rr64 \| egret-b \|.*\| 1\.50 \(1\.50 to 1\.50\) \| 2 \|")
+        self.assertRegex(text, r"\| http \| egret-http-b \|.*\| 0\.50 \(0\.50 to 0\.50\) \| 2 \|")
+
+    def test_two_binaries_are_compared_beside_other_proxies_too(self):
+        text = self.page_of(["haproxy", "egret", "egret-b"], *self.GOOD, *self.PAIR[2:4])
+        self.assertIn("| rr64 | egret-b | egret | 0.89 (0.89 to 0.89) | - | 2 |", text)
+        self.assertIn("| profile | haproxy | egret | egret-b |", text)
+
+    def test_one_binary_alone_is_not_compared(self):
+        for proxies in (["egret", "egret-http"], ["egret-b", "egret-http"]):
+            text = self.page_of(proxies, *(point for point in self.PAIR
+                                           if point["proxy"] in proxies))
+            self.assertNotIn("The two binaries", text)
+
+    def test_a_noisy_pair_is_named(self):
+        moved = [dict(point, value=20.0) if point["round"] == 1
+                 and point["proxy"] == "egret-http-b" else point for point in self.PAIR]
+        text = self.page_of(["egret", "egret-b", "egret-http", "egret-http-b"], *moved)
+        self.assertIn("**Noisy: http of egret-http-b to egret-http.**", text)
+
+    def test_noise_is_named_of_the_ratios_that_are_shown(self):
+        lines = [a_point("http", proxy, number, 100.0 * number ** power)
+                 for proxy, power in (("haproxy", 0), ("haproxy-http", 0), ("egret-http", 1))
+                 for number in (1, 2)]
+        text = self.page_of(["haproxy", "haproxy-http", "egret-http"], *lines)
+        self.assertIn("**Noisy: http of egret-http to haproxy-http.**", text)
 
 
 if __name__ == "__main__":
