@@ -1,8 +1,8 @@
 //! Egret: a node-level egress proxy for Linux.
 //!
 //! This page is a guided tour: it walks one connection through the modules, each in the place
-//! where the connection meets it. `README.md` says how to run Egret, `ARCHITECTURE.md` why it is
-//! built so.
+//! where the connection meets it. `README.md` and `docs/` say how to run Egret, `ARCHITECTURE.md`
+//! how it works, `docs/decisions.md` why it is built so.
 //!
 //! **Before the connection.** `main` reads the command line and hands over to [`app`], which
 //! binds every address, starts one pinned thread per processor and the control plane, waits, and
@@ -70,7 +70,7 @@
 //! end of both). [`check`] answers the same questions without a running proxy: `egret check` and
 //! `egret explain`.
 //!
-//! A module imports from lower layers only; `ARCHITECTURE.md` has the table.
+//! A module imports from lower layers and its own; `ARCHITECTURE.md` has the table.
 #![deny(unsafe_code)]
 
 // From start to accept.

@@ -16,8 +16,8 @@ use tracing_subscriber::{Layer, Registry, reload};
 /// Exit code for a bad command line or configuration (EX_USAGE of sysexits.h).
 const EXIT_USAGE: u8 = 64;
 
-/// A node-level egress proxy: relays or blackholes the connections that netfilter redirects to it,
-/// and counts and names every one.
+/// A node-level egress proxy. It takes the outgoing TCP connections that netfilter hands to it,
+/// lets each one pass or blocks it by a registry of known services, and counts it by name.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXAMPLES)]
 struct Arguments {
@@ -27,17 +27,25 @@ struct Arguments {
 
 const EXAMPLES: &str = "\
 Examples:
-  egret run --config /etc/egret/egret.yaml
-  egret check --config config/egret.yaml
-  egret explain 203.0.113.7:443 --source 10.1.2.3
+  egret check --config /etc/egret/egret.yaml       are the files good?
+  egret run --config /etc/egret/egret.yaml         run the proxy
+  egret explain 203.0.113.7:443 --host api.example.com
+                                                   what would happen to this connection?
+
+Egret does not install redirect rules: see scripts/redirect.sh --help.
 
 Exit codes: 0 success, 1 failure, 64 bad command line or configuration.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the proxy until SIGTERM or SIGINT.
+    /// Run the proxy in the foreground, until SIGTERM or SIGINT
     #[command(after_help = "\
-Signals: SIGTERM or SIGINT drains and exits 0, a second one ends at once; SIGHUP reloads.
+Changed files are read again while it runs. Log lines go to standard error.
+
+Signals:
+  SIGTERM, SIGINT  drain: accept no more, let open connections finish until drain.deadline,
+                   then exit with 0; a second signal exits at once with 1
+  SIGHUP           read the files now, and open the access log file again
 
 Examples:
   egret run                                  config/egret.yaml, else /etc/egret/egret.yaml
@@ -49,17 +57,22 @@ Examples:
         #[arg(long, hide = true)]
         debug_endpoints: bool,
     },
-    /// Validate the configuration, the registry and the workloads; name every problem.
+    /// Check the configuration, registry and workloads files; print every problem and its fix
     #[command(after_help = "\
+It opens no port and changes nothing. Exit code: 0 good, warnings are printed; 64 an error.
+
 Examples:
   egret check
-  egret check --config /etc/egret/egret.yaml && systemctl reload egret")]
+  egret check --config new/egret.yaml && cp new/egret.yaml /etc/egret/egret.yaml")]
     Check {
         #[command(flatten)]
         config: ConfigFile,
     },
-    /// Say which entry or policy decides on a connection, how, and whether it waits for a name.
+    /// Print what would happen to a connection: the verdict, what decides, and why
     #[command(after_help = "\
+It reads the files, opens no connection and resolves no names. It also says whether the connection
+would wait for its name, and where Egret would connect.
+
 Examples:
   egret explain 203.0.113.7:443
   egret explain '[2001:db8::7]:5432' --source 10.1.2.3
@@ -67,13 +80,13 @@ Examples:
     Explain {
         #[command(flatten)]
         config: ConfigFile,
-        /// Source address, which names the workload
+        /// The workload's address; default: an unknown workload
         #[arg(long, value_name = "IP")]
         source: Option<IpAddr>,
-        /// Name that the workload uses, as Host (HTTP) or SNI (TLS)
+        /// The name that the workload shows, as Host (HTTP) or as SNI (TLS)
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
-        /// Original destination
+        /// Where the workload connects to
         #[arg(value_name = "IP:PORT")]
         destination: SocketAddr,
     },

@@ -1,4 +1,5 @@
-//! The layout rules of ARCHITECTURE.md, checked on the text of the source.
+//! The layout rules of ARCHITECTURE.md, checked on the text of the source; the documents' lengths
+//! and links.
 //!
 //! It knows nothing of the crate and needs no parser: the formatter has put what it looks for at
 //! the beginning of lines. Product lines are those before a file's `mod tests`.
@@ -10,6 +11,9 @@ use std::path::{Path, PathBuf};
 const LINE_WIDTH_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 400;
 const FUNCTION_LINES_MAX: usize = 60;
+
+/// Documents whose readers are in a hurry.
+const DOCUMENT_LINES_MAX: [(&str, usize); 2] = [("README.md", 200), ("ARCHITECTURE.md", 250)];
 
 /// A comment that allows a file or a function to be longer, with the reason behind it:
 /// `// tidy: long, because ...` at the head of the file or above the function.
@@ -364,4 +368,93 @@ fn has_body(lines: &[(usize, &str)]) -> bool {
 /// A function whose body is on the line of its name.
 fn is_one_line(line: &str) -> bool {
     is_function(line) && line.contains('{')
+}
+
+/// Every document of the repository: its path from the top, and its text.
+fn documents() -> Vec<(PathBuf, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut documents = Vec::new();
+    let mut directories = vec![root.to_path_buf()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).expect("the repository can be read") {
+            let path = entry.expect("the repository can be read").path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    directories.push(path);
+                }
+            } else if name.ends_with(".md") {
+                let text = fs::read_to_string(&path).expect("the repository can be read");
+                documents.push((path.strip_prefix(root).expect("it is below").to_owned(), text));
+            }
+        }
+    }
+    assert!(documents.len() > 10, "only {} documents found", documents.len());
+    documents
+}
+
+/// The lines of a document outside of its code blocks, with their numbers.
+fn prose(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let mut in_code = false;
+    (1..).zip(text.lines()).filter(move |(_, line)| {
+        let is_fence = line.trim_start().starts_with("```");
+        in_code ^= is_fence;
+        !in_code && !is_fence
+    })
+}
+
+/// The targets of the links in a line of prose: `](target)`.
+fn links(line: &str) -> impl Iterator<Item = &str> {
+    line.split("](").skip(1).filter_map(|rest| rest.split(')').next())
+}
+
+/// The anchors of a document's headings, as GitHub makes them.
+fn anchors(text: &str) -> BTreeSet<String> {
+    let headings = prose(text).filter(|(_, line)| line.starts_with('#'));
+    let anchor = |(_, line): (usize, &str)| {
+        let heading = line.trim_start_matches('#').trim().to_lowercase();
+        let kept = heading.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+        kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (mut offences, mut seen) = (BTreeSet::new(), 0);
+    for (path, text) in documents() {
+        for (number, line) in prose(&text) {
+            for target in links(line).filter(|target| !target.contains("://")) {
+                seen += 1;
+                let (file, anchor) = target.split_once('#').unwrap_or((target, ""));
+                let linked = match file {
+                    "" => root.join(&path),
+                    file => root.join(path.parent().unwrap_or(Path::new(""))).join(file),
+                };
+                let has_anchor = || {
+                    fs::read_to_string(&linked).is_ok_and(|text| anchors(&text).contains(anchor))
+                };
+                if !linked.exists() || !(anchor.is_empty() || has_anchor()) {
+                    offences.insert(format!("{}:{number}: {target}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(seen > 50, "only {seen} links seen");
+    report("links that lead nowhere", &offences);
+}
+
+#[test]
+fn readme_and_architecture_are_short() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut offences = BTreeSet::new();
+    for (name, lines_max) in DOCUMENT_LINES_MAX {
+        let text = fs::read_to_string(root.join(name)).expect("the repository can be read");
+        let lines = text.lines().count();
+        if lines > lines_max {
+            offences.insert(format!("{name}: {lines}, at most {lines_max}"));
+        }
+    }
+    report("documents that are too long", &offences);
 }

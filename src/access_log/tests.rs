@@ -205,9 +205,9 @@ fn the_sni_of_blocked_tls_and_the_causes_of_an_end_have_a_place() {
 }
 
 #[test]
-fn the_examples_in_the_readme_are_what_is_written() {
-    let readme = include_str!("../../README.md");
-    let section = readme.split("## Access log").nth(1).unwrap();
+fn the_examples_in_the_documents_are_what_is_written() {
+    let operations = include_str!("../../docs/operations.md");
+    let section = operations.split("## Access log").nth(1).unwrap();
     let example = |language: &str| {
         let start = section.split(&format!("```{language}\n")).nth(1).unwrap();
         start.split("\n```").next().unwrap()

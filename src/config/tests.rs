@@ -7,6 +7,8 @@ use super::*;
 use crate::problem::Severity;
 use crate::yaml::{self, Node};
 
+mod documents;
+
 const ANNOTATED: &str = include_str!("../../config/egret.yaml");
 
 fn parse(text: &str) -> Result<(Config, Vec<Problem>), Vec<Problem>> {

@@ -165,12 +165,4 @@ mod tests {
             assert!(row.help.ends_with('.'), "{}", row.name);
         }
     }
-
-    #[test]
-    fn the_readme_tells_every_metric() {
-        let readme = include_str!("../../README.md");
-        for row in CATALOGUE {
-            assert!(readme.contains(&format!("`{}`", row.name)), "{}", row.name);
-        }
-    }
 }

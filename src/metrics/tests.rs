@@ -12,6 +12,8 @@ use crate::drain::Phase;
 use crate::registry::snapshot::{Cluster, Identity};
 use crate::workload::Workload;
 
+mod documents;
+
 fn key<'a>(source: &'a Identity<Workload>, cluster: &'a Identity<Cluster>) -> SeriesKey<'a> {
     SeriesKey {
         source,
