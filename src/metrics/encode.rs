@@ -14,6 +14,7 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use strum::VariantArray;
 
 use super::catalogue::{CATALOGUE, Kind, Metric, Row};
 use super::hub::{SeriesSum, Totals};
@@ -24,8 +25,8 @@ use super::{
     Cell, CloseReason, DnsResult, Recognised, ReloadResult, ResponseFlags, WorkerCounters,
 };
 use crate::drain::Phase;
-use crate::http1::{Lost, Refusal};
-use crate::http2::FrameError;
+use crate::http1::{Lost, RefusalKind};
+use crate::http2::FrameErrorKind;
 use crate::sniff::NameError;
 
 /// How a scrape is written.
@@ -125,10 +126,9 @@ impl Scrape {
             }
             Metric::Accepts => self.accepts(family),
             Metric::SelfCalls => self.sum(family, |w| &w.self_call),
-            Metric::ConnectionsClosed => CloseReason::ALL.into_iter().try_for_each(|reason| {
-                let count = self.total(|w| w.closed(reason));
-                family.labelled("reason", reason.label(), Number::Whole(count))
-            }),
+            Metric::ConnectionsClosed => {
+                self.by_label::<CloseReason>(family, "reason", |w| &w.closed)
+            }
             Metric::ConnectDuration => {
                 family.histogram(&totals.timings.connect.buckets(CONNECT_BOUNDS_US))
             }
@@ -148,29 +148,20 @@ impl Scrape {
             Metric::TurnDuration => family.histogram(&totals.timings.turn.buckets(TURN_BOUNDS_US)),
             Metric::Series => self.series_counts(family),
             Metric::SeriesOverflow => family.number(Number::Whole(totals.series_overflow)),
-            Metric::Recognised => {
-                let values = Recognised::ALL;
-                self.by_label(family, "result", &values, Recognised::label, |w, r| w.recognised(r))
-            }
+            Metric::Recognised => self.by_label::<Recognised>(family, "result", |w| &w.recognised),
             Metric::Recognising => self.sum(family, |w| &w.recognising),
             Metric::RecognisingBytes => self.sum(family, |w| &w.recognising_bytes),
             Metric::UnverifiedNames => self.sum(family, |w| &w.unverified_names),
             Metric::NameConflicts => self.sum(family, |w| &w.name_conflicts),
-            Metric::JunkNames => {
-                let values = NameError::ALL;
-                self.by_label(family, "reason", &values, NameError::label, |w, e| w.junk_names(e))
-            }
+            Metric::JunkNames => self.by_label::<NameError>(family, "reason", |w| &w.junk_names),
             Metric::RefusedRequests => {
-                let (values, label) = (Refusal::ALL, Refusal::label);
-                self.by_label(family, "reason", &values, label, |w, r| w.refused_requests(r))
+                self.by_label::<RefusalKind>(family, "reason", |w| &w.refused_requests)
             }
             Metric::UnframedAnswers => {
-                let (values, label) = (Lost::ALL, Lost::label);
-                self.by_label(family, "reason", &values, label, |w, l| w.unframed_answers(l))
+                self.by_label::<Lost>(family, "reason", |w| &w.unframed_answers)
             }
             Metric::RefusedFrames => {
-                let (values, label) = (FrameError::ALL, FrameError::label);
-                self.by_label(family, "reason", &values, label, |w, e| w.refused_frames(e))
+                self.by_label::<FrameErrorKind>(family, "reason", |w| &w.refused_frames)
             }
             Metric::UpstreamSwitches => self.sum(family, |w| &w.upstream_switches),
             Metric::BlockedStreams => self.sum(family, |w| &w.blocked_streams),
@@ -184,17 +175,17 @@ impl Scrape {
             Metric::ConfigGeneration => {
                 family.number(Number::Whole(totals.control.config_generation.get()))
             }
-            Metric::ConfigReloads => ReloadResult::ALL.into_iter().try_for_each(|result| {
-                let count = totals.control.reloads(result).get();
-                family.labelled("result", result.label(), Number::Whole(count))
-            }),
+            Metric::ConfigReloads => {
+                let counts = totals.control.reloads.iter().map(Cell::get);
+                family.by_label::<ReloadResult>("result", counts)
+            }
             Metric::ConfigLastSuccess => {
                 family.number(Number::Whole(totals.control.config_last_success_s.get()))
             }
-            Metric::DnsResolutions => DnsResult::ALL.into_iter().try_for_each(|result| {
-                let count = totals.control.dns_resolutions(result).get();
-                family.labelled("result", result.label(), Number::Whole(count))
-            }),
+            Metric::DnsResolutions => {
+                let counts = totals.control.dns_resolutions.iter().map(Cell::get);
+                family.by_label::<DnsResult>("result", counts)
+            }
             Metric::DnsNames => family.number(Number::Whole(totals.control.dns_names.get())),
             Metric::Phase => PHASES.into_iter().try_for_each(|(phase, label)| {
                 let here = u64::from(phase == totals.phase);
@@ -228,19 +219,15 @@ impl Scrape {
         })
     }
 
-    /// One value per label, over all workers.
-    fn by_label<T: Copy>(
+    /// One value per variant of `E`, over all workers.
+    fn by_label<E: LabelValues>(
         &self,
         family: &mut Family<'_>,
         name: &str,
-        values: &[T],
-        label: fn(T) -> &'static str,
-        cell: fn(&WorkerCounters, T) -> &Cell,
+        cells: fn(&WorkerCounters) -> &[Cell],
     ) -> fmt::Result {
-        values.iter().try_for_each(|&value| {
-            let total = self.total(|worker| cell(worker, value));
-            family.labelled(name, label(value), Number::Whole(total))
-        })
+        let counts = (0..E::VARIANTS.len()).map(|at| self.total(|worker| &cells(worker)[at]));
+        family.by_label::<E>(name, counts)
     }
 
     fn accepts(&self, family: &mut Family<'_>) -> fmt::Result {
@@ -283,6 +270,10 @@ impl Scrape {
     }
 }
 
+/// The enums that are the values of a label.
+trait LabelValues: VariantArray + Copy + Into<&'static str> {}
+impl<E: VariantArray + Copy + Into<&'static str>> LabelValues for E {}
+
 /// Picks one cell of a worker.
 type CellOf = fn(&WorkerCounters) -> &Cell;
 
@@ -318,6 +309,16 @@ impl Family<'_> {
 
     fn labelled(&mut self, name: &str, label: &str, value: Number) -> fmt::Result {
         self.with(&[(name, label)], value)
+    }
+
+    /// One line per variant of `E`, in the order of declaration.
+    fn by_label<E: LabelValues>(
+        &mut self,
+        name: &str,
+        counts: impl Iterator<Item = u64>,
+    ) -> fmt::Result {
+        let mut lines = E::VARIANTS.iter().zip(counts);
+        lines.try_for_each(|(label, n)| self.labelled(name, (*label).into(), Number::Whole(n)))
     }
 
     fn histogram(&mut self, buckets: &Buckets) -> fmt::Result {

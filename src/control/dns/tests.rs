@@ -6,6 +6,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::RecordType;
+use strum::VariantArray;
 use tempfile::TempDir;
 
 use super::testing::{DnsServer, Say};
@@ -184,7 +185,7 @@ fn without_names_nothing_is_asked_or_published() {
     let bench = Bench::start(&DnsServer::start(), &[]);
     bench.await_first_answers();
     assert_eq!(bench.generation(), 1);
-    assert_eq!(DnsResult::ALL.map(|result| bench.count(result)), [0; 3]);
+    assert!(DnsResult::VARIANTS.iter().all(|result| bench.count(*result) == 0));
 }
 
 #[test]
