@@ -10,7 +10,7 @@
 //! * [`requests`]: the histograms of requests.
 //! * [`timing`]: connect durations and loop turns.
 //! * [`hub`]: the control plane's end: the sum over the workers.
-//! * [`catalogue`]: name, type and help of every metric, in the order of a scrape.
+//! * `catalogue`: every metric in the order of a scrape: type, name, help, values.
 //! * [`encode`]: a scrape as text.
 //!
 //! `sent` and `received` are Istio's words and stand in metric names only: *sent* are the bytes
@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
-pub mod catalogue;
+mod catalogue;
 pub mod counters;
 pub mod encode;
 pub mod hub;
