@@ -153,7 +153,6 @@ impl App {
                 metrics: shared.metrics.clone(),
                 access_log: access_log_queue,
                 source,
-                views: VIEWS,
                 set_log_level: options.set_log_level,
                 signals: options.signals,
                 debug: options.debug_endpoints,
@@ -229,15 +228,6 @@ impl Shared {
     }
 }
 
-/// How the admin server shows the configuration and the registry.
-const VIEWS: control::Views = control::Views {
-    config: |config| serde_yaml::to_string(config).unwrap_or_default(),
-    services: |snapshot: &Snapshot| {
-        let services: Vec<_> = snapshot.services().collect();
-        serde_json::to_value(services).unwrap_or_default()
-    },
-};
-
 /// The first snapshot, before any name is resolved, and its warnings, which are logged.
 fn first_generation(loaded: &Loaded) -> (Snapshot, Vec<Problem>) {
     let (snapshot, problems) = loaded.build(1, &Answers::default());
@@ -275,7 +265,7 @@ fn reload_source(first: Loaded, problems: Vec<Problem>, config_file: PathBuf) ->
 
 fn mailbox() -> Result<(Mailbox, Receiver<Request>, Waker)> {
     let waker = Waker::new().context("eventfd")?;
-    let (mailbox, inbox) = Mailbox::new(Box::new(waker.clone()));
+    let (mailbox, inbox) = Mailbox::new(waker.clone());
     Ok((mailbox, inbox, waker))
 }
 
