@@ -31,7 +31,7 @@ use crate::load::{self, Loaded};
 use crate::mailbox::{Mailbox, Request};
 use crate::metrics::MetricsHub;
 use crate::problem::{Problem, Severity};
-use crate::registry::{Registry, Snapshot};
+use crate::registry::{Answers, Registry, Snapshot};
 use crate::sys::ring::{Kernel, Recorded, Ring, Sockets};
 use crate::sys::socket::Listener;
 use crate::sys::thread;
@@ -117,23 +117,23 @@ impl App {
         F: Fn(u16) -> Result<R, SetupError> + Clone + Send + 'static,
     {
         let config = Arc::clone(&loaded.config);
+        let (snapshot, problems) = first_generation(&loaded);
         listen::check_mark(&config)?;
         let budget = Budget::plan(&config)?;
         let listeners = listen::bind(&config, budget.workers)?;
         let control = Control::bind(&config)?;
         let addresses =
             Addresses { listen: listen::addresses(&listeners)?, control: control.addresses() };
-        let source = reload_source(&loaded, options.config_file);
+        let source = reload_source(loaded, problems, options.config_file);
         let (access_log, access_log_queue) = access_log::open(&config.access_log);
         let shared = Shared {
-            registry: Registry::new(loaded.snapshot(1)),
+            registry: Registry::new(snapshot),
             admission: Admission::new(own_ports(&addresses), Vec::new()),
             metrics: MetricsHub::new(config.metrics.series_max),
             access_log,
             drain: Drain::default(),
         };
         refresh_own_addresses(&shared.admission);
-
         let mut threads = Threads::new();
         let mut mailboxes = Vec::new();
         for (id, listeners) in listeners.into_iter().enumerate() {
@@ -153,7 +153,6 @@ impl App {
                 metrics: shared.metrics.clone(),
                 access_log: access_log_queue,
                 source,
-                views: VIEWS,
                 set_log_level: options.set_log_level,
                 signals: options.signals,
                 debug: options.debug_endpoints,
@@ -229,17 +228,17 @@ impl Shared {
     }
 }
 
-/// How the admin server shows the configuration and the registry.
-const VIEWS: control::Views = control::Views {
-    config: |config| serde_yaml::to_string(config).unwrap_or_default(),
-    services: |snapshot: &Snapshot| {
-        let services: Vec<_> = snapshot.services().collect();
-        serde_json::to_value(services).unwrap_or_default()
-    },
-};
+/// The first snapshot, before any name is resolved, and its warnings, which are logged.
+fn first_generation(loaded: &Loaded) -> (Snapshot, Vec<Problem>) {
+    let (snapshot, problems) = loaded.build(1, &Answers::default());
+    for problem in &problems {
+        tracing::warn!(%problem, "configuration");
+    }
+    (snapshot, problems)
+}
 
-/// Where the later generations come from.
-fn reload_source(first: &Loaded, config_file: PathBuf) -> reload::Source {
+/// Where the later generations come from; `problems` are all those of the first one.
+fn reload_source(first: Loaded, problems: Vec<Problem>, config_file: PathBuf) -> reload::Source {
     let load = move || {
         let mut loaded = load::load(&config_file)?;
         if let Err(error) = listen::check_mark(&loaded.config) {
@@ -253,22 +252,12 @@ fn reload_source(first: &Loaded, config_file: PathBuf) -> reload::Source {
             });
             return Err(loaded.problems);
         }
-        Ok(reload::Candidate {
-            parts: loaded.parts,
-            problems: loaded.problems,
-            files: loaded.files,
-            directories: loaded.directories,
-            fingerprint: loaded.fingerprint,
-        })
+        Ok(loaded)
     };
     reload::Source {
         load: Box::new(load),
-        parts: first.parts.clone(),
-        files: first.files.clone(),
-        directories: first.directories.clone(),
-        fingerprint: first.fingerprint,
-        problems: first.problems.clone(),
-        restart_needed: |old, new| old.restart_needed(new),
+        first,
+        problems,
         poll: reload::POLL,
         watching: reload::Watching::EventsAndPoll,
     }
@@ -276,7 +265,7 @@ fn reload_source(first: &Loaded, config_file: PathBuf) -> reload::Source {
 
 fn mailbox() -> Result<(Mailbox, Receiver<Request>, Waker)> {
     let waker = Waker::new().context("eventfd")?;
-    let (mailbox, inbox) = Mailbox::new(Box::new(waker.clone()));
+    let (mailbox, inbox) = Mailbox::new(waker.clone());
     Ok((mailbox, inbox, waker))
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::load;
 use crate::problem::{Problem, Severity};
+use crate::registry::Answers;
 
 mod explain;
 
@@ -42,14 +43,14 @@ pub fn check(config_file: &Path) -> Outcome {
     let file = config_file.display();
     match load::load(config_file) {
         Ok(loaded) => {
-            let mut text = lines(&loaded.problems);
-            let snapshot = loaded.preview();
+            let (snapshot, problems) = loaded.build(0, &Answers::default());
+            let mut text = lines(&problems);
             let _ = writeln!(
                 text,
                 "{file}: ok: {}, {}, {} ({}), {}, policy {}",
-                count(warnings(&loaded.problems), "warning"),
+                count(warnings(&problems), "warning"),
                 count(loaded.files.len(), "file"),
-                plural(loaded.parts.entries.len(), "service entry", "service entries"),
+                plural(loaded.entries.len(), "service entry", "service entries"),
                 count(snapshot.services().len(), "service"),
                 count(snapshot.workloads.len(), "workload"),
                 loaded.config.outbound_traffic_policy.mode.as_str(),
@@ -72,7 +73,8 @@ pub fn explain(
 ) -> Outcome {
     match load::load(config_file) {
         Ok(loaded) => {
-            let text = explain::text(loaded.preview(), source, destination, host);
+            let (snapshot, _) = loaded.build(0, &Answers::default());
+            let text = explain::text(&snapshot, source, destination, host);
             Outcome { text, code: EXIT_OK }
         }
         Err(problems) => refused(&problems, config_file),

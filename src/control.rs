@@ -25,7 +25,7 @@ use crate::config::Config;
 use crate::drain::Drain;
 use crate::mailbox::{Mailbox, Request};
 use crate::metrics::MetricsHub;
-use crate::registry::{Registry, Snapshot};
+use crate::registry::Registry;
 use crate::sys::thread::give_way;
 pub use listen::BindError;
 use listen::listen;
@@ -84,8 +84,6 @@ pub struct Inputs {
     pub access_log: access_log::Queue,
     /// Where the next generations come from.
     pub source: reload::Source,
-    /// How the admin server shows what it does not understand itself.
-    pub views: Views,
     /// Changes the log level at run time.
     pub set_log_level: SetLogLevel,
     /// Whether the process' signals are taken.
@@ -98,15 +96,6 @@ pub struct Inputs {
 
 /// Changes the log level; the error says what levels there are.
 pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
-
-/// The admin server's way to show configuration and registry.
-#[derive(Debug, Clone, Copy)]
-pub struct Views {
-    /// `/config`: the effective configuration, as YAML.
-    pub config: fn(&Config) -> String,
-    /// `services` in `/registry`.
-    pub services: fn(&Snapshot) -> serde_json::Value,
-}
 
 /// Whether the control plane takes the process' signals.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -204,7 +193,6 @@ impl Control {
             drain: inputs.drain,
             workers: inputs.workers,
             metrics: inputs.metrics,
-            views: inputs.views,
             log,
             access_log: access_log.log().clone(),
             debug: inputs.debug,
@@ -294,7 +282,6 @@ struct Shared {
     metrics: MetricsHub,
     reload: reload::Handle,
     names: dns::Names,
-    views: Views,
     log: Arc<LogControl>,
     access_log: AccessLog,
     debug: DebugEndpoints,

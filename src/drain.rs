@@ -8,8 +8,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Where the process stands in its life.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use strum::{IntoStaticStr, VariantArray};
+
+/// Where the process stands in its life; the `phase` label is its name in lower case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 #[repr(u8)]
 pub enum Phase {
     /// Not all workers listen yet.

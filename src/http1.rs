@@ -27,6 +27,8 @@ pub use request_stream::{RequestStep, RequestStream};
 pub use response_head::{ResponseBody, ResponseHead, Turn};
 pub use response_stream::{Asked, Ending, Lost, ResponseStep, ResponseStream};
 
+use strum::{EnumCount, EnumDiscriminants, IntoStaticStr, VariantArray};
+
 use crate::sniff::NameError;
 
 /// The longest head, of a request or an answer. Servers take 8 to 32 KiB by default (Apache,
@@ -46,8 +48,16 @@ pub const BODY_BYTES_MAX: u64 = i64::MAX.unsigned_abs();
 /// Requests that may be unanswered on one connection. Whoever pipelines more waits.
 pub const UNANSWERED_MAX: usize = 64;
 
-/// Why a request is refused. One variant per label value of the metric that counts them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+/// Why a request is refused. One variant per label value of the metric that counts them: its name
+/// in snake case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, EnumDiscriminants)]
+#[strum_discriminants(
+    vis(pub(crate)),
+    name(RefusalKind),
+    doc = "A [`Refusal`] without its details: what the metric counts by.",
+    derive(EnumCount, IntoStaticStr, VariantArray),
+    strum(serialize_all = "snake_case")
+)]
 pub enum Refusal {
     /// More than [`HEAD_BYTES_MAX`].
     #[error("the request head is longer than 32 KiB")]
@@ -115,65 +125,12 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    /// Every reason, for the metric that counts them; `BadHost` stands once.
-    pub const ALL: [Self; 21] = [
-        Self::HeadTooLarge,
-        Self::TooManyHeaders,
-        Self::BadRequestLine,
-        Self::BadVersion,
-        Self::BadTarget,
-        Self::BadFieldName,
-        Self::BadFieldValue,
-        Self::BareLineEnd,
-        Self::FoldedField,
-        Self::NoHost,
-        Self::SeveralHosts,
-        Self::BadHost(NameError::BadByte),
-        Self::HostMismatch,
-        Self::Connect,
-        Self::SeveralLengths,
-        Self::BadLength,
-        Self::LengthWithCoding,
-        Self::BadCoding,
-        Self::CodingInHttp10,
-        Self::BadChunk,
-        Self::BadTrailer,
-    ];
-
     /// The status that the workload is answered.
     #[must_use]
     pub const fn status(self) -> u16 {
         match self {
             Self::HeadTooLarge | Self::TooManyHeaders => 431,
             _ => 400,
-        }
-    }
-
-    /// The value of a metric's label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::HeadTooLarge => "head_too_large",
-            Self::TooManyHeaders => "too_many_headers",
-            Self::BadRequestLine => "bad_request_line",
-            Self::BadVersion => "bad_version",
-            Self::BadTarget => "bad_target",
-            Self::BadFieldName => "bad_field_name",
-            Self::BadFieldValue => "bad_field_value",
-            Self::BareLineEnd => "bare_line_end",
-            Self::FoldedField => "folded_field",
-            Self::NoHost => "no_host",
-            Self::SeveralHosts => "several_hosts",
-            Self::BadHost(_) => "bad_host",
-            Self::HostMismatch => "host_mismatch",
-            Self::Connect => "connect",
-            Self::SeveralLengths => "several_lengths",
-            Self::BadLength => "bad_length",
-            Self::LengthWithCoding => "length_with_coding",
-            Self::BadCoding => "bad_coding",
-            Self::CodingInHttp10 => "coding_in_http10",
-            Self::BadChunk => "bad_chunk",
-            Self::BadTrailer => "bad_trailer",
         }
     }
 }

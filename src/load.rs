@@ -29,12 +29,17 @@ pub const REGISTRY_BYTES_MAX: u64 = 32 << 20;
 /// 256 hosts times 256 ports each, could take.
 pub const CLAIMS_MAX: usize = 1_000_000;
 
-/// Everything that one generation is made of, read from files.
+/// Everything that one generation is made of, read from files. What names resolve to is not in it:
+/// when an answer changes, the next snapshot is built from the same files.
 #[derive(Debug)]
 pub struct Loaded {
     /// The effective configuration.
     pub config: Arc<Config>,
-    /// Warnings, those about conflicts between service entries included.
+    /// All service entries, whether they can match or not.
+    pub entries: Vec<ServiceEntry>,
+    /// Who the sources are.
+    pub workloads: Arc<Workloads>,
+    /// Warnings about the files, one by one.
     pub problems: Vec<Problem>,
     /// All files read, sorted.
     pub files: Vec<PathBuf>,
@@ -42,51 +47,23 @@ pub struct Loaded {
     pub directories: Vec<PathBuf>,
     /// Equal as long as the same files hold the same contents.
     pub fingerprint: u64,
-    /// What the snapshot is built from.
-    pub parts: Parts,
-    snapshot: Snapshot,
 }
 
-/// What a snapshot is built from, apart from what names resolve to: shared, so that the next one
-/// can be built from it when an answer changes.
-#[derive(Debug, Clone)]
-pub struct Parts {
-    /// The effective configuration.
-    pub config: Arc<Config>,
-    /// All service entries, whether they can match or not.
-    pub entries: Arc<[ServiceEntry]>,
-    /// Who the sources are.
-    pub workloads: Arc<Workloads>,
-}
-
-impl Parts {
-    /// The snapshot with these `answers`, and the warnings about it.
+impl Loaded {
+    /// The snapshot with these `answers`. With it all warnings: those about the files, and those
+    /// about what they mean together, such as two service entries that claim the same.
     #[must_use]
     pub fn build(&self, generation: u64, answers: &Answers) -> (Snapshot, Vec<Problem>) {
         let (config, workloads) = (Arc::clone(&self.config), Arc::clone(&self.workloads));
-        Snapshot::build(generation, config, &self.entries, workloads, answers)
+        let (snapshot, warnings) =
+            Snapshot::build(generation, config, &self.entries, workloads, answers);
+        (snapshot, self.problems.iter().cloned().chain(warnings).collect())
     }
 
     /// The names whose addresses the service entries need.
     #[must_use]
     pub fn names_to_resolve(&self) -> BTreeSet<Name> {
         service_entry::names_to_resolve(&self.entries)
-    }
-}
-
-impl Loaded {
-    /// The snapshot, as this generation, before any name is resolved.
-    #[must_use]
-    pub fn snapshot(self, generation: u64) -> Snapshot {
-        let mut snapshot = self.snapshot;
-        snapshot.generation = generation;
-        snapshot
-    }
-
-    /// The snapshot as generation 0, for looking things up without publishing.
-    #[must_use]
-    pub fn preview(&self) -> &Snapshot {
-        &self.snapshot
     }
 }
 
@@ -174,21 +151,14 @@ impl Sources {
         problems.extend(too_many(entries.iter().flatten()));
         let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
         let Some(config) = self.config.filter(|_| !refused) else { return Err(problems) };
-        let parts = Parts {
+        Ok(Loaded {
             config: Arc::new(config),
             entries: entries.into_iter().flatten().collect(),
             workloads: Arc::new(workloads.unwrap_or_default()),
-        };
-        let (snapshot, warnings) = parts.build(0, &Answers::default());
-        problems.extend(warnings);
-        Ok(Loaded {
-            config: Arc::clone(&parts.config),
             problems,
             files: self.files,
             directories: self.directories,
             fingerprint: self.fingerprint,
-            parts,
-            snapshot,
         })
     }
 }

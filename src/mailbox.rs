@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use crate::sys::waker::Waker;
+
 /// What the control plane may ask.
 #[derive(Debug)]
 pub enum Request {
@@ -69,23 +71,17 @@ pub(crate) mod millis {
     }
 }
 
-/// Wakes a worker that sleeps in its ring.
-pub trait Wake: Send + Sync + std::fmt::Debug {
-    /// Ends the worker's present or next wait.
-    fn wake(&self);
-}
-
 /// The control plane's end.
 #[derive(Debug)]
 pub struct Mailbox {
     sender: Sender<Request>,
-    waker: Box<dyn Wake>,
+    waker: Waker,
 }
 
 impl Mailbox {
-    /// A mailbox, and the end that the worker reads.
+    /// A mailbox that wakes its worker through `waker`, and the end that the worker reads.
     #[must_use]
-    pub fn new(waker: Box<dyn Wake>) -> (Self, Receiver<Request>) {
+    pub fn new(waker: Waker) -> (Self, Receiver<Request>) {
         let (sender, receiver) = channel();
         (Self { sender, waker }, receiver)
     }
@@ -95,11 +91,5 @@ impl Mailbox {
         if self.sender.send(request).is_ok() {
             self.waker.wake();
         }
-    }
-}
-
-impl Wake for crate::sys::waker::Waker {
-    fn wake(&self) {
-        Self::wake(self);
     }
 }

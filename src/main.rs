@@ -140,9 +140,6 @@ fn run(config_file: PathBuf, debug_endpoints: bool) -> ExitCode {
         }
     };
     let set_log_level = start_logging(&loaded.config.log);
-    for problem in &loaded.problems {
-        tracing::warn!(%problem, "configuration");
-    }
     let options = app::Options {
         config_file,
         signals: control::Signals::Handle,

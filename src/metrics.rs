@@ -10,7 +10,7 @@
 //! * [`requests`]: the histograms of requests.
 //! * [`timing`]: connect durations and loop turns.
 //! * [`hub`]: the control plane's end: the sum over the workers.
-//! * [`catalogue`]: name, type and help of every metric, in the order of a scrape.
+//! * `catalogue`: every metric in the order of a scrape: type, name, help, values.
 //! * [`encode`]: a scrape as text.
 //!
 //! `sent` and `received` are Istio's words and stand in metric names only: *sent* are the bytes
@@ -18,7 +18,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub mod catalogue;
+use strum::{EnumCount, IntoStaticStr, VariantArray};
+
+mod catalogue;
 pub mod counters;
 pub mod encode;
 pub mod hub;
@@ -60,8 +62,9 @@ impl Cell {
     }
 }
 
-/// Why a connection ended. One value feeds metric and log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// Why a connection ended. One value feeds metric and log; its label is its name in snake case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum CloseReason {
     /// Both sides sent FIN and everything was delivered.
     Finished,
@@ -70,6 +73,7 @@ pub enum CloseReason {
     /// The upstream was reset, or died.
     UpstreamReset,
     /// The policy gave no way out.
+    #[strum(serialize = "blackhole")]
     BlackHole,
     /// The upstream refused (ECONNREFUSED).
     ConnectRefused,
@@ -100,49 +104,10 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Every reason, in the order of declaration (so `ALL[r as usize] == r`).
-    pub const ALL: [Self; 17] = [
-        Self::Finished,
-        Self::DownstreamReset,
-        Self::UpstreamReset,
-        Self::BlackHole,
-        Self::ConnectRefused,
-        Self::ConnectTimeout,
-        Self::ConnectUnreachable,
-        Self::NoLocalPort,
-        Self::NoDescriptor,
-        Self::ConnectFailed,
-        Self::ConnectionLimit,
-        Self::Idle,
-        Self::HalfClose,
-        Self::DrainDeadline,
-        Self::SelfCall,
-        Self::NoEndpoint,
-        Self::BadRequest,
-    ];
-
     /// The reason as it stands in the `reason` label and in the log.
     #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Finished => "finished",
-            Self::DownstreamReset => "downstream_reset",
-            Self::UpstreamReset => "upstream_reset",
-            Self::BlackHole => "blackhole",
-            Self::ConnectRefused => "connect_refused",
-            Self::ConnectTimeout => "connect_timeout",
-            Self::ConnectUnreachable => "connect_unreachable",
-            Self::NoLocalPort => "no_local_port",
-            Self::NoDescriptor => "no_descriptor",
-            Self::ConnectFailed => "connect_failed",
-            Self::ConnectionLimit => "connection_limit",
-            Self::Idle => "idle",
-            Self::HalfClose => "half_close",
-            Self::DrainDeadline => "drain_deadline",
-            Self::SelfCall => "self_call",
-            Self::NoEndpoint => "no_endpoint",
-            Self::BadRequest => "bad_request",
-        }
+    pub fn label(self) -> &'static str {
+        self.into()
     }
 
     /// Istio's words for it. A self-call is not accounted to any `istio_*` series; its flags are
@@ -171,53 +136,40 @@ impl CloseReason {
 }
 
 /// `response_flags`: Envoy's short words for what went wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, IntoStaticStr)]
 pub enum ResponseFlags {
     /// `-`: nothing.
     #[default]
+    #[strum(serialize = "-")]
     None,
     /// `UH`: no healthy upstream; what Istio writes for a blackholed connection.
+    #[strum(serialize = "UH")]
     BlackHole,
     /// `UF,URX`: the upstream connection failed, and no attempt is left.
+    #[strum(serialize = "UF,URX")]
     ConnectFailed,
     /// `UO`: a connection limit.
+    #[strum(serialize = "UO")]
     Overflow,
     /// `UC`: the upstream ended the connection.
+    #[strum(serialize = "UC")]
     UpstreamReset,
     /// `DC`: the downstream ended the connection.
+    #[strum(serialize = "DC")]
     DownstreamReset,
     /// `DPE`: what the downstream sent is malformed.
+    #[strum(serialize = "DPE")]
     DownstreamProtocol,
     /// `UF`: the upstream connection of a request failed.
+    #[strum(serialize = "UF")]
     UpstreamFailed,
 }
 
 impl ResponseFlags {
-    /// Every value.
-    pub const ALL: [Self; 8] = [
-        Self::None,
-        Self::BlackHole,
-        Self::ConnectFailed,
-        Self::Overflow,
-        Self::UpstreamReset,
-        Self::DownstreamReset,
-        Self::DownstreamProtocol,
-        Self::UpstreamFailed,
-    ];
-
     /// The value of the `response_flags` label.
     #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::None => "-",
-            Self::BlackHole => "UH",
-            Self::ConnectFailed => "UF,URX",
-            Self::Overflow => "UO",
-            Self::UpstreamReset => "UC",
-            Self::DownstreamReset => "DC",
-            Self::DownstreamProtocol => "DPE",
-            Self::UpstreamFailed => "UF",
-        }
+    pub fn label(self) -> &'static str {
+        self.into()
     }
 }
 

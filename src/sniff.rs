@@ -45,7 +45,7 @@ pub enum Sniff {
     Opaque(OpaqueReason),
 }
 
-/// Why a connection is opaque. One variant per label value of the metric that counts them.
+/// Why a connection is opaque.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OpaqueReason {
     /// The bytes begin no protocol that is known here.
@@ -115,21 +115,6 @@ impl Sniffer {
             Reader::Unchosen => Sniff::NeedMore,
             Reader::Tls(hello) => hello.feed(bytes),
             Reader::Text(line) => line.feed(bytes),
-        }
-    }
-}
-
-impl OpaqueReason {
-    /// Every reason, for the metric that counts them.
-    pub const ALL: [Self; 3] = [Self::NotRecognised, Self::TooLarge, Self::BadTls];
-
-    /// The value of a metric's label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::NotRecognised => "not_recognised",
-            Self::TooLarge => "too_large",
-            Self::BadTls => "bad_tls",
         }
     }
 }

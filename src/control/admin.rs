@@ -68,8 +68,10 @@ pub(super) fn router(shared: Arc<Shared>, ip: IpAddr) -> Router {
 
 async fn config(State(shared): State<Arc<Shared>>) -> Response {
     let snapshot = shared.registry.current();
-    let yaml = [(header::CONTENT_TYPE, "application/yaml")];
-    (yaml, (shared.views.config)(&snapshot.config)).into_response()
+    match serde_yaml::to_string(&*snapshot.config) {
+        Ok(yaml) => ([(header::CONTENT_TYPE, "application/yaml")], yaml).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn registry(State(shared): State<Arc<Shared>>) -> Response {
@@ -87,7 +89,7 @@ async fn registry(State(shared): State<Arc<Shared>>) -> Response {
         "outboundTrafficPolicy": mode,
         "warnings": warnings,
         "refused": refused,
-        "services": (shared.views.services)(&snapshot),
+        "services": snapshot.services().collect::<Vec<_>>(),
         "names": shared.names.view(),
     });
     pretty(StatusCode::OK, &answer)

@@ -22,6 +22,7 @@ use super::dns::Wanted;
 use super::{LogControl, lock};
 use crate::access_log::AccessLog;
 use crate::config::Config;
+use crate::load::Loaded;
 use crate::metrics::{ControlCounters, ReloadResult};
 use crate::problem::{Problem, Severity};
 use crate::registry::{Answers, Registry, Retired};
@@ -38,7 +39,7 @@ use basis::Basis;
 pub(super) use handle::Handle;
 use handle::Message;
 use signature::Signature;
-pub use source::{Candidate, Loader, Outcome, Source};
+pub use source::{Loader, Outcome, Source};
 use watch::Watcher;
 pub use watch::Watching;
 
@@ -83,7 +84,6 @@ enum Cause {
 /// The thread's state.
 struct Reloader {
     load: Loader,
-    restart_needed: fn(&Config, &Config) -> Vec<&'static str>,
     target: Target,
     status: Arc<Mutex<Status>>,
     watcher: Watcher,
@@ -92,8 +92,6 @@ struct Reloader {
     directories: Vec<PathBuf>,
     basis: Basis,
     retired: Retired,
-    /// Of the generation in use.
-    fingerprint: u64,
     /// Of the refusal that was logged last; `None` once the files are good again.
     refusal: Option<u64>,
     /// How files and directories looked when they were read last.
@@ -114,24 +112,23 @@ impl Reloader {
             let _ = inbox.send(Message::FilesChanged);
         };
         let mut watcher = Watcher::new(source.watching, notify);
-        watcher.watch(&source.directories, &source.files);
-        let signature = Signature::take(&source.files, &source.directories);
+        let (files, directories) = (source.first.files.clone(), source.first.directories.clone());
+        watcher.watch(&directories, &files);
+        let signature = Signature::take(&files, &directories);
         target.counters.config_generation.set(target.registry.current().generation);
         target.counters.config_last_success_s.set(unix_time_s());
-        let basis = Basis::new(source.parts, source.problems);
+        let basis = Basis::new(source.first);
         target.wanted.send_replace(basis.wanted());
         Self {
             load: source.load,
-            restart_needed: source.restart_needed,
             target,
             status,
             watcher,
             poll: source.poll,
-            files: source.files,
-            directories: source.directories,
+            files,
+            directories,
             basis,
             retired: Retired::default(),
-            fingerprint: source.fingerprint,
             refusal: None,
             // The files may have changed between the load of the first generation and now.
             recheck: signature.is_fresh(),
@@ -196,9 +193,9 @@ impl Reloader {
         // Watch before the read: what changes later is seen as an event, or at the poll.
         self.watcher.watch(&self.directories, &self.files);
         match self.read() {
-            Ok(candidate) => {
-                self.follow(&candidate.files, &candidate.directories);
-                self.accept(candidate, cause)
+            Ok(loaded) => {
+                self.follow(&loaded.files, &loaded.directories);
+                self.accept(loaded, cause)
             }
             Err(problems) => {
                 self.follow_problems(&problems);
@@ -209,7 +206,7 @@ impl Reloader {
 
     /// Loads the files, all of them in one state: when they change under the read it is repeated,
     /// or a file of one generation could be combined with a file of another.
-    fn read(&mut self) -> Result<Candidate, Vec<Problem>> {
+    fn read(&mut self) -> Result<Loaded, Vec<Problem>> {
         for _ in 0..READS_MAX {
             self.signature = Signature::take(&self.files, &self.directories);
             let loaded = (self.load)();
@@ -228,14 +225,14 @@ impl Reloader {
         }])
     }
 
-    fn accept(&mut self, candidate: Candidate, cause: Cause) -> Outcome {
+    fn accept(&mut self, loaded: Loaded, cause: Cause) -> Outcome {
         let current = self.target.registry.current();
         let counters = Arc::clone(&self.target.counters);
         counters.config_last_success_s.set(unix_time_s());
         let was_refused = self.refusal.take().is_some();
         let mut status = lock(&self.status);
         status.refused.clear();
-        if candidate.fingerprint == self.fingerprint {
+        if loaded.fingerprint == self.basis.fingerprint() {
             if was_refused {
                 tracing::info!("configuration is again the one in use");
             }
@@ -246,9 +243,8 @@ impl Reloader {
         }
         drop(status);
 
-        let new = Arc::clone(&candidate.parts.config);
-        self.fingerprint = candidate.fingerprint;
-        self.basis.replace(candidate.parts, candidate.problems);
+        let new = Arc::clone(&loaded.config);
+        self.basis.replace(loaded);
         let generation = self.publish();
         self.target.wanted.send_if_modified(|wanted| {
             let new = self.basis.wanted();
@@ -287,7 +283,7 @@ impl Reloader {
 
     /// Takes over what can change at run time, and names what cannot.
     fn apply_live(&self, old: &Config, new: &Config) {
-        for field in (self.restart_needed)(old, new) {
+        for field in old.restart_needed(new) {
             tracing::warn!(field, "configuration field changed; it takes effect at the next start");
         }
         if old.log.level != new.log.level {

@@ -9,19 +9,14 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::dns::Wanted;
-use super::reload::{Candidate, Source, Target, Watching};
+use super::reload::{Source, Target, Watching};
 use super::{LogControl, SetLogLevel};
 use crate::access_log;
 use crate::config::{AccessLogFormat, Config};
-use crate::load::Parts;
+use crate::load::Loaded;
 use crate::metrics::ControlCounters;
 use crate::problem::{Problem, Severity};
 use crate::registry::{Answers, Registry, Snapshot};
-
-/// `config` with an empty registry.
-pub(super) fn parts(config: Arc<Config>) -> Parts {
-    Parts { config, entries: Arc::new([]), workloads: Arc::default() }
-}
 
 /// A configuration that listens on free ports of loopback.
 pub(super) fn config() -> Config {
@@ -36,7 +31,7 @@ pub(super) fn config() -> Config {
 /// Reads `directory/*.yaml`. Each file is a log level, a space, any text and ` end`; a file without
 /// the end is refused. The texts become `Config::registry`, the last level the log level; the text
 /// `told` switches the access log on.
-pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
+pub(super) fn load(directory: &Path) -> Result<Loaded, Vec<Problem>> {
     let pattern = directory.join("*.yaml");
     let files: Vec<PathBuf> =
         glob::glob(pattern.to_str().unwrap()).unwrap().filter_map(Result::ok).collect();
@@ -63,13 +58,14 @@ pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
         }
         all += &text;
     }
-    let config = Arc::new(config);
     let fingerprint = {
         use std::hash::BuildHasher;
         foldhash::quality::FixedState::default().hash_one(&all)
     };
-    Ok(Candidate {
-        parts: parts(config),
+    Ok(Loaded {
+        config: Arc::new(config),
+        entries: Vec::new(),
+        workloads: Arc::default(),
         problems: Vec::new(),
         files,
         directories: vec![directory.to_owned()],
@@ -81,20 +77,9 @@ pub(super) fn load(directory: &Path) -> Result<Candidate, Vec<Problem>> {
 pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (Source, Snapshot) {
     let first = load(directory).unwrap_or_else(|problems| panic!("{problems:?}"));
     let path = directory.to_owned();
-    let source = Source {
-        load: Box::new(move || load(&path)),
-        parts: first.parts.clone(),
-        files: first.files,
-        directories: first.directories,
-        fingerprint: first.fingerprint,
-        problems: first.problems,
-        restart_needed: |old, new| {
-            if old.listen == new.listen { Vec::new() } else { vec!["listen"] }
-        },
-        poll,
-        watching,
-    };
-    (source, first.parts.build(1, &Answers::default()).0)
+    let (snapshot, problems) = first.build(1, &Answers::default());
+    let load = Box::new(move || load(&path));
+    (Source { load, first, problems, poll, watching }, snapshot)
 }
 
 /// What a reload acts on, for `registry`; `loud` is no log level.

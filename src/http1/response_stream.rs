@@ -5,6 +5,9 @@
 //! [`super::RequestStream`]. A head is told before it passes, so a status can be counted, and an
 //! answer that cannot be framed can still be replaced by a 502.
 
+use strum::{EnumCount, IntoStaticStr, VariantArray};
+use thiserror::Error;
+
 use super::UNANSWERED_MAX;
 use super::chunked::{Chunked, Piece};
 use super::head_end::{HeadEnd, Lines};
@@ -51,7 +54,8 @@ pub enum ResponseStep {
 }
 
 /// Why an answer's framing is lost. One variant per label value of the metric that counts them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Lost {
     /// Not a head of HTTP/1.
     #[error("the answer does not begin with a head of HTTP/1")]
@@ -120,31 +124,6 @@ enum State {
 impl From<&RequestHead> for Asked {
     fn from(head: &RequestHead) -> Self {
         Self { is_head: head.method == Method::Head, wants_upgrade: head.upgrade != Upgrade::No }
-    }
-}
-
-impl Lost {
-    /// Every reason, for the metric that counts them.
-    pub const ALL: [Self; 6] = [
-        Self::BadHead,
-        Self::HeadTooLarge,
-        Self::BadLength,
-        Self::LengthWithCoding,
-        Self::BadChunk,
-        Self::UnaskedSwitch,
-    ];
-
-    /// The value of a metric's label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::BadHead => "bad_head",
-            Self::HeadTooLarge => "head_too_large",
-            Self::BadLength => "bad_length",
-            Self::LengthWithCoding => "length_with_coding",
-            Self::BadChunk => "bad_chunk",
-            Self::UnaskedSwitch => "unasked_switch",
-        }
     }
 }
 

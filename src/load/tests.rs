@@ -55,11 +55,12 @@ fn all_files_are_read_and_all_directories_named() {
     let lab = Lab::new();
     let loaded = lab.load().unwrap();
     assert_eq!(loaded.problems, []);
-    assert_eq!(loaded.parts.entries.len(), 1);
+    assert_eq!(loaded.entries.len(), 1);
     assert_eq!(loaded.files, ["egret.yaml", "registry.d/a.yaml", "w.yaml"].map(|n| lab.path(n)));
     let directory = |name: &str| if name.is_empty() { lab.0.path().into() } else { lab.path(name) };
     assert_eq!(loaded.directories, ["", "registry.d"].map(directory));
-    let snapshot = loaded.snapshot(7);
+    let (snapshot, warnings) = loaded.build(7, &Answers::default());
+    assert_eq!(warnings, []);
     assert_eq!((snapshot.generation, snapshot.services().len()), (7, 1));
     let source = snapshot.workload("10.0.0.1".parse().unwrap());
     assert_eq!(source.value.workload.as_deref(), Some("shop"));
@@ -159,6 +160,25 @@ fn what_is_missing_or_no_file_is_named() {
 }
 
 #[test]
+fn each_warning_about_files_and_entries_is_told_once() {
+    let lab = Lab::new();
+    lab.write("egret.yaml", "registry: [\"registry.d/*.yaml\", \"none/*.yaml\"]\n");
+    lab.write("registry.d/b.yaml", ENTRY.replace("name: a}", "name: b}"));
+    let loaded = lab.load().unwrap();
+    let of_files = |problem: &Problem| problem.message.contains("matches no file");
+    let of_entries = |problem: &Problem| problem.message.contains("loses 192.0.2.1 port 443");
+    assert_eq!(
+        (loaded.problems.len(), loaded.problems.iter().filter(|p| of_files(p)).count()),
+        (1, 1)
+    );
+    for _ in 0..2 {
+        let (_, problems) = loaded.build(1, &Answers::default());
+        assert_eq!(problems.iter().filter(|p| of_files(p)).count(), 1, "{problems:?}");
+        assert_eq!(problems.iter().filter(|p| of_entries(p)).count(), 1, "{problems:?}");
+    }
+}
+
+#[test]
 fn a_pattern_without_files_is_a_warning_and_its_directory_is_watched() {
     let lab = Lab::new();
     lab.write("egret.yaml", "registry: [\"registry.d/*.yml\", \"later/on/*.yaml\"]\n");
@@ -175,7 +195,7 @@ fn hidden_files_are_left_alone_and_overlapping_patterns_read_once() {
     symlink("someone@host", lab.path("registry.d/.#a.yaml")).unwrap();
     lab.write("egret.yaml", "registry: [\"registry.d/*.yaml\", \"registry.d/a*\"]\n");
     let loaded = lab.load().unwrap();
-    assert_eq!((loaded.parts.entries.len(), loaded.problems), (1, vec![]));
+    assert_eq!((loaded.entries.len(), loaded.problems), (1, vec![]));
 }
 
 #[test]
@@ -184,7 +204,7 @@ fn a_directory_with_brackets_in_its_name_works() {
     lab.write("x[1]/egret.yaml", "registry: [\"r/*.yaml\"]\n");
     lab.write("x[1]/r/a.yaml", ENTRY);
     let loaded = load(&lab.path("x[1]/egret.yaml")).unwrap();
-    assert_eq!(loaded.parts.entries.len(), 1);
+    assert_eq!(loaded.entries.len(), 1);
     assert!(loaded.directories.contains(&lab.path("x[1]/r")), "{:?}", loaded.directories);
 }
 
@@ -195,5 +215,5 @@ fn kubernetes_links_are_followed() {
     symlink("..1", lab.path("registry.d/..data")).unwrap();
     symlink("..data/b.yaml", lab.path("registry.d/b.yaml")).unwrap();
     let loaded = lab.load().unwrap();
-    assert_eq!((loaded.parts.entries.len(), loaded.files.len()), (2, 4));
+    assert_eq!((loaded.entries.len(), loaded.files.len()), (2, 4));
 }

@@ -3,9 +3,11 @@
 //! Each structure has one writing thread; every other thread only reads. They hold numbers, and
 //! know neither names nor formats (see `catalogue`).
 
+use strum::{EnumCount, IntoStaticStr, VariantArray};
+
 use super::{Cell, CloseReason};
-use crate::http1::{Lost, Refusal};
-use crate::http2::FrameError;
+use crate::http1::{Lost, Refusal, RefusalKind};
+use crate::http2::{FrameError, FrameErrorKind};
 use crate::sniff::{NameError, OpaqueReason};
 
 /// One worker's counters. Aligned to two cache lines, because the processor fetches lines in pairs:
@@ -23,8 +25,7 @@ pub struct WorkerCounters {
     pub accept_error: Cell,
     /// Connections that this worker holds now (gauge).
     pub connections_active: Cell,
-    /// Connections that ended, by `CloseReason as usize`; see [`WorkerCounters::closed`].
-    closed: [Cell; CloseReason::ALL.len()],
+    pub(super) closed: [Cell; CloseReason::COUNT],
     /// Bytes relayed through a buffer, both directions together.
     pub bytes_copied: Cell,
     /// Bytes relayed through a pipe, both directions together.
@@ -45,8 +46,7 @@ pub struct WorkerCounters {
     pub busy_us: Cell,
     /// Times a label set was refused a series of its own by this worker's tables.
     pub series_refused: Cell,
-    /// Connections by what recognition found; see [`WorkerCounters::recognised`].
-    recognised: [Cell; Recognised::ALL.len()],
+    pub(super) recognised: [Cell; Recognised::COUNT],
     /// Connections whose first bytes are held or awaited now (gauge).
     pub recognising: Cell,
     /// Bytes that are held for recognition now (gauge).
@@ -55,10 +55,10 @@ pub struct WorkerCounters {
     pub unverified_names: Cell,
     /// Requests that name two hosts.
     pub name_conflicts: Cell,
-    junk_names: [Cell; NameError::ALL.len()],
-    refused_requests: [Cell; Refusal::ALL.len()],
-    unframed_answers: [Cell; Lost::ALL.len()],
-    refused_frames: [Cell; FrameError::ALL.len()],
+    pub(super) junk_names: [Cell; NameError::COUNT],
+    pub(super) refused_requests: [Cell; RefusalKind::COUNT],
+    pub(super) unframed_answers: [Cell; Lost::COUNT],
+    pub(super) refused_frames: [Cell; FrameErrorKind::COUNT],
     /// Upstream connections that gave way to another one.
     pub upstream_switches: Cell,
     /// HTTP/2 requests that were blocked behind an allowed one.
@@ -67,53 +67,49 @@ pub struct WorkerCounters {
     pub access_log_dropped: Cell,
 }
 
+// An enum's value is the index of its cell: each array has one cell per variant, in the order of
+// declaration.
 impl WorkerCounters {
     /// The counter of connections that ended for `reason`.
     #[must_use]
     pub fn closed(&self, reason: CloseReason) -> &Cell {
-        // `reason as usize` is below the length: the array has one cell per variant.
         &self.closed[reason as usize]
     }
 
     /// The counter of connections of which recognition found `what`.
     #[must_use]
     pub fn recognised(&self, what: Recognised) -> &Cell {
-        &self.recognised[place(&Recognised::ALL, |one| *one == what)]
+        &self.recognised[what as usize]
     }
 
     /// The counter of server names that are none, for `reason`.
     #[must_use]
     pub fn junk_names(&self, reason: NameError) -> &Cell {
-        &self.junk_names[place(&NameError::ALL, |one| *one == reason)]
+        &self.junk_names[reason as usize]
     }
 
     /// The counter of requests refused for `reason`.
     #[must_use]
     pub fn refused_requests(&self, reason: Refusal) -> &Cell {
-        &self.refused_requests[place(&Refusal::ALL, |one| one.label() == reason.label())]
+        &self.refused_requests[RefusalKind::from(reason) as usize]
     }
 
     /// The counter of HTTP/2 connections that were refused for `reason`.
     #[must_use]
     pub fn refused_frames(&self, reason: FrameError) -> &Cell {
-        &self.refused_frames[place(&FrameError::ALL, |one| one.label() == reason.label())]
+        &self.refused_frames[FrameErrorKind::from(reason) as usize]
     }
 
     /// The counter of answers whose framing was lost for `reason`.
     #[must_use]
     pub fn unframed_answers(&self, reason: Lost) -> &Cell {
-        &self.unframed_answers[place(&Lost::ALL, |one| *one == reason)]
+        &self.unframed_answers[reason as usize]
     }
 }
 
-/// The place of a value in the list of all values: a search of a few comparisons, off the path of
-/// bytes.
-fn place<T>(all: &[T], is_it: impl Fn(&T) -> bool) -> usize {
-    all.iter().position(is_it).expect("the list holds every value")
-}
-
 /// What recognition found out about a connection, or why it did not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Recognised {
     /// A whole ClientHello.
     Tls,
@@ -121,8 +117,12 @@ pub enum Recognised {
     Http1,
     /// The preface of HTTP/2.
     Http2,
-    /// Nothing that is known here.
-    Opaque(OpaqueReason),
+    /// Nothing that is known here ([`OpaqueReason::NotRecognised`]).
+    NotRecognised,
+    /// More than recognition looks at ([`OpaqueReason::TooLarge`]).
+    TooLarge,
+    /// Almost TLS ([`OpaqueReason::BadTls`]).
+    BadTls,
     /// Not enough came in `names.deadline`.
     Deadline,
     /// The connection, or the downstream's half of it, ended before.
@@ -131,37 +131,19 @@ pub enum Recognised {
     ServerFirst,
 }
 
-impl Recognised {
-    /// Every value.
-    pub const ALL: [Self; 9] = [
-        Self::Tls,
-        Self::Http1,
-        Self::Http2,
-        Self::Opaque(OpaqueReason::NotRecognised),
-        Self::Opaque(OpaqueReason::TooLarge),
-        Self::Opaque(OpaqueReason::BadTls),
-        Self::Deadline,
-        Self::Ended,
-        Self::ServerFirst,
-    ];
-
-    /// The value of the `result` label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Tls => "tls",
-            Self::Http1 => "http1",
-            Self::Http2 => "http2",
-            Self::Opaque(reason) => reason.label(),
-            Self::Deadline => "deadline",
-            Self::Ended => "ended",
-            Self::ServerFirst => "server_first",
+impl From<OpaqueReason> for Recognised {
+    fn from(reason: OpaqueReason) -> Self {
+        match reason {
+            OpaqueReason::NotRecognised => Self::NotRecognised,
+            OpaqueReason::TooLarge => Self::TooLarge,
+            OpaqueReason::BadTls => Self::BadTls,
         }
     }
 }
 
 /// What came of a reload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum ReloadResult {
     /// A new generation was published.
     Success,
@@ -171,23 +153,9 @@ pub enum ReloadResult {
     Unchanged,
 }
 
-impl ReloadResult {
-    /// Every result.
-    pub const ALL: [Self; 3] = [Self::Success, Self::Failure, Self::Unchanged];
-
-    /// The value of the `result` label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Failure => "failure",
-            Self::Unchanged => "unchanged",
-        }
-    }
-}
-
 /// What came of asking DNS for the addresses of a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum DnsResult {
     /// Addresses.
     Success,
@@ -195,21 +163,6 @@ pub enum DnsResult {
     Failure,
     /// The name does not exist, or has no address.
     Empty,
-}
-
-impl DnsResult {
-    /// Every result.
-    pub const ALL: [Self; 3] = [Self::Success, Self::Failure, Self::Empty];
-
-    /// The value of the `result` label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Success => "success",
-            Self::Failure => "failure",
-            Self::Empty => "empty",
-        }
-    }
 }
 
 /// What the control plane counts. One thread writes each cell: the access log's writer its own two,
@@ -220,28 +173,27 @@ pub struct ControlCounters {
     pub config_generation: Cell,
     /// When the files were last read without an error, in seconds since 1970 (gauge).
     pub config_last_success_s: Cell,
-    reloads: [Cell; ReloadResult::ALL.len()],
+    pub(super) reloads: [Cell; ReloadResult::COUNT],
     /// Names whose addresses are kept (gauge).
     pub dns_names: Cell,
-    dns_resolutions: [Cell; DnsResult::ALL.len()],
+    pub(super) dns_resolutions: [Cell; DnsResult::COUNT],
     /// Lines of the access log that are written.
     pub access_log_lines: Cell,
     /// Lines of the access log that could not be written.
     pub access_log_lost: Cell,
 }
 
+// The index of a cell is the enum's value, as above.
 impl ControlCounters {
     /// The counter of reloads that ended with `result`.
     #[must_use]
     pub fn reloads(&self, result: ReloadResult) -> &Cell {
-        // One cell per variant, in the order of declaration.
         &self.reloads[result as usize]
     }
 
     /// The counter of names that were asked for with `result`.
     #[must_use]
     pub fn dns_resolutions(&self, result: DnsResult) -> &Cell {
-        // One cell per variant, in the order of declaration.
         &self.dns_resolutions[result as usize]
     }
 }
@@ -249,30 +201,58 @@ impl ControlCounters {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http2::hpack::HpackError;
+    use crate::metrics::MetricsHub;
 
     #[test]
     fn workers_never_share_a_pair_of_cache_lines() {
-        assert_eq!(align_of::<WorkerCounters>(), 128);
-        assert_eq!(size_of::<WorkerCounters>() % 128, 0);
+        let hub = MetricsHub::new(1);
+        let mut pairs: Vec<usize> = (0..16)
+            .flat_map(|id| {
+                let counters = hub.worker(id).counters;
+                let first = std::ptr::from_ref(&*counters).addr();
+                first / 128..=(first + size_of::<WorkerCounters>() - 1) / 128
+            })
+            .collect();
+        let all = pairs.len();
+        pairs.sort_unstable();
+        pairs.dedup();
+        assert_eq!(pairs.len(), all);
+    }
+
+    fn have_cells_of_their_own<E: Copy>(values: &[E], cell: impl Fn(E) -> *const Cell) {
+        let mut cells: Vec<_> = values.iter().map(|value| cell(*value)).collect();
+        cells.sort_unstable();
+        cells.dedup();
+        assert_eq!(cells.len(), values.len());
     }
 
     #[test]
-    fn each_close_reason_has_its_own_counter() {
+    fn every_value_has_a_counter_of_its_own() {
+        let (w, c) = (WorkerCounters::default(), ControlCounters::default());
+        have_cells_of_their_own(CloseReason::VARIANTS, |one| w.closed(one));
+        have_cells_of_their_own(Recognised::VARIANTS, |one| w.recognised(one));
+        have_cells_of_their_own(NameError::VARIANTS, |one| w.junk_names(one));
+        have_cells_of_their_own(Lost::VARIANTS, |one| w.unframed_answers(one));
+        have_cells_of_their_own(ReloadResult::VARIANTS, |one| c.reloads(one));
+        have_cells_of_their_own(DnsResult::VARIANTS, |one| c.dns_resolutions(one));
+    }
+
+    #[test]
+    fn a_reason_with_details_counts_as_one_whatever_they_are() {
         let counters = WorkerCounters::default();
-        for (n, reason) in CloseReason::ALL.into_iter().enumerate() {
-            counters.closed(reason).add(n as u64 + 1);
+        for details in NameError::VARIANTS {
+            counters.refused_requests(Refusal::BadHost(*details)).add(1);
+            counters.refused_frames(FrameError::BadHost(*details)).add(1);
         }
-        for (n, reason) in CloseReason::ALL.into_iter().enumerate() {
-            assert_eq!(counters.closed(reason).get(), n as u64 + 1);
-        }
-    }
-
-    #[test]
-    fn each_reload_result_has_its_own_counter() {
-        let counters = ControlCounters::default();
-        counters.reloads(ReloadResult::Failure).add(1);
-        assert_eq!(counters.reloads(ReloadResult::Success).get(), 0);
-        assert_eq!(counters.reloads(ReloadResult::Failure).get(), 1);
-        assert_eq!(counters.reloads(ReloadResult::Unchanged).get(), 0);
+        counters.refused_frames(FrameError::Hpack(HpackError::Truncated)).add(1);
+        counters.refused_frames(FrameError::Hpack(HpackError::ListTooLarge)).add(1);
+        let all = NameError::COUNT as u64;
+        assert_eq!(counters.refused_requests(Refusal::BadHost(NameError::Empty)).get(), all);
+        assert_eq!(counters.refused_frames(FrameError::BadHost(NameError::Empty)).get(), all);
+        assert_eq!(counters.refused_frames(FrameError::Hpack(HpackError::Truncated)).get(), 2);
+        // The last of each list.
+        assert_eq!(counters.refused_requests(Refusal::BadTrailer).get(), 0);
+        assert_eq!(counters.refused_frames(FrameError::Connect).get(), 0);
     }
 }

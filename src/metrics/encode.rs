@@ -10,23 +10,19 @@ use std::fmt;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
-    DescriptorEncoder, EncodeLabelSet, MetricEncoder, NoLabelSet, text,
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, MetricEncoder,
+    NoLabelSet, text,
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
+use strum::VariantArray;
 
-use super::catalogue::{CATALOGUE, Kind, Metric, Row};
+use super::catalogue::{CATALOGUE, Kind};
 use super::hub::{SeriesSum, Totals};
 use super::labels::{LabelText, Labels};
 use super::requests::Measure;
-use super::timing::{Buckets, CONNECT_BOUNDS_US, TURN_BOUNDS_US, seconds};
-use super::{
-    Cell, CloseReason, DnsResult, Recognised, ReloadResult, ResponseFlags, WorkerCounters,
-};
-use crate::drain::Phase;
-use crate::http1::{Lost, Refusal};
-use crate::http2::FrameError;
-use crate::sniff::NameError;
+use super::timing::{Buckets, Timings, seconds};
+use super::{Cell, ControlCounters, ResponseFlags, WorkerCounters};
 
 /// How a scrape is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -97,268 +93,137 @@ impl Collector for Scrape {
                 (Kind::Histogram, _) => (row.name, MetricType::Histogram),
             };
             let encoder = encoder.encode_descriptor(name, row.help, None, kind)?;
-            let mut family = Family { encoder, format: self.format, kind: row.kind };
-            self.values(row, &mut family)?;
+            let as_counter = row.kind == Kind::Counter && self.format == Format::OpenMetrics;
+            (row.values)(&mut Lines { totals: &self.totals, encoder, as_counter })?;
         }
         Ok(())
     }
 }
 
-impl Scrape {
-    // tidy: long, because the compiler then asks for each metric's values.
-    fn values(&self, row: &Row, family: &mut Family<'_>) -> fmt::Result {
-        let totals = &self.totals;
-        match row.metric {
-            Metric::Opened => self.series(family, |s| s.opened),
-            Metric::Closed => self.all_series(family, |s| s.closed),
-            Metric::Requests => {
-                family.series(totals.requests.iter().map(|r| (&*r.labels, r.requests())))
-            }
-            Metric::RequestDuration => self.requests(family, Measure::Duration),
-            Metric::RequestBytes => self.requests(family, Measure::RequestBytes),
-            Metric::ResponseBytes => self.requests(family, Measure::ResponseBytes),
-            Metric::SentBytes => self.series(family, |s| s.sent_bytes),
-            Metric::ReceivedBytes => self.series(family, |s| s.received_bytes),
-            Metric::ConnectionsActive => self.sum(family, |w| &w.connections_active),
-            Metric::WorkerConnectionsActive => {
-                self.by_worker(family, |w| Number::Whole(w.connections_active.get()))
-            }
-            Metric::Accepts => self.accepts(family),
-            Metric::SelfCalls => self.sum(family, |w| &w.self_call),
-            Metric::ConnectionsClosed => CloseReason::ALL.into_iter().try_for_each(|reason| {
-                let count = self.total(|w| w.closed(reason));
-                family.labelled("reason", reason.label(), Number::Whole(count))
-            }),
-            Metric::ConnectDuration => {
-                family.histogram(&totals.timings.connect.buckets(CONNECT_BOUNDS_US))
-            }
-            Metric::CopiedBytes => self.sum(family, |w| &w.bytes_copied),
-            Metric::SplicedBytes => self.sum(family, |w| &w.bytes_spliced),
-            Metric::PipesInUse => self.sum(family, |w| &w.pipes_in_use),
-            Metric::PipeFallbacks => self.sum(family, |w| &w.pipe_fallbacks),
-            Metric::BuffersStarved => self.sum(family, |w| &w.buffers_starved),
-            Metric::CompletionQueueOverflows => self.sum(family, |w| &w.cq_overflow),
-            Metric::WorkerBusySeconds => {
-                self.by_worker(family, |w| Number::Seconds(seconds(w.busy_us.get())))
-            }
-            Metric::WorkerTurns => self.by_worker(family, |w| Number::Whole(w.turns.get())),
-            Metric::WorkerCompletions => {
-                self.by_worker(family, |w| Number::Whole(w.completions.get()))
-            }
-            Metric::TurnDuration => family.histogram(&totals.timings.turn.buckets(TURN_BOUNDS_US)),
-            Metric::Series => self.series_counts(family),
-            Metric::SeriesOverflow => family.number(Number::Whole(totals.series_overflow)),
-            Metric::Recognised => {
-                let values = Recognised::ALL;
-                self.by_label(family, "result", &values, Recognised::label, |w, r| w.recognised(r))
-            }
-            Metric::Recognising => self.sum(family, |w| &w.recognising),
-            Metric::RecognisingBytes => self.sum(family, |w| &w.recognising_bytes),
-            Metric::UnverifiedNames => self.sum(family, |w| &w.unverified_names),
-            Metric::NameConflicts => self.sum(family, |w| &w.name_conflicts),
-            Metric::JunkNames => {
-                let values = NameError::ALL;
-                self.by_label(family, "reason", &values, NameError::label, |w, e| w.junk_names(e))
-            }
-            Metric::RefusedRequests => {
-                let (values, label) = (Refusal::ALL, Refusal::label);
-                self.by_label(family, "reason", &values, label, |w, r| w.refused_requests(r))
-            }
-            Metric::UnframedAnswers => {
-                let (values, label) = (Lost::ALL, Lost::label);
-                self.by_label(family, "reason", &values, label, |w, l| w.unframed_answers(l))
-            }
-            Metric::RefusedFrames => {
-                let (values, label) = (FrameError::ALL, FrameError::label);
-                self.by_label(family, "reason", &values, label, |w, e| w.refused_frames(e))
-            }
-            Metric::UpstreamSwitches => self.sum(family, |w| &w.upstream_switches),
-            Metric::BlockedStreams => self.sum(family, |w| &w.blocked_streams),
-            Metric::AccessLogDropped => self.sum(family, |w| &w.access_log_dropped),
-            Metric::AccessLogLines => {
-                family.number(Number::Whole(totals.control.access_log_lines.get()))
-            }
-            Metric::AccessLogLost => {
-                family.number(Number::Whole(totals.control.access_log_lost.get()))
-            }
-            Metric::ConfigGeneration => {
-                family.number(Number::Whole(totals.control.config_generation.get()))
-            }
-            Metric::ConfigReloads => ReloadResult::ALL.into_iter().try_for_each(|result| {
-                let count = totals.control.reloads(result).get();
-                family.labelled("result", result.label(), Number::Whole(count))
-            }),
-            Metric::ConfigLastSuccess => {
-                family.number(Number::Whole(totals.control.config_last_success_s.get()))
-            }
-            Metric::DnsResolutions => DnsResult::ALL.into_iter().try_for_each(|result| {
-                let count = totals.control.dns_resolutions(result).get();
-                family.labelled("result", result.label(), Number::Whole(count))
-            }),
-            Metric::DnsNames => family.number(Number::Whole(totals.control.dns_names.get())),
-            Metric::Phase => PHASES.into_iter().try_for_each(|(phase, label)| {
-                let here = u64::from(phase == totals.phase);
-                family.labelled("phase", label, Number::Whole(here))
-            }),
-            Metric::OpenDescriptors => family.number(Number::Whole(open_descriptors())),
-            Metric::DescriptorsLimit => family.number(Number::Whole(descriptors_limit())),
-            Metric::BuildInfo => {
-                family.labelled("version", env!("CARGO_PKG_VERSION"), Number::Whole(1))
-            }
-        }
+/// The lines of one metric, and what they are written from.
+pub(super) struct Lines<'a> {
+    pub(super) totals: &'a Totals,
+    encoder: MetricEncoder<'a>,
+    /// OpenMetrics writes a counter's name with `_total`; elsewhere a number is just a number.
+    as_counter: bool,
+}
+
+/// The enums that are the values of a label, each named by its label.
+pub(super) trait LabelValues: VariantArray + Copy + Into<&'static str> {}
+impl<E: VariantArray + Copy + Into<&'static str>> LabelValues for E {}
+
+impl Lines<'_> {
+    /// The only value.
+    pub(super) fn one(&mut self, value: u64) -> fmt::Result {
+        write_number(&mut self.encoder, self.as_counter, value)
     }
 
-    /// Every series, those with flags included.
-    fn all_series(&self, family: &mut Family<'_>, value: fn(&SeriesSum) -> u64) -> fmt::Result {
-        family.series(self.totals.series.iter().map(|s| (&*s.labels, value(s))))
+    /// The value where the label `name` is `label`.
+    pub(super) fn labelled(&mut self, name: &str, label: &str, value: u64) -> fmt::Result {
+        self.with(&[(name, label)], value)
+    }
+
+    /// A cell of the workers, summed.
+    pub(super) fn sum(&mut self, cell: fn(&WorkerCounters) -> &Cell) -> fmt::Result {
+        self.one(self.totals.sum(cell))
+    }
+
+    /// A cell of the workers, one by one.
+    pub(super) fn by_worker(&mut self, cell: fn(&WorkerCounters) -> &Cell) -> fmt::Result {
+        let mut workers = self.totals.workers.iter();
+        workers.try_for_each(|(id, w)| self.labelled("worker", &id.to_string(), cell(w).get()))
+    }
+
+    /// A cell of the workers that counts microseconds, one by one.
+    pub(super) fn seconds_by_worker(&mut self, us: fn(&WorkerCounters) -> &Cell) -> fmt::Result {
+        let mut workers = self.totals.workers.iter();
+        workers.try_for_each(|(id, w)| {
+            let labels = [("worker", id.to_string())];
+            let encoder = &mut self.encoder.encode_family(&labels)?;
+            write_number(encoder, self.as_counter, seconds(us(w).get()))
+        })
+    }
+
+    /// One cell of the workers per variant of `E`, summed.
+    pub(super) fn by_value<E: LabelValues>(
+        &mut self,
+        name: &str,
+        cells: fn(&WorkerCounters) -> &[Cell],
+    ) -> fmt::Result {
+        E::VARIANTS.iter().enumerate().try_for_each(|(at, label)| {
+            // The arrays of cells have one for each variant.
+            let sum = self.totals.sum(|worker| &cells(worker)[at]);
+            self.labelled(name, (*label).into(), sum)
+        })
+    }
+
+    /// A cell of the control plane.
+    pub(super) fn control(&mut self, cell: fn(&ControlCounters) -> &Cell) -> fmt::Result {
+        self.one(cell(&self.totals.control).get())
+    }
+
+    /// One cell of the control plane per variant of `E`.
+    pub(super) fn control_by_value<E: LabelValues>(
+        &mut self,
+        name: &str,
+        cells: fn(&ControlCounters) -> &[Cell],
+    ) -> fmt::Result {
+        let mut values = E::VARIANTS.iter().zip(cells(&self.totals.control));
+        values.try_for_each(|(label, cell)| self.labelled(name, (*label).into(), cell.get()))
+    }
+
+    /// Every series of connections, those with flags included.
+    pub(super) fn series_and_flags(&mut self, value: fn(&SeriesSum) -> u64) -> fmt::Result {
+        self.label_sets(self.totals.series.iter().map(|s| (&*s.labels, value(s))))
     }
 
     /// The series without flags: the flags are known at the end, when only the close is counted.
-    fn series(&self, family: &mut Family<'_>, value: fn(&SeriesSum) -> u64) -> fmt::Result {
+    pub(super) fn series(&mut self, value: fn(&SeriesSum) -> u64) -> fmt::Result {
         let series = self.totals.series.iter().filter(|s| s.labels.flags == ResponseFlags::None);
-        family.series(series.map(|s| (&*s.labels, value(s))))
+        self.label_sets(series.map(|s| (&*s.labels, value(s))))
     }
 
-    fn requests(&self, family: &mut Family<'_>, measure: Measure) -> fmt::Result {
+    /// How many requests, by series.
+    pub(super) fn requests(&mut self) -> fmt::Result {
+        self.label_sets(self.totals.requests.iter().map(|r| (&*r.labels, r.requests())))
+    }
+
+    /// A histogram of requests, by series.
+    pub(super) fn of_requests(&mut self, measure: Measure) -> fmt::Result {
         let mut text = LabelText::default();
         self.totals.requests.iter().try_for_each(|group| {
             let sum = group.histogram(measure);
-            let mut encoder = family.encoder.encode_family(text.replace(&group.labels))?;
+            let mut encoder = self.encoder.encode_family(text.replace(&group.labels))?;
             encoder.encode_histogram::<NoLabelSet>(sum.sum(), sum.count(), &sum.buckets(), None)
         })
     }
 
-    /// One value per label, over all workers.
-    fn by_label<T: Copy>(
-        &self,
-        family: &mut Family<'_>,
-        name: &str,
-        values: &[T],
-        label: fn(T) -> &'static str,
-        cell: fn(&WorkerCounters, T) -> &Cell,
+    /// A histogram of what the workers time.
+    pub(super) fn timing(&mut self, buckets: fn(&Timings) -> Buckets) -> fmt::Result {
+        let Buckets { sum_seconds, count, counts } = buckets(&self.totals.timings);
+        self.encoder.encode_histogram::<NoLabelSet>(sum_seconds, count, &counts, None)
+    }
+
+    fn label_sets<'l>(
+        &mut self,
+        mut lines: impl Iterator<Item = (&'l Labels, u64)>,
     ) -> fmt::Result {
-        values.iter().try_for_each(|&value| {
-            let total = self.total(|worker| cell(worker, value));
-            family.labelled(name, label(value), Number::Whole(total))
-        })
-    }
-
-    fn accepts(&self, family: &mut Family<'_>) -> fmt::Result {
-        let results: [(&str, CellOf); 4] = [
-            ("accepted", |w| &w.accepted),
-            ("refused_limit", |w| &w.refused_limit),
-            ("self_call", |w| &w.self_call),
-            ("error", |w| &w.accept_error),
-        ];
-        results.into_iter().try_for_each(|(result, cell)| {
-            family.labelled("result", result, Number::Whole(self.total(cell)))
-        })
-    }
-
-    fn total(&self, cell: impl Fn(&WorkerCounters) -> &Cell) -> u64 {
-        self.totals.workers.iter().fold(0, |sum, (_, w)| sum.wrapping_add(cell(w).get()))
-    }
-
-    fn sum(&self, family: &mut Family<'_>, cell: CellOf) -> fmt::Result {
-        family.number(Number::Whole(self.total(cell)))
-    }
-
-    fn by_worker(
-        &self,
-        family: &mut Family<'_>,
-        value: fn(&WorkerCounters) -> Number,
-    ) -> fmt::Result {
-        self.totals
-            .workers
-            .iter()
-            .try_for_each(|(id, w)| family.labelled("worker", &id.to_string(), value(w)))
-    }
-
-    fn series_counts(&self, family: &mut Family<'_>) -> fmt::Result {
-        let counts =
-            [("connections", self.totals.series.len()), ("requests", self.totals.requests.len())];
-        counts.into_iter().try_for_each(|(kind, count)| {
-            family.labelled("kind", kind, Number::Whole(count as u64))
-        })
-    }
-}
-
-/// Picks one cell of a worker.
-type CellOf = fn(&WorkerCounters) -> &Cell;
-
-/// A value as it is printed.
-#[derive(Debug, Clone, Copy)]
-enum Number {
-    Whole(u64),
-    Seconds(f64),
-}
-
-/// The lines of one metric.
-struct Family<'a> {
-    encoder: MetricEncoder<'a>,
-    format: Format,
-    kind: Kind,
-}
-
-impl Family<'_> {
-    fn number(&mut self, value: Number) -> fmt::Result {
-        write_number(&mut self.encoder, self.format, self.kind, value)
-    }
-
-    fn with<L: EncodeLabelSet>(&mut self, labels: &L, value: Number) -> fmt::Result {
-        let (format, kind) = (self.format, self.kind);
-        write_number(&mut self.encoder.encode_family(labels)?, format, kind, value)
-    }
-
-    /// One line per label set.
-    fn series<'l>(&mut self, mut lines: impl Iterator<Item = (&'l Labels, u64)>) -> fmt::Result {
         let mut text = LabelText::default();
-        lines.try_for_each(|(labels, n)| self.with(text.replace(labels), Number::Whole(n)))
+        lines.try_for_each(|(labels, n)| self.with(text.replace(labels), n))
     }
 
-    fn labelled(&mut self, name: &str, label: &str, value: Number) -> fmt::Result {
-        self.with(&[(name, label)], value)
-    }
-
-    fn histogram(&mut self, buckets: &Buckets) -> fmt::Result {
-        let Buckets { sum_seconds, count, counts } = buckets;
-        self.encoder.encode_histogram::<NoLabelSet>(*sum_seconds, *count, counts, None)
+    fn with<L: EncodeLabelSet>(&mut self, labels: &L, value: u64) -> fmt::Result {
+        write_number(&mut self.encoder.encode_family(labels)?, self.as_counter, value)
     }
 }
 
-fn write_number(
-    encoder: &mut MetricEncoder<'_>,
-    format: Format,
-    kind: Kind,
-    value: Number,
-) -> fmt::Result {
-    match (kind, format, value) {
-        (Kind::Counter, Format::OpenMetrics, Number::Whole(n)) => {
-            encoder.encode_counter::<NoLabelSet, u64, u64>(&n, None)
-        }
-        (Kind::Counter, Format::OpenMetrics, Number::Seconds(n)) => {
-            encoder.encode_counter::<NoLabelSet, f64, u64>(&n, None)
-        }
-        (_, _, Number::Whole(n)) => encoder.encode_gauge(&n),
-        (_, _, Number::Seconds(n)) => encoder.encode_gauge(&n),
+fn write_number<N>(encoder: &mut MetricEncoder<'_>, as_counter: bool, value: N) -> fmt::Result
+where
+    N: EncodeCounterValue + EncodeGaugeValue,
+{
+    if as_counter {
+        encoder.encode_counter::<NoLabelSet, N, u64>(&value, None)
+    } else {
+        encoder.encode_gauge(&value)
     }
-}
-
-/// The phases and their labels.
-const PHASES: [(Phase, &str); 3] =
-    [(Phase::Starting, "starting"), (Phase::Serving, "serving"), (Phase::Draining, "draining")];
-
-/// Descriptors that the process holds. The size of the directory is their number since Linux 6.2
-/// (proc_pid_fd(5)); before, it is 0 and they are counted one by one.
-fn open_descriptors() -> u64 {
-    match std::fs::metadata("/proc/self/fd").map(|directory| directory.len()) {
-        Ok(0) => std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
-        Ok(count) => count,
-        Err(_) => 0,
-    }
-}
-
-fn descriptors_limit() -> u64 {
-    use nix::sys::resource::{Resource, getrlimit};
-    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
 }

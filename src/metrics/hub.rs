@@ -221,6 +221,13 @@ pub(super) struct Totals {
     pub(super) phase: Phase,
 }
 
+impl Totals {
+    /// A cell, summed over the workers.
+    pub(super) fn sum(&self, cell: impl Fn(&WorkerCounters) -> &Cell) -> u64 {
+        self.workers.iter().fold(0, |sum, (_, w)| sum.wrapping_add(cell(w).get()))
+    }
+}
+
 /// One label set, summed over the workers.
 #[derive(Debug, Clone)]
 pub(super) struct SeriesSum {

@@ -12,6 +12,9 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use strum::{EnumCount, IntoStaticStr, VariantArray};
+use thiserror::Error;
+
 mod punycode;
 
 /// The longest name in its text form, without the trailing dot (RFC 1035 2.3.4 counts 255 octets in
@@ -44,7 +47,8 @@ pub struct Authority {
 }
 
 /// Why a text is not a host. One variant per label value of the metric that counts them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum NameError {
     /// Nothing is there.
     #[error("the host is empty")]
@@ -155,37 +159,6 @@ impl Authority {
             _ => return Err(NameError::BadAddress),
         };
         Ok(Self { host: Host::parse(host)?, port })
-    }
-}
-
-impl NameError {
-    /// Every reason, for the metric that counts them.
-    pub const ALL: [Self; 9] = [
-        Self::Empty,
-        Self::TooLong,
-        Self::LabelTooLong,
-        Self::EmptyLabel,
-        Self::BadByte,
-        Self::NotAscii,
-        Self::BadPunycode,
-        Self::BadAddress,
-        Self::BadPort,
-    ];
-
-    /// The value of a metric's label.
-    #[must_use]
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Empty => "empty",
-            Self::TooLong => "too_long",
-            Self::LabelTooLong => "label_too_long",
-            Self::EmptyLabel => "empty_label",
-            Self::BadByte => "bad_byte",
-            Self::NotAscii => "not_ascii",
-            Self::BadPunycode => "bad_punycode",
-            Self::BadAddress => "bad_address",
-            Self::BadPort => "bad_port",
-        }
     }
 }
 

@@ -82,7 +82,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
             Sniff::Http1 => self.begin_http1(key),
             Sniff::Http2Preface => self.begin_http2(key),
             Sniff::Opaque(reason) => {
-                let reason = Recognised::Opaque(*reason);
+                let reason = Recognised::from(*reason);
                 self.decide_nameless(key, reason);
             }
         }

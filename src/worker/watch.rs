@@ -77,7 +77,7 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 self.metrics.counters.recognised(Recognised::Http2).add(1);
                 self.settle_watched(key, name.as_ref(), NameSource::Host, Protocol::Http2);
             }
-            Seen::Opaque(reason) => self.settle_nameless(key, Recognised::Opaque(reason)),
+            Seen::Opaque(reason) => self.settle_nameless(key, reason.into()),
             Seen::Http1(seen) => {
                 self.metrics.counters.recognised(Recognised::Http1).add(1);
                 self.observe_from_now(key, seen);

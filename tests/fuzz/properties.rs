@@ -194,7 +194,7 @@ fn requests(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
         RequestStep::Body { bytes, ends: true } => Told::Some("end".into(), bytes),
         RequestStep::Opaque { bytes } => Told::Rest("opaque", bytes),
         RequestStep::Discard { bytes } => Told::Rest("discard", bytes),
-        RequestStep::Refused(refusal) => Told::Over(refusal.label()),
+        RequestStep::Refused(refusal) => Told::Over(refusal.to_string()),
     })
 }
 
@@ -209,8 +209,8 @@ fn answers(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
         ResponseStep::Body { bytes, ends: false } => Told::Within(bytes),
         ResponseStep::Body { bytes, ends: true } => Told::Some("end".into(), bytes),
         ResponseStep::Opaque { bytes } => Told::Rest("opaque", bytes),
-        ResponseStep::Unasked => Told::Over("unasked"),
-        ResponseStep::Lost(lost) => Told::Over(lost.label()),
+        ResponseStep::Unasked => Told::Over("unasked".into()),
+        ResponseStep::Lost(lost) => Told::Over(lost.to_string()),
     })
 }
 
@@ -228,7 +228,7 @@ fn frames(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
             }
             Told::Some(format!("{stream}: {authority:?}"), bytes)
         }
-        FrameStep::Refused(error) => Told::Over(error.label()),
+        FrameStep::Refused(error) => Told::Over(error.to_string()),
     })
 }
 
@@ -290,7 +290,7 @@ enum Told {
     /// So many bytes that are this, like all that follow.
     Rest(&'static str, usize),
     /// The last step.
-    Over(&'static str),
+    Over(String),
 }
 
 fn tell(bytes: &[u8], piece_bytes: usize, mut next: impl FnMut(&[u8]) -> Told) -> Vec<String> {

@@ -194,7 +194,7 @@ fn worker(
     let admission = Admission::new(Vec::new(), Vec::new());
     admission.set_limit(1_000);
     let waker = Waker::new().expect("a descriptor");
-    let (_, inbox) = Mailbox::new(Box::new(Waker::new().expect("a descriptor")));
+    let (_, inbox) = Mailbox::new(Waker::new().expect("a descriptor"));
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let parts = Parts {
         id: 0,

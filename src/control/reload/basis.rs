@@ -5,16 +5,14 @@
 use std::collections::BTreeSet;
 
 use crate::control::dns::Wanted;
-use crate::load::Parts;
+use crate::load::Loaded;
 use crate::problem::Problem;
 use crate::registry::{Answers, Snapshot};
 use crate::sniff::Name;
 
 /// The contents of the files in use, and the addresses of the names in them.
 pub(super) struct Basis {
-    parts: Parts,
-    /// Warnings about the files.
-    problems: Vec<Problem>,
+    loaded: Loaded,
     names: BTreeSet<Name>,
     /// Of no other names than those.
     answers: Answers,
@@ -22,16 +20,21 @@ pub(super) struct Basis {
 
 impl Basis {
     /// Of the first generation, before any name is resolved.
-    pub(super) fn new(parts: Parts, problems: Vec<Problem>) -> Self {
-        let names = parts.names_to_resolve();
-        Self { parts, problems, names, answers: Answers::default() }
+    pub(super) fn new(loaded: Loaded) -> Self {
+        let names = loaded.names_to_resolve();
+        Self { loaded, names, answers: Answers::default() }
     }
 
     /// Goes over to other files; the addresses of names that stay are kept.
-    pub(super) fn replace(&mut self, parts: Parts, problems: Vec<Problem>) {
+    pub(super) fn replace(&mut self, loaded: Loaded) {
         let answers = std::mem::take(&mut self.answers);
-        *self = Self::new(parts, problems);
+        *self = Self::new(loaded);
         self.adopt(&answers);
+    }
+
+    /// As long as the files say the same, it is the same.
+    pub(super) fn fingerprint(&self) -> u64 {
+        self.loaded.fingerprint
     }
 
     /// Takes over the `answers` to names that are wanted; returns whether they say anything new.
@@ -47,16 +50,12 @@ impl Basis {
 
     /// The snapshot, and the warnings about the files and about what the addresses make of them.
     pub(super) fn build(&self, generation: u64) -> (Snapshot, Vec<Problem>) {
-        let (snapshot, warnings) = self.parts.build(generation, &self.answers);
-        let mut problems = self.problems.clone();
-        let new = warnings.into_iter().filter(|warning| !self.problems.contains(warning));
-        problems.extend(new);
-        (snapshot, problems)
+        self.loaded.build(generation, &self.answers)
     }
 
     /// What the resolver is to keep the addresses of, and whom it asks.
     pub(super) fn wanted(&self) -> Wanted {
-        let servers = self.parts.config.names.dns_servers.clone();
+        let servers = self.loaded.config.names.dns_servers.clone();
         Wanted { names: self.names.clone(), servers }
     }
 }

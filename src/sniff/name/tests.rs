@@ -161,12 +161,6 @@ fn a_bare_ipv6_address_is_an_address_where_no_port_can_follow() {
     assert_eq!(Host::parse(b"example.com:443"), Err(NameError::BadByte));
 }
 
-#[test]
-fn each_reason_has_its_own_label() {
-    let labels: std::collections::HashSet<_> = NameError::ALL.map(NameError::label).into();
-    assert_eq!(labels.len(), NameError::ALL.len());
-}
-
 /// Texts that are names more often than not.
 fn nearly_a_name() -> impl Strategy<Value = Vec<u8>> {
     let part = prop_oneof![
