@@ -82,7 +82,7 @@ fn every_value_of_a_label_is_listed() {
 
 #[test]
 fn every_close_reason_has_a_row_with_its_flags() {
-    for reason in CloseReason::ALL {
+    for &reason in CloseReason::VARIANTS {
         let cells = row(reason.label());
         let flags = match reason {
             // Not accounted to any series of Istio's.
@@ -91,7 +91,7 @@ fn every_close_reason_has_a_row_with_its_flags() {
         };
         assert_eq!(cells[2], flags, "{}", reason.label());
     }
-    for flags in ResponseFlags::ALL {
+    for &flags in ResponseFlags::VARIANTS {
         assert!(!row(flags.label())[2].is_empty(), "{}", flags.label());
     }
 }

@@ -250,7 +250,7 @@ fn parts(config: Config, registry: &str, listener: Listener) -> Parts {
     admission.set_limit(1_000);
     let drain = Drain::default();
     drain.serve();
-    let (_, inbox) = Mailbox::new(Box::new(Waker::new().unwrap()));
+    let (_, inbox) = Mailbox::new(Waker::new().unwrap());
     Parts {
         id: 0,
         listeners: vec![listener],
