@@ -136,7 +136,7 @@ impl CloseReason {
 }
 
 /// `response_flags`: Envoy's short words for what went wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, IntoStaticStr, VariantArray)]
 pub enum ResponseFlags {
     /// `-`: nothing.
     #[default]
