@@ -3,7 +3,8 @@
 #
 #     scripts/redirect.sh up [OPTION...]     install the rules, replacing those of an earlier `up`
 #     scripts/redirect.sh down               remove them, and nothing else
-#     scripts/redirect.sh status             print them; exit 0 up, 3 down
+#     scripts/redirect.sh status             print them, and what happens to TCP that they capture
+#                                            and cannot hand over; exit 0 up, 3 down
 #
 # What is captured (at least one for `up`):
 #     --interface IF    TCP that arrives on this interface; repeatable, a final * is a wildcard
@@ -23,18 +24,37 @@
 #     --port PORT       Egret's `listen.port` (default 15001)
 #     --no-conntrack    with --mode tproxy and without --local: keep connection tracking away from
 #                       captured connections and from Egret's own (which carry the mark). See below
+#     --fail-open       with --mode tproxy and without --local: what cannot be handed over passes
+#                       instead of being dropped. See below
 #     --dry-run         print what `up` would do, change nothing
 #
 # The rules act in the current network namespace and are made in one transaction, IPv4 and IPv6
 # together, in a table of their own, `inet egret`; no other table is touched. Mode tproxy adds the
 # firewall mark 15001 (0x3a99), the routing table 15001 and an `ip rule` of priority 15001 for each
-# address family. Connections that exist already keep the way they have.
+# address family.
+#
+# What is captured and cannot be handed over goes nowhere, whether Egret is absent, starts, drains
+# or has died: with redirect the workload's connection is refused, with tproxy its packets are
+# dropped. --fail-open lets them pass, and thereby everything that the policy forbids, for as long
+# as no Egret listens. Nothing else makes them pass: not the lack of a SYN, not an opening by the
+# other side.
+#
+# A captured workload can still serve: its answers pass once connection tracking has seen a SYN to
+# it that no captured source has sent, and its SYN-ACK. The rules note this in the connection's
+# labels (ct label) 125 to 127 and leave the other labels and the connection mark alone. TCP to a
+# captured workload that begins without a SYN is dropped. Connections that exist when the rules
+# first go up have no such label and end, unless their other end is left alone: what the workload
+# sends is reset by a tproxy Egret that listens, and dropped otherwise; open them again.
+# Those that an earlier `up` has let pass go on when `up` runs again. Connections that local
+# processes (--local) have opened already end with tproxy; with redirect they go on if connection
+# tracking knows them.
 #
 # --no-conntrack takes these packets out of what depends on connection tracking: rules by `ct state`
 # see them as `untracked`, so a firewall that lets only `established` in must let `untracked` in as
 # well; and no nat rule applies to Egret's own connections (masquerading of what the node sends).
 # ICMP errors about them are `invalid`, and the last packets of a connection that Egret has closed
-# may be. A connection that is tracked already stays listed until it times out.
+# may be. A connection that is tracked already stays listed until it times out. Captured workloads
+# then cannot serve connections from elsewhere: nothing tells their answers from what they open.
 #
 # Needs nft, and ip for tproxy, and CAP_NET_ADMIN. Examples:
 #     scripts/redirect.sh up --interface 'cali*' --exclude 10.96.0.0/12
@@ -52,12 +72,20 @@ TPROXY_MARK=15001
 ROUTE_TABLE=15001
 RULE_PRIORITY=15001
 
+# Bits of a connection's labels, not of its mark: the mark belongs to routing and load balancing,
+# and some of its users write all 32 bits. Setting a label leaves the other 127 as they are.
+LABEL_OPENED=125   # by a SYN from elsewhere to a captured workload
+LABEL_ANSWERED=126 # and by the workload with a SYN-ACK: from here on its answers pass
+LABEL_CAPTURED=127 # handed over by tproxy
+TCP_FLAGS="tcp flags & (fin | syn | rst | ack)"
+
 MODE=redirect
 PORT=15001
 MARK=
 OWNER=
 LOCAL=
 UNTRACKED=
+FAIL_OPEN=
 DRY_RUN=
 INTERFACES=()
 SOURCES_V4=()
@@ -96,6 +124,7 @@ parse_options() {
             --local) LOCAL=1 && shift && continue ;;
             --dry-run) DRY_RUN=1 && shift && continue ;;
             --no-conntrack) UNTRACKED=1 && shift && continue ;;
+            --fail-open) FAIL_OPEN=1 && shift && continue ;;
             --mode | --port | --mark | --uid | --interface | --source | --exclude) ;;
             *) usage_error "unknown option '$option'" ;;
         esac
@@ -142,6 +171,14 @@ check_options() {
         usage_error "--no-conntrack does not go with --local: what local processes open is told" \
             "from what they answer by connection tracking"
     fi
+    if [[ $FAIL_OPEN && $MODE == redirect ]]; then
+        usage_error "--fail-open needs --mode tproxy: with redirect the destination is changed" \
+            "before it is known whether anything listens"
+    fi
+    if [[ $FAIL_OPEN && $LOCAL ]]; then
+        usage_error "--fail-open does not go with --local: what local processes send has left its" \
+            "way before it is known whether anything listens"
+    fi
     if ! [[ $PORT =~ ^[1-9][0-9]{0,4}$ ]] || ((PORT > 65535)); then
         usage_error "--port is 1 to 65535, not '$PORT'"
     fi
@@ -182,12 +219,17 @@ redirect_up() {
     if ! nft_script | nft -f -; then
         [[ $MODE != tproxy ]] || nft list table inet egret >/dev/null 2>&1 || routes_down
         die "nft refused the rules (its message is above); nothing was changed." \
-            "--dry-run shows them. Kernel 5.10 or newer with nf_tables is needed"
+            "--dry-run shows them. Kernel 5.10 or newer with nf_tables is needed, and for" \
+            "connection tracking NF_CONNTRACK_LABELS"
     fi
     if [[ $MODE == redirect ]]; then
         routes_down
     fi
     say "up: $(summary)"
+    if [[ $UNTRACKED ]]; then
+        say "--no-conntrack: captured workloads cannot serve connections from elsewhere, only" \
+            "from this node and from excluded addresses"
+    fi
 }
 
 redirect_down() {
@@ -208,6 +250,7 @@ redirect_status() {
         exit 3
     fi
     say "up"
+    say "captured but not handed over: $(fate_of_the_rest "$rules")"
     say "$rules"
     if [[ $rules == *tproxy* ]]; then
         ip -4 rule show priority $RULE_PRIORITY
@@ -217,9 +260,32 @@ redirect_status() {
 
 summary() {
     local what=("${INTERFACES[@]}" "${SOURCES_V4[@]}" "${SOURCES_V6[@]}")
-    printf 'TCP from %s goes to port %s (%s)' \
+    printf 'TCP from %s goes to port %s (%s); not handed over: %s' \
         "${what[*]}${LOCAL:+${what[*]:+ }local processes}" "$PORT" \
-        "$MODE${UNTRACKED:+, untracked}"
+        "$MODE${UNTRACKED:+, untracked}" "$(fate_of_the_rest "$(nft list table inet egret)")"
+}
+
+# fate_of_the_rest RULES: what happens to TCP that is captured and cannot be handed over, as the
+# rules say that the kernel has: the end of the chain that all of it goes through.
+fate_of_the_rest() {
+    local last
+    if [[ $1 == *redirect\ to* ]]; then
+        last=$(last_rule "$1" rest)
+        # Where only local processes are captured, no packet escapes the redirection.
+        if [[ $last == *drop || $1 != *iifname* && $1 != *saddr* ]]; then
+            say "refused"
+        else
+            say "refused, but what connection tracking does not know passes"
+        fi
+    else
+        last=$(last_rule "$1" capture)
+        if [[ $last == *drop ]]; then say "dropped"; else say "passes"; fi
+    fi
+}
+
+# last_rule RULES CHAIN
+last_rule() {
+    sed -n "/^[[:space:]]*chain $2 {/,/^[[:space:]]*}/p" <<<"$1" | sed '$d' | tail -n 1
 }
 
 print_plan() {
@@ -271,6 +337,21 @@ chains_redirect() {
     left_alone
     say "        meta l4proto tcp counter redirect to :$PORT"
     say "    }"
+    captures_others || return 0
+    # nat sees only the first packet of what connection tracking takes for a connection. It does not
+    # see what is invalid, nor a "reply" to a bare ACK from outside.
+    say "    chain not_redirected {"
+    say "        type filter hook prerouting priority dstnat + 1; policy accept;"
+    captured_jumps rest
+    say "    }"
+    say "    chain rest {"
+    # Turned here, or elsewhere by another table (a service's address).
+    say "        ct direction original ct status dnat return"
+    left_alone
+    answers_of_servers
+    say "        counter drop"
+    say "    }"
+    chains_serving
 }
 
 chains_tproxy() {
@@ -302,11 +383,65 @@ chains_tproxy() {
         say "    }"
     fi
     say "    chain capture {"
+    local label=
     left_alone
+    if [[ ! $UNTRACKED ]]; then
+        answers_of_servers
+        # Not to Egret: its reset would end what a late segment belongs to.
+        [[ $FAIL_OPEN ]] || say "        ct state invalid counter drop"
+        label=" ct label set $LABEL_CAPTURED"
+    fi
+    # While no socket listens, tproxy ends its rule, and the packet goes on to the next one.
     say "        meta nfproto ipv4 meta l4proto tcp counter" \
-        "tproxy ip to :$PORT meta mark set $TPROXY_MARK accept"
+        "tproxy ip to :$PORT meta mark set $TPROXY_MARK$label accept"
     say "        meta nfproto ipv6 meta l4proto tcp counter" \
-        "tproxy ip6 to :$PORT meta mark set $TPROXY_MARK accept"
+        "tproxy ip6 to :$PORT meta mark set $TPROXY_MARK$label accept"
+    [[ $FAIL_OPEN ]] || say "        counter drop"
+    say "    }"
+    if [[ ! $UNTRACKED ]] && captures_others; then
+        chains_serving
+    fi
+}
+
+# What a captured workload says to a connection that was opened to it. Being a `reply` is not
+# enough: connection tracking takes a bare ACK for a connection that it has missed the beginning of
+# (nf_conntrack_tcp_loose), so two ends that agree could talk past Egret.
+answers_of_servers() {
+    local reply="ct direction reply ct state established"
+    say "        $reply ct label $LABEL_OPENED $TCP_FLAGS == (syn | ack)" \
+        "ct label set $LABEL_ANSWERED"
+    say "        $reply ct label $LABEL_ANSWERED return"
+    say "        $reply ct label $LABEL_OPENED tcp flags & rst == rst return"
+}
+
+# Connections to captured workloads.
+chains_serving() {
+    say "    chain opened {"
+    say "        type filter hook postrouting priority mangle; policy accept;"
+    say "        meta l4proto tcp ct state new $TCP_FLAGS == syn jump opened_from"
+    say "    }"
+    # A captured workload must not open a connection to itself in somebody else's name.
+    say "    chain opened_from {"
+    captured_rules "" return
+    say "        goto opened_to"
+    say "    }"
+    say "    chain opened_to {"
+    captured_rules to "ct label set $LABEL_OPENED"
+    say "    }"
+    say "    chain forward {"
+    say "        type filter hook forward priority mangle; policy accept;"
+    captured_rules to "meta l4proto tcp jump forward_to"
+    say "    }"
+    # What does not belong to a connection that began with a SYN, nor to one that is left alone.
+    say "    chain forward_to {"
+    if [[ $MODE == tproxy && ! $FAIL_OPEN ]]; then
+        # Egret answers what was handed over. Nobody else does, from any address.
+        say "        ct direction reply ct label $LABEL_CAPTURED counter drop"
+    fi
+    say "        ip saddr @excluded_v4 return"
+    say "        ip6 saddr @excluded_v6 return"
+    say "        ct state invalid counter drop"
+    say "        ct state new $TCP_FLAGS != syn counter drop"
     say "    }"
 }
 
@@ -342,16 +477,31 @@ chains_untracked() {
 
 # captured_jumps CHAIN: the rules that pick what is captured on its way in.
 captured_jumps() {
-    local interface IFS=,
+    captured_rules "" "meta l4proto tcp jump $1"
+}
+
+# captured_rules DIRECTION STATEMENT: the statement for what comes from the captured interfaces and
+# sources, or with DIRECTION `to` for what goes to them.
+captured_rules() {
+    local interface IFS=, device=iifname address=saddr
+    if [[ $1 == to ]]; then
+        device=oifname
+        address=daddr
+    fi
     for interface in "${INTERFACES[@]}"; do
-        say "        iifname \"$interface\" meta l4proto tcp jump $1"
+        say "        $device \"$interface\" $2"
     done
     if ((${#SOURCES_V4[@]})); then
-        say "        ip saddr { ${SOURCES_V4[*]} } meta l4proto tcp jump $1"
+        say "        ip $address { ${SOURCES_V4[*]} } $2"
     fi
     if ((${#SOURCES_V6[@]})); then
-        say "        ip6 saddr { ${SOURCES_V6[*]} } meta l4proto tcp jump $1"
+        say "        ip6 $address { ${SOURCES_V6[*]} } $2"
     fi
+}
+
+# captures_others: whether more than local processes is captured.
+captures_others() {
+    ((${#INTERFACES[@]} + ${#SOURCES_V4[@]} + ${#SOURCES_V6[@]}))
 }
 
 left_alone() {

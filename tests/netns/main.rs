@@ -11,6 +11,9 @@
 mod blackhole;
 mod connect;
 mod drain;
+mod fail_closed;
+mod fail_closed_raw;
+mod fail_closed_serving;
 mod idle;
 mod lab;
 mod limits;
