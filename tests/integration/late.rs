@@ -12,7 +12,8 @@ use egret::config::Mode;
 
 use crate::connect::Silent;
 use crate::names::{destination, entry};
-use crate::support::{Kind, LONG, Outcome, Proxy, Setup, eventually, nobody, reset};
+use crate::support::peer::expect_end;
+use crate::support::{Kind, LONG, Outcome, Proxy, Setup, eventually, nobody, reset, uninterrupted};
 
 const ANSWER: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -177,7 +178,7 @@ fn half_close(stage: &Stage) -> (TcpStream, TcpStream) {
     let (client, mut upstream) = stage.exchange();
     stage.hold(Kind::Ready, 0);
     client.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(upstream.read(&mut [0]).unwrap(), 0);
+    expect_end(&mut upstream);
     (client, upstream)
 }
 
@@ -194,7 +195,7 @@ fn lose_upstream(stage: &Stage) -> Open {
     let client = stage.send(b"\0opaque");
     let mut upstream = stage.accept();
     upstream.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
-    while upstream.write(&[0; 65_536]).is_ok() {}
+    while uninterrupted(|| upstream.write(&[0; 65_536])).is_ok() {}
     stage.hold(Kind::Received, 0);
     reset(upstream);
     (Some(client), None)

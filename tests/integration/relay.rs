@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::peer::expect_end;
-use crate::support::{Pattern, Proxy, Setup, eventually, reset};
+use crate::support::{Pattern, Proxy, Setup, eventually, reset, uninterrupted};
 
 #[test]
 fn bytes_pass_both_ways_whatever_their_number_and_pieces() {
@@ -97,7 +97,7 @@ fn a_reset_becomes_a_reset_after_the_bytes_before_it() {
                 let (mut got, mut wanted) = (vec![0; 65_536], vec![0; 65_536]);
                 let mut total = 0;
                 loop {
-                    match lives.read(&mut got) {
+                    match uninterrupted(|| lives.read(&mut got)) {
                         Ok(0) => panic!("a reset looked like FIN after {total} of {size} bytes"),
                         Ok(count) => {
                             want.fill(&mut wanted[..count]);
@@ -201,7 +201,7 @@ fn connections_do_not_see_each_others_bytes_when_half_of_them_are_aborted() {
                     let reader = thread::spawn(move || {
                         let mut want = Pattern::new(seed);
                         let (mut got, mut wanted) = (vec![0; 65_536], vec![0; 65_536]);
-                        while let Ok(count @ 1..) = server.read(&mut got) {
+                        while let Ok(count @ 1..) = uninterrupted(|| server.read(&mut got)) {
                             want.fill(&mut wanted[..count]);
                             assert!(got[..count] == wanted[..count], "another's bytes");
                         }

@@ -6,11 +6,14 @@ pub(crate) mod dns;
 pub(crate) mod faults;
 pub(crate) mod peer;
 pub(crate) mod proxy;
+#[path = "../netns/retry.rs"]
+pub(crate) mod retry;
 pub(crate) mod web;
 
 pub(crate) use faults::{Kind, Outcome};
 pub(crate) use peer::{Pattern, reset};
 pub(crate) use proxy::{Proxy, Setup};
+pub(crate) use retry::uninterrupted;
 pub(crate) use web::Web;
 
 use std::net::SocketAddr;

@@ -17,6 +17,7 @@ use crate::fail_closed_serving::pod;
 use crate::lab::{FAMILIES, Family, Lab, PATIENCE, Part, outside, wait_until};
 use crate::options::{Options, Policy, Rules};
 use crate::proxy::Proxy;
+use crate::retry::uninterrupted;
 
 const FIN: u8 = 0x01;
 const SYN: u8 = 0x02;
@@ -72,7 +73,7 @@ impl End {
     fn arrived(&self, from: &Self) -> String {
         let fence = self.fence.local_addr().expect("it is bound");
         from.fence.send_to(b"fence", fence).expect("there is a route");
-        self.fence.recv(&mut [0; 16]).expect("the fence arrives");
+        uninterrupted(|| self.fence.recv(&mut [0; 16])).expect("the fence arrives");
         let mut all = String::new();
         let mut packet = [0; 2048];
         while let Ok(n) = recv(self.raw.as_raw_fd(), &mut packet, MsgFlags::empty()) {

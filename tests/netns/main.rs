@@ -37,6 +37,7 @@ mod proxy;
 mod relay;
 mod reload;
 mod reset;
+mod retry;
 mod rules;
 mod scrape;
 mod self_call;

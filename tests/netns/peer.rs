@@ -19,6 +19,7 @@ use nix::sys::time::{TimeVal, TimeValLike};
 
 use crate::lab::{PATIENCE, wait_for};
 use crate::pattern::{Pattern, Random};
+use crate::retry::uninterrupted;
 
 /// Which end of the proxy a peer is at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -192,7 +193,7 @@ pub(crate) struct Idle {
 pub(crate) fn echo(peer: Peer) {
     let Peer { mut sender, mut receiver } = peer;
     let mut buffer = [0; 16 * 1024];
-    while let Ok(n @ 1..) = receiver.stream.read(&mut buffer) {
+    while let Ok(n @ 1..) = uninterrupted(|| receiver.stream.read(&mut buffer)) {
         receiver.count(n);
         receiver.pattern.check(&buffer[..n]);
         if sender.try_send(n as u64).1.is_err() {
@@ -237,7 +238,7 @@ impl Sender {
             let n = usize::try_from(bytes - sent).unwrap_or(usize::MAX).min(buffer.len());
             let start = self.pattern;
             self.pattern.fill(&mut buffer[..n]);
-            match self.stream.write(&buffer[..n]) {
+            match uninterrupted(|| self.stream.write(&buffer[..n])) {
                 Ok(n) => {
                     self.pattern = start.advanced(n as u64);
                     self.count(n);
@@ -287,7 +288,7 @@ impl Receiver {
         let mut left = bytes;
         while left > 0 {
             let n = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            match self.stream.read(&mut buffer[..n]) {
+            match uninterrupted(|| self.stream.read(&mut buffer[..n])) {
                 Ok(0) => panic!("end of stream, {left} of {bytes} bytes are missing"),
                 Ok(n) => {
                     self.count(n);
@@ -312,7 +313,7 @@ impl Receiver {
         let mut buffer = [0; 64 * 1024];
         let mut received = 0;
         loop {
-            match self.stream.read(&mut buffer) {
+            match uninterrupted(|| self.stream.read(&mut buffer)) {
                 Ok(0) => return (received, End::Eof),
                 Ok(n) => {
                     self.count(n);
@@ -330,7 +331,7 @@ impl Receiver {
     /// Nothing comes for that long: neither bytes nor an end.
     pub(crate) fn expect_silence(&mut self, how_long: Duration) {
         self.stream.set_read_timeout(Some(how_long)).expect("it is not zero");
-        let result = self.stream.read(&mut [0]);
+        let result = uninterrupted(|| self.stream.read(&mut [0]));
         let quiet = matches!(&result, Err(error) if error.kind() == ErrorKind::WouldBlock);
         assert!(quiet, "silence expected, not {result:?}");
         self.stream.set_read_timeout(Some(PATIENCE)).expect("it is not zero");

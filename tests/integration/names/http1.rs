@@ -9,6 +9,7 @@ use nix::errno::Errno;
 use egret::config::Mode;
 
 use super::{destination, entry, read_all, read_exactly, registry_only};
+use crate::support::peer::expect_end;
 use crate::support::web::ok;
 use crate::support::{Pattern, Proxy, Setup, Web, eventually, nobody};
 
@@ -403,7 +404,8 @@ fn an_answer_without_an_end_from_a_server_that_goes_on_passes_until_it_is_still(
     read_exactly(&mut client, LOST);
     // It waits, for nobody knows whether its answer would stand within the last one.
     client.write_all(ALLOWED.as_bytes()).unwrap();
-    assert_eq!(upstream.read(&mut [0]).unwrap(), 0, "the upstream is told that no more comes");
+    // The upstream is told that no more comes.
+    expect_end(&mut upstream);
     for _ in 0..100 {
         upstream.write_all(b"more").unwrap();
         read_exactly(&mut client, b"more");
@@ -427,7 +429,7 @@ fn no_request_is_served_once_the_client_was_told_the_end() {
     let mut client = proxy.connect(destination());
     client.write_all(b"GET /1 HTTP/1.1\r\nHost: a.example.com\r\nx-end: 1\r\n\r\n").unwrap();
     read_exactly(&mut client, &ok(b"/1"));
-    assert_eq!(client.read(&mut [0]).unwrap(), 0, "FIN");
+    expect_end(&mut client);
     // Its answer could not be told.
     client.write_all(b"GET /2 HTTP/1.1\r\nHost: b.example.com\r\n\r\n").unwrap();
     drop(client);

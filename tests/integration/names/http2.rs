@@ -7,6 +7,7 @@ use egret::config::Mode;
 
 use super::{destination, entry, read_exactly, registry_only};
 use crate::connect::Silent;
+use crate::support::peer::expect_end;
 use crate::support::{Proxy, Setup, eventually, nobody, reset};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -37,7 +38,7 @@ fn bad_gateway(stream: u8) -> Vec<u8> {
 fn read_goaway(stream: &mut TcpStream) -> (u32, u32) {
     let frame = read_frame(stream);
     assert_eq!(frame[3], GOAWAY, "{frame:?}");
-    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    expect_end(stream);
     let number = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
     (number(9), number(13))
 }
@@ -126,7 +127,7 @@ fn a_blocked_authority_is_answered_502_and_never_connected() {
     assert_eq!(read_frame(&mut client), SETTINGS);
     assert_eq!(read_frame(&mut client), bad_gateway(1));
     assert_eq!(read_frame(&mut client)[3], GOAWAY);
-    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    expect_end(&mut client);
     drop(client);
     proxy.is_quiet();
     server.set_nonblocking(true).unwrap();
@@ -159,7 +160,7 @@ fn a_later_blocked_stream_ends_the_connection_between_two_frames() {
     assert_eq!(read_frame(&mut client), bad_gateway(3));
     let goaway = read_frame(&mut client);
     assert_eq!((goaway[3], goaway[12]), (GOAWAY, 3));
-    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    expect_end(&mut client);
     let mut rest = Vec::new();
     let _ = upstream.read_to_end(&mut rest);
     assert!(rest.is_empty(), "{rest:?}");
@@ -183,7 +184,7 @@ fn junk_behind_the_first_request_ends_with_goaway() {
     client.write_all(&[0, 0, 4, 5, 4, 0, 0, 0, 1, 0, 0, 0, 2]).unwrap();
     assert_eq!(read_frame(&mut client), SETTINGS, "a server's first frame");
     assert_eq!(read_frame(&mut client)[3], GOAWAY);
-    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    expect_end(&mut client);
     drop((client, upstream));
     proxy.is_quiet();
     let reason = [("reason", "push_promise")];

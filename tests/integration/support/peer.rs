@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
+use super::uninterrupted;
+
 /// A reproducible stream of bytes: the same seed gives the same bytes at the same offsets.
 #[derive(Debug, Clone)]
 pub(crate) struct Pattern {
@@ -48,7 +50,7 @@ impl Pattern {
         let mut at = 0;
         while at < total {
             let room = got.len().min(total - at);
-            let count = stream.read(&mut got[..room]).unwrap();
+            let count = uninterrupted(|| stream.read(&mut got[..room])).unwrap();
             assert_ne!(count, 0, "the stream ended at {at} of {total}");
             self.fill(&mut want[..count]);
             assert!(got[..count] == want[..count], "a byte differs within {count} at {at}");
@@ -60,7 +62,8 @@ impl Pattern {
 /// Reads until FIN and checks that nothing but FIN comes.
 pub(crate) fn expect_end(stream: &mut TcpStream) {
     let mut byte = [0];
-    assert_eq!(stream.read(&mut byte).expect("FIN, not a reset"), 0, "bytes after the last one");
+    let count = uninterrupted(|| stream.read(&mut byte)).expect("FIN, not a reset");
+    assert_eq!(count, 0, "bytes after the last one");
 }
 
 /// Reads until the end; returns whether it was a reset, and how many bytes came before.
@@ -68,7 +71,7 @@ pub(crate) fn read_to_reset(stream: &mut TcpStream) -> (bool, usize) {
     let mut chunk = vec![0; 65_536];
     let mut total = 0;
     loop {
-        match stream.read(&mut chunk) {
+        match uninterrupted(|| stream.read(&mut chunk)) {
             Ok(0) => return (false, total),
             Ok(count) => total += count,
             Err(error) => {

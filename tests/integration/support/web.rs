@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 
-use super::LONG;
+use super::{LONG, uninterrupted};
 
 /// What the server answers to one request, given its head and body.
 pub(crate) type Answer = fn(&str, &[u8]) -> Vec<u8>;
@@ -96,7 +96,7 @@ fn more(
     all: &Mutex<Vec<Vec<u8>>>,
 ) -> Option<()> {
     let mut chunk = vec![0; 65_536];
-    let count = stream.read(&mut chunk).ok().filter(|count| *count > 0)?;
+    let count = uninterrupted(|| stream.read(&mut chunk)).ok().filter(|count| *count > 0)?;
     unread.extend_from_slice(&chunk[..count]);
     all.lock().unwrap()[index].extend_from_slice(&chunk[..count]);
     Some(())
