@@ -44,7 +44,7 @@ fn recognise(bytes: &'static [u8]) -> Box<dyn FnMut()> {
         let mut sniffer = Sniffer::default();
         let answer = sniffer.feed(black_box(bytes));
         assert!(matches!(answer, Sniff::Tls(_)), "{answer:?}");
-        black_box(sniffer.into_answer());
+        black_box(sniffer.answer());
     })
 }
 
