@@ -22,9 +22,11 @@ mod response_stream;
 
 pub use known_heads::KnownHeads;
 pub(crate) use queue::Queue;
-pub use request_head::{Body, RequestHead, Upgrade, Version};
+#[cfg(feature = "internals")]
+pub use request_head::Body;
+pub use request_head::{RequestHead, Upgrade, Version};
 pub use request_stream::{RequestStep, RequestStream};
-pub use response_head::{ResponseBody, ResponseHead, Turn};
+pub use response_head::Turn;
 pub use response_stream::{Asked, Lost, ResponseStep, ResponseStream};
 
 use strum::{EnumCount, EnumDiscriminants, IntoStaticStr, VariantArray};

@@ -144,6 +144,7 @@ impl ResponseStream {
     }
 
     /// What the first of `bytes` are. `bytes` begin where the last step that told some ended.
+    #[cfg(any(test, feature = "internals"))]
     pub fn next(&mut self, bytes: &[u8]) -> ResponseStep {
         self.step(bytes, None)
     }

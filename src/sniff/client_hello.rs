@@ -98,17 +98,6 @@ enum End {
 
 const BAD_TLS: End = End::Opaque(OpaqueReason::BadTls);
 
-impl Sni {
-    /// The name, if there is one.
-    #[must_use]
-    pub fn name(&self) -> Option<&Name> {
-        match self {
-            Self::Name(name) => Some(name),
-            Self::Absent | Self::Address(_) | Self::Junk(_) => None,
-        }
-    }
-}
-
 impl Default for ClientHelloReader {
     fn default() -> Self {
         Self {

@@ -119,15 +119,6 @@ impl Host {
 
     /// The name, if it is one.
     #[must_use]
-    pub fn name(&self) -> Option<&Name> {
-        match self {
-            Self::Name(name) => Some(name),
-            Self::Address(_) => None,
-        }
-    }
-
-    /// The name, if it is one.
-    #[must_use]
     pub fn into_name(self) -> Option<Name> {
         match self {
             Self::Name(name) => Some(name),

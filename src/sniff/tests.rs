@@ -114,7 +114,10 @@ fn hello_of(sniff: Sniff) -> ClientHello {
 }
 
 fn name_of(hello: &ClientHello) -> &str {
-    hello.sni.name().expect("a name").as_str()
+    match &hello.sni {
+        Sni::Name(name) => name.as_str(),
+        other => panic!("no name but {other:?}"),
+    }
 }
 
 const BAD_TLS: Sniff = Sniff::Opaque(OpaqueReason::BadTls);
