@@ -38,6 +38,8 @@ main() {
 
     section "format" cargo fmt --all --check
     section "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
+    # Without the feature `internals` the compiler sees what nothing uses.
+    section "clippy, the product alone" cargo clippy --locked --lib --bins -- -D warnings
     section "shellcheck" shellcheck_all
     section "unit and property tests" cargo test --workspace --locked --lib --bins --no-fail-fast
     section "in-process integration tests, tidy" integration_tests

@@ -22,10 +22,12 @@ mod response_stream;
 
 pub use known_heads::KnownHeads;
 pub(crate) use queue::Queue;
-pub use request_head::{Body, Method, RequestHead, Upgrade, Version};
+#[cfg(feature = "internals")]
+pub use request_head::Body;
+pub use request_head::{RequestHead, Upgrade, Version};
 pub use request_stream::{RequestStep, RequestStream};
-pub use response_head::{ResponseBody, ResponseHead, Turn};
-pub use response_stream::{Asked, Ending, Lost, ResponseStep, ResponseStream};
+pub use response_head::Turn;
+pub use response_stream::{Asked, Lost, ResponseStep, ResponseStream};
 
 use strum::{EnumCount, EnumDiscriminants, IntoStaticStr, VariantArray};
 

@@ -127,8 +127,6 @@ pub enum ErrorCode {
     NoError,
     /// The peer broke the protocol.
     ProtocolError,
-    /// The request was not wanted, and nothing of it was done.
-    RefusedStream,
     /// The header compression is lost.
     CompressionError,
     /// More than is good for this side.
@@ -154,7 +152,6 @@ impl ErrorCode {
         match self {
             Self::NoError => 0x0,
             Self::ProtocolError => 0x1,
-            Self::RefusedStream => 0x7,
             Self::CompressionError => 0x9,
             Self::EnhanceYourCalm => 0xb,
         }

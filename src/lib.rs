@@ -71,44 +71,52 @@
 //! `egret explain`.
 //!
 //! A module imports from lower layers and its own; `ARCHITECTURE.md` has the table.
+//!
+//! What `main` does not use is private, so that the compiler finds what nothing uses; [`sys`] is
+//! not, because [`app::App::start_on`] takes other rings than the kernel's. Tests, fuzz targets and
+//! micro-benchmarks reach the rest through the feature `internals`.
 #![deny(unsafe_code)]
+#![cfg_attr(
+    not(feature = "internals"),
+    allow(unreachable_pub, reason = "`internals` reaches it, and the lint looks then")
+)]
 
 // From start to accept.
 pub mod app;
 
-pub mod worker;
+mod worker;
 
 pub mod sys;
 
 // From accept to verdict.
-pub mod admission;
+mod admission;
 
-pub mod registry;
+mod registry;
 
-pub mod prefix;
+mod prefix;
 
-pub mod workload;
+mod workload;
 
-pub mod identity;
+mod identity;
 
 // From the first bytes to a name.
-pub mod sniff;
+mod sniff;
 
-pub mod http1;
+mod http1;
 
-pub mod http2;
+mod http2;
 
 // From verdict to close.
-pub mod relay;
+mod relay;
 
-pub mod metrics;
+mod metrics;
 
-pub mod access_log;
+mod access_log;
 
 // Beside the data path.
-pub mod drain;
+mod drain;
 
-pub mod mailbox;
+mod mailbox;
 
 pub mod control;
 
@@ -117,8 +125,26 @@ pub mod load;
 
 pub mod config;
 
-pub mod yaml;
+mod yaml;
 
-pub mod problem;
+mod problem;
 
 pub mod check;
+
+/// What the crate keeps to itself, for its integration tests, fuzz targets and micro-benchmarks.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals {
+    macro_rules! reach {
+        ($($module:ident)*) => {
+            $(pub mod $module {
+                pub use crate::$module::*;
+            })*
+        };
+    }
+
+    reach! {
+        access_log admission drain http1 http2 identity mailbox metrics problem registry relay
+        sniff worker workload
+    }
+}

@@ -32,8 +32,7 @@ pub mod timing;
 pub use counters::{ControlCounters, DnsResult, Recognised, ReloadResult, WorkerCounters};
 pub use encode::Format;
 pub use hub::{MetricsHub, WorkerMetrics};
-pub use requests::RequestCells;
-pub use series::{SeriesCells, SeriesIndex, SeriesKey, SeriesTable};
+pub use series::{SeriesIndex, SeriesKey, SeriesTable};
 
 /// A counter or gauge with one writer: no read-modify-write instruction, it loads and stores.
 #[derive(Debug, Default)]

@@ -13,7 +13,7 @@ use crate::yaml::{Node, values};
 
 /// A value per prefix, found by the longest prefix that holds an address.
 #[derive(Debug, Clone)]
-pub struct Prefixes<T> {
+pub(crate) struct Prefixes<T> {
     v4: PrefixMap<Ipv4Net, T>,
     v6: PrefixMap<Ipv6Net, T>,
 }
@@ -27,7 +27,7 @@ impl<T> Default for Prefixes<T> {
 impl<T> Prefixes<T> {
     /// The value of exactly `prefix`.
     #[must_use]
-    pub fn get(&self, prefix: &IpNet) -> Option<&T> {
+    pub(crate) fn get(&self, prefix: &IpNet) -> Option<&T> {
         match prefix {
             IpNet::V4(prefix) => self.v4.get(prefix),
             IpNet::V6(prefix) => self.v6.get(prefix),
@@ -35,7 +35,7 @@ impl<T> Prefixes<T> {
     }
 
     /// Sets the value of `prefix`, which must be in the form that [`canonical`] gives.
-    pub fn insert(&mut self, prefix: IpNet, value: T) {
+    pub(crate) fn insert(&mut self, prefix: IpNet, value: T) {
         match prefix {
             IpNet::V4(prefix) => self.v4.insert(prefix, value),
             IpNet::V6(prefix) => self.v6.insert(prefix, value),
@@ -45,7 +45,7 @@ impl<T> Prefixes<T> {
     /// The longest prefix that holds `address`, and its value. `address` must be canonical
     /// ([`IpAddr::to_canonical`]).
     #[must_use]
-    pub fn longest(&self, address: IpAddr) -> Option<(IpNet, &T)> {
+    pub(crate) fn longest(&self, address: IpAddr) -> Option<(IpNet, &T)> {
         match address {
             IpAddr::V4(address) => {
                 self.v4.get_lpm(&address.into()).map(|(prefix, value)| (prefix.into(), value))
@@ -59,7 +59,7 @@ impl<T> Prefixes<T> {
 
 /// The one written form of a prefix: host bits zero, IPv4-mapped IPv6 as IPv4.
 #[must_use]
-pub fn canonical(prefix: IpNet) -> IpNet {
+pub(crate) fn canonical(prefix: IpNet) -> IpNet {
     /// `::ffff:0:0/96` holds the mapped addresses.
     const MAPPED_BITS: u8 = 96;
     let prefix = prefix.trunc();
@@ -74,13 +74,13 @@ pub fn canonical(prefix: IpNet) -> IpNet {
 
 /// Whether `prefix` is a single address (`/32`, `/128`).
 #[must_use]
-pub fn is_single(prefix: &IpNet) -> bool {
+pub(crate) fn is_single(prefix: &IpNet) -> bool {
     prefix.prefix_len() == prefix.max_prefix_len()
 }
 
 /// As people write it: a single address without `/32`.
 #[must_use]
-pub fn display(prefix: &IpNet) -> String {
+pub(crate) fn display(prefix: &IpNet) -> String {
     if is_single(prefix) { prefix.addr().to_string() } else { prefix.to_string() }
 }
 
@@ -88,7 +88,7 @@ pub fn display(prefix: &IpNet) -> String {
 ///
 /// # Errors
 /// When the node is anything else.
-pub fn parse(node: &Node<'_>) -> Result<IpNet, Fault> {
+pub(crate) fn parse(node: &Node<'_>) -> Result<IpNet, Fault> {
     let text = values::text(node)?;
     let prefix = match text.parse::<IpAddr>() {
         Ok(address) => Some(IpNet::from(address)),

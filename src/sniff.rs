@@ -15,7 +15,7 @@ pub mod client_hello;
 mod first_line;
 pub mod name;
 
-pub use client_hello::{Alpn, ClientHello, Sni};
+pub use client_hello::{ClientHello, Sni};
 pub use name::{Authority, Host, Name, NameError};
 
 use client_hello::ClientHelloReader;
@@ -96,12 +96,6 @@ impl Sniffer {
     #[must_use]
     pub fn answer(&self) -> &Sniff {
         &self.answer
-    }
-
-    /// The answer, when the sniffer has done its work.
-    #[must_use]
-    pub fn into_answer(self) -> Sniff {
-        self.answer
     }
 
     fn read(&mut self, bytes: &[u8]) -> Sniff {

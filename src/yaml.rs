@@ -15,21 +15,21 @@ use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 
 use crate::problem::Fault;
 
-pub mod fields;
-pub mod values;
+pub(crate) mod fields;
+pub(crate) mod values;
 
 /// One value and where it begins.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Node<'a> {
+pub(crate) struct Node<'a> {
     /// Line in the text, counted from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// What stands there.
-    pub value: Value<'a>,
+    pub(crate) value: Value<'a>,
 }
 
 /// What a value is.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Value<'a> {
+pub(crate) enum Value<'a> {
     /// Nothing, `~` or `null`.
     Null,
     /// Any other scalar, quoted or plain, as text.
@@ -42,24 +42,24 @@ pub enum Value<'a> {
 
 /// The name of a field and where it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Key<'a> {
+pub(crate) struct Key<'a> {
     /// Line in the text, counted from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// The name.
-    pub name: Cow<'a, str>,
+    pub(crate) name: Cow<'a, str>,
 }
 
 impl<'a> Node<'a> {
     /// The value of field `name`, if this is a mapping that has it.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<&Node<'a>> {
+    pub(crate) fn get(&self, name: &str) -> Option<&Node<'a>> {
         let Value::Mapping(fields) = &self.value else { return None };
         fields.iter().find(|(key, _)| key.name == name).map(|(_, node)| node)
     }
 
     /// What kind of value this is, for messages.
     #[must_use]
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         match self.value {
             Value::Null => "nothing",
             Value::Scalar(_) => "a single value",
@@ -87,14 +87,14 @@ const NODES_MAX: usize = 4_000_000;
 const ALIAS_NODES_MAX: usize = 100_000;
 
 /// The documents in a text, one after the other; ends after the first error.
-pub struct Documents<'a> {
+pub(crate) struct Documents<'a> {
     parser: Option<Parser<'a, StrInput<'a>>>,
     early: Option<Fault>,
 }
 
 /// The documents in `text`. Empty ones are [`Value::Null`].
 #[must_use]
-pub fn documents(text: &str) -> Documents<'_> {
+pub(crate) fn documents(text: &str) -> Documents<'_> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     // The parser takes NUL for the end of the text. It is what a file holds that was being written
     // when the machine lost power; what stands before it is not the whole file.
@@ -110,7 +110,7 @@ pub fn documents(text: &str) -> Documents<'_> {
 ///
 /// # Errors
 /// When there is none, more than one, or the text is not YAML.
-pub fn only_document(text: &str) -> Result<Node<'_>, Fault> {
+pub(crate) fn only_document(text: &str) -> Result<Node<'_>, Fault> {
     let mut documents = documents(text);
     let first = documents.next().transpose()?;
     let Some(first) = first.filter(|node| node.value != Value::Null) else {

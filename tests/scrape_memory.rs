@@ -6,11 +6,11 @@
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use egret::drain::Phase;
-use egret::identity::Identity;
-use egret::metrics::{Format, MetricsHub, ResponseFlags, SeriesKey, WorkerMetrics};
-use egret::registry::snapshot::Cluster;
-use egret::workload::Workload;
+use egret::internals::drain::Phase;
+use egret::internals::identity::Identity;
+use egret::internals::metrics::{Format, MetricsHub, ResponseFlags, SeriesKey, WorkerMetrics};
+use egret::internals::registry::snapshot::Cluster;
+use egret::internals::workload::Workload;
 
 const SERIES_MAX: usize = 10_000;
 const MIB: u64 = 1024 * 1024;

@@ -85,7 +85,7 @@ impl Place {
     /// begin alike have different places.
     pub(super) fn of(bytes: &[u8]) -> Self {
         // Odd, with bits everywhere (the golden ratio's). Whoever makes heads collide has them
-        // read, as they would be anyway.
+        // read, as they would be anyway. foldhash takes 25 instructions more per head.
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let begin = &bytes[..bytes.len().min(PLACED_BYTES)];
         let words = begin.chunks_exact(8).filter_map(|word| word.first_chunk());

@@ -15,20 +15,16 @@ const HTTP_PORT: u16 = 80;
 /// What one request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestHead {
-    /// The method.
-    pub method: Method,
+    /// The method is HEAD: the answer has no body.
+    pub is_head: bool,
     /// The host's name; `None`: an IP literal, an empty Host, or HTTP/1.0 without Host.
     pub host: Option<Name>,
-    /// The port, if Host has one.
-    pub port: Option<u16>,
     /// The version.
     pub version: Version,
     /// The bytes of the head, with the empty lines before it and the one that ends it.
     pub head_len: usize,
     /// How the body is framed.
     pub body: Body,
-    /// The client waits for a 100 before it sends the body.
-    pub expect_continue: bool,
     /// The protocol that it wants to go on with.
     pub upgrade: Upgrade,
     /// The connection can serve another request afterwards.
@@ -37,29 +33,6 @@ pub struct RequestHead {
     pub method_range: Range<usize>,
     /// Where in the head the target stands, for the log. It is not escaped.
     pub target_range: Range<usize>,
-}
-
-/// A request's method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// GET
-    Get,
-    /// HEAD: its answer has no body.
-    Head,
-    /// POST
-    Post,
-    /// PUT
-    Put,
-    /// DELETE
-    Delete,
-    /// OPTIONS
-    Options,
-    /// PATCH
-    Patch,
-    /// TRACE
-    Trace,
-    /// Any other but CONNECT, which is refused.
-    Other,
 }
 
 /// A version of HTTP/1.
@@ -100,7 +73,6 @@ struct Fields<'a> {
     host: Option<&'a [u8]>,
     length: Option<&'a [u8]>,
     coding: Option<&'a [u8]>,
-    expect_continue: bool,
     upgrade: bool,
     upgrade_h2c: bool,
     close: bool,
@@ -132,34 +104,16 @@ impl RequestHead {
         let method_start = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         let target_start = method_start + method.len() + 1;
         Ok(Self {
-            method: Method::of(method),
-            port: authority.as_ref().and_then(|authority| authority.port),
+            is_head: method == "HEAD",
             host: authority.and_then(|authority| authority.host.into_name()),
             version,
             head_len: head.len(),
             body,
-            expect_continue: fields.expect_continue,
             upgrade: fields.upgrade(),
             keep_alive: fields.keeps_alive(version),
             method_range: method_start..method_start + method.len(),
             target_range: target_start..target_start + target.len(),
         })
-    }
-}
-
-impl Method {
-    fn of(method: &str) -> Self {
-        match method {
-            "GET" => Self::Get,
-            "HEAD" => Self::Head,
-            "POST" => Self::Post,
-            "PUT" => Self::Put,
-            "DELETE" => Self::Delete,
-            "OPTIONS" => Self::Options,
-            "PATCH" => Self::Patch,
-            "TRACE" => Self::Trace,
-            _ => Self::Other,
-        }
     }
 }
 
@@ -171,9 +125,6 @@ impl<'a> Fields<'a> {
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
                     once(&mut fields.host, value, Refusal::SeveralHosts)?;
-                }
-                6 if name.eq_ignore_ascii_case("expect") => {
-                    fields.expect_continue |= has(value, b"100-continue");
                 }
                 7 if name.eq_ignore_ascii_case("upgrade") => {
                     fields.upgrade = true;

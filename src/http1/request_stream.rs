@@ -103,6 +103,7 @@ impl Default for RequestStream {
 
 impl RequestStream {
     /// What the first of `bytes` are. `bytes` begin where the last step that told some ended.
+    #[cfg(any(test, feature = "internals"))]
     pub fn next(&mut self, bytes: &[u8]) -> RequestStep {
         self.step(bytes, None)
     }

@@ -7,21 +7,17 @@
 use std::mem::MaybeUninit;
 
 use super::response_stream::{Asked, Lost};
-use super::{HEADERS_MAX, Version, content_length, list};
+use super::{HEADERS_MAX, Version, content_length};
 
 /// What one answer is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponseHead {
     /// The status, 100 to 999.
     pub status: u16,
-    /// The version.
-    pub version: Version,
     /// The bytes of the head.
     pub head_len: usize,
     /// How the body is framed.
     pub body: ResponseBody,
-    /// The connection can carry another answer afterwards.
-    pub keep_alive: bool,
     /// What it does to the connection.
     pub turn: Turn,
 }
@@ -58,8 +54,6 @@ pub enum ResponseBody {
 struct Fields {
     length: Option<u64>,
     coding: Coding,
-    close: bool,
-    keep_alive: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -101,8 +95,7 @@ impl ResponseHead {
             _ if asked.is_head => ResponseBody::None,
             _ => fields.body(version)?,
         };
-        let keep_alive = body != ResponseBody::UntilClose && fields.keeps_alive(version);
-        Ok(Self { status, version, head_len: head.len(), body, keep_alive, turn })
+        Ok(Self { status, head_len: head.len(), body, turn })
     }
 }
 
@@ -133,11 +126,6 @@ impl Fields {
                     Coding::Absent if value.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
                     _ => Coding::Other,
                 };
-            } else if name.eq_ignore_ascii_case("connection") {
-                for option in list(value) {
-                    fields.close |= option.eq_ignore_ascii_case(b"close");
-                    fields.keep_alive |= option.eq_ignore_ascii_case(b"keep-alive");
-                }
             }
         }
         Ok(fields)
@@ -153,9 +141,5 @@ impl Fields {
             (Coding::Absent, Some(0), _) => Ok(ResponseBody::None),
             (Coding::Absent, Some(length), _) => Ok(ResponseBody::Length(length)),
         }
-    }
-
-    fn keeps_alive(&self, version: Version) -> bool {
-        !self.close && (self.keep_alive || version == Version::Http11)
     }
 }

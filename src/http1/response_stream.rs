@@ -13,7 +13,7 @@ use super::chunked::{Chunked, Piece};
 use super::head_end::{HeadEnd, Lines};
 use super::known_heads::{KnownHeads, Place};
 use super::queue::Queue;
-use super::request_head::{Method, RequestHead, Upgrade};
+use super::request_head::{RequestHead, Upgrade};
 use super::response_head::{ResponseBody, ResponseHead, Turn};
 
 /// What an answer's framing depends on: the request.
@@ -77,20 +77,6 @@ pub enum Lost {
     UnaskedSwitch,
 }
 
-/// How the upstream's end left the answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ending {
-    /// Every request is answered, and the last answer is whole.
-    Clean,
-    /// The last answer is whole, the upstream's end being its end; requests behind it are not
-    /// answered.
-    EndsAnswer,
-    /// So many requests have got no answer, and nothing of one has come.
-    Unanswered(usize),
-    /// An answer was cut short.
-    Truncated,
-}
-
 /// Follows one upstream's answers.
 #[derive(Debug)]
 pub struct ResponseStream {
@@ -123,7 +109,7 @@ enum State {
 
 impl From<&RequestHead> for Asked {
     fn from(head: &RequestHead) -> Self {
-        Self { is_head: head.method == Method::Head, wants_upgrade: head.upgrade != Upgrade::No }
+        Self { is_head: head.is_head, wants_upgrade: head.upgrade != Upgrade::No }
     }
 }
 
@@ -158,6 +144,7 @@ impl ResponseStream {
     }
 
     /// What the first of `bytes` are. `bytes` begin where the last step that told some ended.
+    #[cfg(any(test, feature = "internals"))]
     pub fn next(&mut self, bytes: &[u8]) -> ResponseStep {
         self.step(bytes, None)
     }
@@ -224,16 +211,13 @@ impl ResponseStream {
         false
     }
 
-    /// What it means that the upstream ends here.
+    /// Whether the last answer is whole, should the upstream end here: its end may be the answer's.
     #[must_use]
-    pub fn ending(&self) -> Ending {
+    pub fn is_whole_at_end(&self) -> bool {
         match &self.state {
-            State::Head(head_end) if head_end.has_begun() => Ending::Truncated,
-            State::Head(_) if self.unanswered.is_empty() => Ending::Clean,
-            State::Head(_) => Ending::Unanswered(self.unanswered.len()),
-            State::Length(_) | State::Chunked(_) => Ending::Truncated,
-            State::UntilClose | State::Opaque if self.unanswered.len() <= 1 => Ending::Clean,
-            State::UntilClose | State::Opaque => Ending::EndsAnswer,
+            State::Head(head_end) => !head_end.has_begun() && self.unanswered.is_empty(),
+            State::Length(_) | State::Chunked(_) => false,
+            State::UntilClose | State::Opaque => true,
         }
     }
 

@@ -12,8 +12,6 @@ use crate::sniff::{Authority, Host, Name};
 pub struct Claimed {
     /// The name in `:authority`, or in Host where there is no `:authority`; `None`: an IP literal.
     pub name: Option<Name>,
-    /// The port beside it, if one was written.
-    pub port: Option<u16>,
     /// `:authority` and Host disagree. A server that follows the RFC goes by `:authority`, or
     /// refuses; one that does not may go by Host.
     pub conflict: bool,
@@ -72,13 +70,7 @@ impl Fields {
             _ => false,
         };
         let authority = self.authority.or(self.host).ok_or(FrameError::NoHost)?;
-        Ok(Claimed {
-            port: authority.port,
-            name: authority.host.into_name(),
-            conflict: is_conflict,
-            method,
-            path,
-        })
+        Ok(Claimed { name: authority.host.into_name(), conflict: is_conflict, method, path })
     }
 
     /// The fields are the trailers of a request.

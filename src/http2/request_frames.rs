@@ -122,6 +122,7 @@ impl RequestFrames {
     }
 
     /// Between frames: if the downstream ends here, and no byte is held, nothing is cut short.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub fn is_between_frames(&self) -> bool {
         matches!(self.state, State::Start | State::Boundary)

@@ -118,7 +118,8 @@ pub enum Recognised {
     /// The preface of HTTP/2.
     Http2,
     /// Nothing that is known here ([`OpaqueReason::NotRecognised`]).
-    NotRecognised,
+    #[strum(serialize = "not_recognised")]
+    Unknown,
     /// More than recognition looks at ([`OpaqueReason::TooLarge`]).
     TooLarge,
     /// Almost TLS ([`OpaqueReason::BadTls`]).
@@ -134,7 +135,7 @@ pub enum Recognised {
 impl From<OpaqueReason> for Recognised {
     fn from(reason: OpaqueReason) -> Self {
         match reason {
-            OpaqueReason::NotRecognised => Self::NotRecognised,
+            OpaqueReason::NotRecognised => Self::Unknown,
             OpaqueReason::TooLarge => Self::TooLarge,
             OpaqueReason::BadTls => Self::BadTls,
         }

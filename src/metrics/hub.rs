@@ -6,17 +6,18 @@
 //! come, first kept; what finds no room stays with one series for good, so that no sum ever goes
 //! back.
 
-use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::hash::BuildHasherDefault;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
+
 use super::encode::{self, Format};
 use super::labels::Labels;
 use super::requests::{HistogramSum, Measure, RequestCells};
-use super::series::{AlreadyHashed, Overflow, Series, SeriesCells};
+use super::series::{Overflow, Series, SeriesCells};
 use super::timing::{Quantiles, Recorder, Timings, lock};
 use super::{Cell, ControlCounters, SeriesTable, WorkerCounters};
 use crate::drain::Phase;
@@ -68,6 +69,8 @@ pub struct MetricsHub {
 #[derive(Debug)]
 struct Inner {
     series_max: usize,
+    /// Of label sets, in every worker.
+    hashes: RandomState,
     workers: Vec<Worker>,
     connections: Collection<SeriesCells>,
     requests: Collection<RequestCells>,
@@ -106,7 +109,8 @@ impl MetricsHub {
     pub fn new(series_max: usize) -> Self {
         let connections = Collection::new(series_max, Labels::other(None));
         let requests = Collection::new(series_max, Labels::other(Some(0)));
-        let inner = Inner { series_max, workers: Vec::new(), connections, requests };
+        let (hashes, workers) = Default::default();
+        let inner = Inner { series_max, hashes, workers, connections, requests };
         Self { inner: Arc::new(Mutex::new(inner)), control: Arc::default() }
     }
 
@@ -116,11 +120,11 @@ impl MetricsHub {
         let counters = Arc::new(WorkerCounters::default());
         let (recorder, timings) = Recorder::new();
         let mut inner = lock(&self.inner);
-        let series_max = inner.series_max;
+        let (series_max, hashes) = (inner.series_max, inner.hashes.clone());
         let announce = inner.connections.announce.clone();
-        let series = SeriesTable::new(series_max, announce, Arc::clone(&counters));
+        let series = SeriesTable::new(series_max, hashes.clone(), announce, Arc::clone(&counters));
         let announce = inner.requests.announce.clone();
-        let requests = SeriesTable::new(series_max, announce, Arc::clone(&counters));
+        let requests = SeriesTable::new(series_max, hashes, announce, Arc::clone(&counters));
         inner.workers.push(Worker { id, counters: Arc::clone(&counters), timings });
         WorkerMetrics { counters, series, requests, recorder }
     }
@@ -243,32 +247,33 @@ pub(super) struct SeriesSum {
 struct Fold<C> {
     series_max: usize,
     groups: Vec<Group<C>>,
-    /// Hash to the groups with that hash.
-    by_hash: HashMap<u64, Vec<usize>, BuildHasherDefault<AlreadyHashed>>,
+    /// Where a group stands, by the hash of its label set.
+    places: HashTable<usize>,
     /// What found no room, here or at a worker; no parts: everything did.
     other: Group<C>,
     /// The label sets that found no room here, by hash: to count each once.
-    refused: HashSet<u64, BuildHasherDefault<AlreadyHashed>>,
+    refused: HashTable<u64>,
 }
 
 /// One label set with the workers' parts of it.
 #[derive(Debug)]
 pub(super) struct Group<C> {
     pub(super) labels: Arc<Labels>,
+    hash: u64,
     parts: Vec<Arc<Series<C>>>,
 }
 
 impl<C> Clone for Group<C> {
     fn clone(&self) -> Self {
-        Self { labels: Arc::clone(&self.labels), parts: self.parts.clone() }
+        Self { labels: Arc::clone(&self.labels), hash: self.hash, parts: self.parts.clone() }
     }
 }
 
 impl<C> Fold<C> {
     fn new(series_max: usize, other: Labels) -> Self {
-        let (by_hash, refused) = (HashMap::default(), HashSet::default());
-        let other = Group { labels: Arc::new(other), parts: Vec::new() };
-        Self { series_max, groups: Vec::new(), by_hash, other, refused }
+        let (groups, places, refused) = Default::default();
+        let other = Group { labels: Arc::new(other), hash: 0, parts: Vec::new() };
+        Self { series_max, groups, places, other, refused }
     }
 
     /// Gives a worker's series its place, for good.
@@ -277,16 +282,18 @@ impl<C> Fold<C> {
             self.other.parts.push(series);
             return;
         }
-        let same_hash = self.by_hash.entry(series.hash).or_default();
-        let place = same_hash.iter().find(|at| *self.groups[**at].labels == series.labels);
+        let hash = series.hash;
+        // A place is the index of a group; groups are never removed.
+        let place = self.places.find(hash, |at| *self.groups[*at].labels == series.labels);
         if let Some(at) = place {
             self.groups[*at].parts.push(series);
         } else if self.groups.len() < self.series_max {
-            same_hash.push(self.groups.len());
+            let groups = &self.groups;
+            self.places.insert_unique(hash, groups.len(), |at| groups[*at].hash);
             let labels = Arc::new(series.labels.clone());
-            self.groups.push(Group { labels, parts: vec![series] });
+            self.groups.push(Group { labels, hash, parts: vec![series] });
         } else {
-            self.refused.insert(series.hash);
+            self.refused.entry(hash, |known| *known == hash, |known| *known).or_insert(hash);
             self.other.parts.push(series);
         }
     }

@@ -8,11 +8,13 @@
 //!
 //! The table is bounded. What finds no room is accounted to one series, for good.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashTable;
 
 use super::labels::Labels;
 use super::{Cell, ResponseFlags, WorkerCounters};
@@ -79,8 +81,9 @@ pub(super) enum Overflow {
 #[derive(Debug)]
 pub struct SeriesTable<C> {
     entries: Vec<Entry<C>>,
-    /// Hash to the first entry with that hash.
-    heads: HashMap<u64, u32, BuildHasherDefault<AlreadyHashed>>,
+    /// Where an entry stands, by the hash of its label set. The overflow series is not in it.
+    places: HashTable<u32>,
+    hashes: RandomState,
     overflow: Option<SeriesIndex>,
     /// Entries at most, the overflow series not counted.
     series_max: usize,
@@ -96,26 +99,27 @@ struct Entry<C> {
     /// The hash of the label set without its flags.
     base_hash: u64,
     series: Arc<Series<C>>,
-    /// The next entry with the same hash.
-    next: Option<u32>,
 }
 
 impl<C: Default> SeriesTable<C> {
+    /// `hashes` is the same for all workers, so that equal label sets meet at a scrape, and has a
+    /// seed that nobody outside knows: names are chosen by peers, who could make them collide.
     pub(super) fn new(
         series_max: usize,
+        hashes: RandomState,
         announce: Sender<Arc<Series<C>>>,
         counters: Arc<WorkerCounters>,
     ) -> Self {
         // The index is a u32, and the overflow series takes one place.
         let series_max = series_max.min(u32::MAX as usize - 1);
-        let heads = HashMap::default();
-        Self { entries: Vec::new(), heads, overflow: None, series_max, announce, counters }
+        let (entries, places, overflow) = Default::default();
+        Self { entries, places, hashes, overflow, series_max, announce, counters }
     }
 
     /// The series of `key`; a new one if there is room, else the overflow series.
     pub fn find(&mut self, key: SeriesKey<'_>) -> SeriesIndex {
-        let base_hash = key.base_hash();
-        let hash = with_flags(base_hash, key.flags);
+        let base_hash = key.base_hash(&self.hashes);
+        let hash = self.with_flags_hash(base_hash, key.flags);
         if let Some(index) = self.search(hash, |entry| entry.is(&key)) {
             return index;
         }
@@ -131,7 +135,7 @@ impl<C: Default> SeriesTable<C> {
         }
         let labels = Labels { flags, ..entry.labels.clone() };
         let base_hash = entry.base_hash;
-        let hash = with_flags(base_hash, flags);
+        let hash = self.with_flags_hash(base_hash, flags);
         if let Some(index) = self.search(hash, |entry| entry.labels == labels) {
             return index;
         }
@@ -149,16 +153,18 @@ impl<C: Default> SeriesTable<C> {
         hash: u64,
         mut is_wanted: impl FnMut(&mut Entry<C>) -> bool,
     ) -> Option<SeriesIndex> {
-        let mut at = self.heads.get(&hash).copied();
-        while let Some(index) = at {
-            // An index in `heads` or `next` is the place of an entry; entries are never removed.
-            let entry = &mut self.entries[index as usize];
-            if is_wanted(entry) {
-                return Some(SeriesIndex(index));
-            }
-            at = entry.next;
-        }
-        None
+        // A place is the index of an entry; entries are never removed.
+        let place =
+            self.places.find(hash, |place| is_wanted(&mut self.entries[*place as usize]))?;
+        Some(SeriesIndex(*place))
+    }
+
+    /// The hash of a whole label set.
+    fn with_flags_hash(&self, base_hash: u64, flags: ResponseFlags) -> u64 {
+        let mut hasher = self.hashes.build_hasher();
+        hasher.write_u64(base_hash);
+        hasher.write_u8(flags as u8);
+        hasher.finish()
     }
 
     /// The counters of a series.
@@ -188,13 +194,13 @@ impl<C: Default> SeriesTable<C> {
                 return index;
             }
             let code = labels.response_code.map(|_| 0);
-            let index = self.push(Labels::other(code), (0, 0), Overflow::Yes, None);
+            let index = self.push(Labels::other(code), (0, 0), Overflow::Yes);
             self.overflow = Some(index);
             return index;
         }
-        let head = self.heads.get(&hash).copied();
-        let index = self.push(labels, (base_hash, hash), Overflow::No, head);
-        self.heads.insert(hash, index.0);
+        let index = self.push(labels, (base_hash, hash), Overflow::No);
+        let entries = &self.entries;
+        self.places.insert_unique(hash, index.0, |place| entries[*place as usize].series.hash);
         index
     }
 
@@ -203,7 +209,6 @@ impl<C: Default> SeriesTable<C> {
         labels: Labels,
         (base_hash, hash): (u64, u64),
         overflow: Overflow,
-        next: Option<u32>,
     ) -> SeriesIndex {
         let cells = C::default();
         let series = Arc::new(Series { cells, hash, labels: labels.clone(), overflow });
@@ -211,26 +216,29 @@ impl<C: Default> SeriesTable<C> {
         let _ = self.announce.send(Arc::clone(&series));
         let index = u32::try_from(self.entries.len())
             .expect("series_max is below u32::MAX, so is the number of entries");
-        self.entries.push(Entry { labels, base_hash, series, next });
+        self.entries.push(Entry { labels, base_hash, series });
         SeriesIndex(index)
     }
 }
 
 impl SeriesKey<'_> {
     /// The hash of the label set without its flags, from the hashes that the identities carry.
-    fn base_hash(&self) -> u64 {
-        let (ip, family) = match self.destination_ip {
-            None => (0, 0),
-            Some(IpAddr::V4(ip)) => (u128::from(ip.to_bits()), 1),
-            Some(IpAddr::V6(ip)) => (ip.to_bits(), 2),
-        };
-        #[expect(clippy::cast_possible_truncation, reason = "both halves of the address are used")]
-        let (low, high) = (ip as u64, (ip >> 64) as u64);
-        let hash = fold(self.source.hash ^ SEED, self.cluster.hash.rotate_left(32) ^ STEP);
-        let code = self.response_code.map_or(0, |code| u64::from(code) + 1);
-        let service = self.service.map_or(0, service_hash);
-        let hash = fold(hash ^ service, STEP ^ code);
-        fold(hash ^ low ^ SEED, high ^ STEP) ^ family
+    fn base_hash(&self, hashes: &RandomState) -> u64 {
+        let mut hasher = hashes.build_hasher();
+        hasher.write_u64(self.source.hash);
+        hasher.write_u64(self.cluster.hash);
+        if let Some(code) = self.response_code {
+            hasher.write_u16(code);
+        }
+        match self.destination_ip {
+            None => {}
+            Some(IpAddr::V4(ip)) => hasher.write_u32(ip.to_bits()),
+            Some(IpAddr::V6(ip)) => hasher.write_u128(ip.to_bits()),
+        }
+        if let Some(service) = self.service {
+            hasher.write(service.as_bytes());
+        }
+        hasher.finish()
     }
 
     fn to_labels(self) -> Labels {
@@ -272,52 +280,6 @@ impl<C> Entry<C> {
     }
 }
 
-/// Odd constants with bits everywhere (wyhash's), so that a zero hash does not fold to zero.
-const SEED: u64 = 0xa076_1d64_78bd_642f;
-const STEP: u64 = 0xe703_7ed1_a0b4_28db;
-
-/// The hash of a name that peers choose. The same in every worker, so that equal label sets meet at
-/// a scrape; a seed that nobody outside knows, so that names cannot be made to collide.
-fn service_hash(service: &str) -> u64 {
-    static HASHER: std::sync::LazyLock<foldhash::fast::RandomState> =
-        std::sync::LazyLock::new(Default::default);
-    HASHER.hash_one(service)
-}
-
-/// The hash of a whole label set.
-fn with_flags(base_hash: u64, flags: ResponseFlags) -> u64 {
-    fold(base_hash ^ (flags as u64) << 2, SEED)
-}
-
-/// Mixes two words: the halves of their product (the folded multiplication of wyhash and foldhash).
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    #[expect(clippy::cast_possible_truncation, reason = "both halves of the product are used")]
-    let (low, high) = (product as u64, (product >> 64) as u64);
-    low ^ high
-}
-
-/// Takes a key that is a hash already as it is.
-#[derive(Debug, Default)]
-pub(super) struct AlreadyHashed(u64);
-
-impl Hasher for AlreadyHashed {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        // Not reached with u64 keys; correct for any other.
-        for byte in bytes {
-            self.0 = fold(self.0 ^ u64::from(*byte), STEP);
-        }
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
@@ -329,7 +291,8 @@ mod tests {
 
     fn table(series_max: usize) -> (SeriesTable<SeriesCells>, Announced) {
         let (announce, announced) = channel();
-        (SeriesTable::new(series_max, announce, Arc::default()), announced)
+        let table = SeriesTable::new(series_max, RandomState::default(), announce, Arc::default());
+        (table, announced)
     }
 
     fn key<'a>(source: &'a Identity<Workload>, cluster: &'a Identity<Cluster>) -> SeriesKey<'a> {
@@ -426,7 +389,7 @@ mod tests {
             table.cells(index).opened.add(1);
         }
         assert_eq!(table.len(), 1_000);
-        assert_eq!(table.heads.len(), 1_000);
+        assert_eq!(table.places.len(), 1_000);
         assert_eq!(announced.try_iter().count(), 1_001);
         assert_eq!(table.counters.series_refused.get(), 999_000);
         let other = table.overflow.unwrap();

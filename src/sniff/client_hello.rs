@@ -2,9 +2,9 @@
 //!
 //! Two layers, each of which may be cut anywhere: records (RFC 8446 5.1) around a handshake message
 //! (RFC 8446 4.1.2). Every field has a length in front of it, so the reader only ever collects a
-//! small number, skips a run of bytes, or collects one of the two extensions that it wants. Each
-//! length is checked against what is left of the message before anything of it is read. Nothing is
-//! allocated before one of these extensions begins.
+//! small number, skips a run of bytes, or collects the one extension that it wants. Each length is
+//! checked against what is left of the message before anything of it is read. Nothing is allocated
+//! before this extension begins.
 //!
 //! It does not judge versions, suites or the values of other extensions (so GREASE passes, RFC
 //! 8701), and it does not look into an encrypted inner hello (RFC 9849): the name is the outer one.
@@ -22,13 +22,11 @@ use records::Records;
 /// shares and session tickets, have 2 to 4 KiB.
 pub const MESSAGE_BYTES_MAX: u32 = 16 * 1024;
 
-/// The longest body of an extension that is collected. A name needs 260 at most.
+/// The longest body of the extension that is collected. A name needs 260 at most.
 const COLLECTED_BYTES_MAX: u32 = 512;
 
 const CLIENT_HELLO: u32 = 1;
 const EXTENSION_SERVER_NAME: u32 = 0;
-const EXTENSION_ALPN: u32 = 16;
-const EXTENSION_ENCRYPTED_CLIENT_HELLO: u32 = 0xfe0d;
 const NAME_TYPE_HOST: u8 = 0;
 
 /// What a ClientHello says about its destination.
@@ -36,10 +34,6 @@ const NAME_TYPE_HOST: u8 = 0;
 pub struct ClientHello {
     /// The server's name; with ECH the outer one.
     pub sni: Sni,
-    /// The application protocols on offer.
-    pub alpn: Alpn,
-    /// An encrypted inner hello is there, or what looks like one: many clients send it as GREASE.
-    pub has_ech: bool,
 }
 
 /// The server name indication (RFC 6066 3).
@@ -56,14 +50,6 @@ pub enum Sni {
     Junk(NameError),
 }
 
-/// The protocols that a client offers (RFC 7301), in its order. A list of more than half a KiB,
-/// which no client sends, is not kept.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Alpn {
-    /// As on the wire: each protocol behind a byte with its length.
-    wire: Box<[u8]>,
-}
-
 /// Reads one ClientHello.
 #[derive(Debug)]
 pub(super) struct ClientHelloReader {
@@ -78,14 +64,8 @@ pub(super) struct ClientHelloReader {
     /// The extension that the present step collects.
     collected: Vec<u8>,
     hello: ClientHello,
-    found: Found,
-}
-
-/// The extensions that may not come twice (RFC 8446 4.2).
-#[derive(Debug, Default)]
-struct Found {
-    server_name: bool,
-    alpn: bool,
+    /// The extension may not come twice (RFC 8446 4.2).
+    has_server_name: bool,
 }
 
 /// The field that is being read, in the order of the message.
@@ -105,7 +85,6 @@ enum Step {
     /// Type and length of an extension.
     ExtensionHeader,
     ServerName,
-    Alpn,
     OtherExtension,
 }
 
@@ -119,47 +98,6 @@ enum End {
 
 const BAD_TLS: End = End::Opaque(OpaqueReason::BadTls);
 
-impl Sni {
-    /// The name, if there is one.
-    #[must_use]
-    pub fn name(&self) -> Option<&Name> {
-        match self {
-            Self::Name(name) => Some(name),
-            Self::Absent | Self::Address(_) | Self::Junk(_) => None,
-        }
-    }
-}
-
-impl Alpn {
-    /// The protocols, in the client's order.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let mut rest = &*self.wire;
-        std::iter::from_fn(move || {
-            let (protocol, after) = split_vector_u8(rest)?;
-            rest = after;
-            Some(protocol)
-        })
-    }
-
-    /// Whether `protocol` is among them.
-    #[must_use]
-    pub fn offers(&self, protocol: &[u8]) -> bool {
-        self.iter().any(|offered| offered == protocol)
-    }
-
-    fn from_wire(wire: &[u8]) -> Option<Self> {
-        let mut rest = wire;
-        while !rest.is_empty() {
-            let (protocol, after) = split_vector_u8(rest)?;
-            if protocol.is_empty() {
-                return None;
-            }
-            rest = after;
-        }
-        Some(Self { wire: wire.into() })
-    }
-}
-
 impl Default for ClientHelloReader {
     fn default() -> Self {
         Self {
@@ -170,7 +108,7 @@ impl Default for ClientHelloReader {
             number: 0,
             collected: Vec::new(),
             hello: ClientHello::default(),
-            found: Found::default(),
+            has_server_name: false,
         }
     }
 }
@@ -218,7 +156,7 @@ impl ClientHelloReader {
             | Step::Suites
             | Step::Compressions
             | Step::OtherExtension => {}
-            Step::ServerName | Step::Alpn => self.collected.extend_from_slice(piece),
+            Step::ServerName => self.collected.extend_from_slice(piece),
             _ => {
                 for byte in piece {
                     self.number = self.number << 8 | u32::from(*byte);
@@ -246,11 +184,6 @@ impl ClientHelloReader {
             Step::ExtensionHeader => self.begin_extension(number >> 16, number & 0xffff),
             Step::ServerName => {
                 self.hello.sni = server_name(&self.collected).ok_or(BAD_TLS)?;
-                self.next_extension()
-            }
-            Step::Alpn => {
-                let list = split_vector_u16(&self.collected).ok_or(BAD_TLS)?;
-                self.hello.alpn = Alpn::from_wire(list).ok_or(BAD_TLS)?;
                 self.next_extension()
             }
             Step::OtherExtension => self.next_extension(),
@@ -289,29 +222,17 @@ impl ClientHelloReader {
     }
 
     fn begin_extension(&mut self, kind: u32, length: u32) -> Result<(), End> {
-        let found = match kind {
-            EXTENSION_SERVER_NAME => &mut self.found.server_name,
-            EXTENSION_ALPN => &mut self.found.alpn,
-            _ => {
-                self.hello.has_ech |= kind == EXTENSION_ENCRYPTED_CLIENT_HELLO;
-                return self.begin(Step::OtherExtension, length);
-            }
-        };
-        if std::mem::replace(found, true) {
+        if kind != EXTENSION_SERVER_NAME {
+            return self.begin(Step::OtherExtension, length);
+        }
+        if std::mem::replace(&mut self.has_server_name, true) {
             return Err(BAD_TLS);
         }
-        let step = match kind {
-            EXTENSION_SERVER_NAME if length > COLLECTED_BYTES_MAX => {
-                self.hello.sni = Sni::Junk(NameError::TooLong);
-                Step::OtherExtension
-            }
-            EXTENSION_SERVER_NAME => Step::ServerName,
-            _ if length > COLLECTED_BYTES_MAX => Step::OtherExtension,
-            _ => Step::Alpn,
-        };
-        self.begin(step, length)?;
-        self.collected.clear();
-        Ok(())
+        if length > COLLECTED_BYTES_MAX {
+            self.hello.sni = Sni::Junk(NameError::TooLong);
+            return self.begin(Step::OtherExtension, length);
+        }
+        self.begin(Step::ServerName, length)
     }
 }
 
@@ -343,10 +264,4 @@ fn server_name(body: &[u8]) -> Option<Sni> {
 fn split_vector_u16(bytes: &[u8]) -> Option<&[u8]> {
     let (length, vector) = bytes.split_first_chunk()?;
     (vector.len() == usize::from(u16::from_be_bytes(*length))).then_some(vector)
-}
-
-/// A vector with its length in one byte, and what follows it.
-fn split_vector_u8(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (length, rest) = bytes.split_first()?;
-    rest.split_at_checked(usize::from(*length))
 }

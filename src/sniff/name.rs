@@ -15,8 +15,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 use thiserror::Error;
 
-mod punycode;
-
 /// The longest name in its text form, without the trailing dot (RFC 1035 2.3.4 counts 255 octets in
 /// the wire form, which holds two more).
 pub const NAME_BYTES_MAX: usize = 253;
@@ -121,15 +119,6 @@ impl Host {
 
     /// The name, if it is one.
     #[must_use]
-    pub fn name(&self) -> Option<&Name> {
-        match self {
-            Self::Name(name) => Some(name),
-            Self::Address(_) => None,
-        }
-    }
-
-    /// The name, if it is one.
-    #[must_use]
     pub fn into_name(self) -> Option<Name> {
         match self {
             Self::Name(name) => Some(name),
@@ -212,11 +201,18 @@ fn name_or_ipv4(text: &[u8]) -> Result<Host, NameError> {
             return Err(NameError::BadAddress);
         }
     }
-    let is_junk = |label: &str| label.starts_with("xn--") && !punycode::decodes(&label[4..]);
     if has_punycode && normal.split('.').any(is_junk) {
         return Err(NameError::BadPunycode);
     }
     Ok(Host::Name(Name(normal.into())))
+}
+
+/// A label in lower case that begins like an A-label and stands for no text that is not ASCII.
+/// Which code points IDNA allows is not judged.
+fn is_junk(label: &str) -> bool {
+    let decodes =
+        |encoded| idna::punycode::decode_to_string(encoded).is_some_and(|text| !text.is_ascii());
+    label.strip_prefix("xn--").is_some_and(|encoded| !decodes(encoded))
 }
 
 /// The bytes that a label may hold.

@@ -42,11 +42,6 @@ impl Hello {
         self.extension(0, &vector_u16(&[&[0], &*vector_u16(name)].concat()))
     }
 
-    fn alpn(self, protocols: &[&str]) -> Self {
-        let list: Vec<u8> = protocols.iter().flat_map(|p| vector_u8(p.as_bytes())).collect();
-        self.extension(16, &vector_u16(&list))
-    }
-
     fn message(&self) -> Vec<u8> {
         let mut body = vec![3, 3];
         body.extend([7; 32]);
@@ -97,8 +92,7 @@ fn unrecorded(wire: &[u8]) -> Vec<u8> {
 
 fn sniff(bytes: &[u8]) -> Sniff {
     let mut sniffer = Sniffer::default();
-    sniffer.feed(bytes);
-    sniffer.into_answer()
+    sniffer.feed(bytes).clone()
 }
 
 /// Feeds the pieces between the `cuts`.
@@ -109,7 +103,7 @@ fn sniff_cut(bytes: &[u8], cuts: &[usize]) -> Sniff {
         sniffer.feed(&bytes[from..cut]);
         from = cut;
     }
-    sniffer.into_answer()
+    sniffer.answer().clone()
 }
 
 fn hello_of(sniff: Sniff) -> ClientHello {
@@ -120,7 +114,10 @@ fn hello_of(sniff: Sniff) -> ClientHello {
 }
 
 fn name_of(hello: &ClientHello) -> &str {
-    hello.sni.name().expect("a name").as_str()
+    match &hello.sni {
+        Sni::Name(name) => name.as_str(),
+        other => panic!("no name but {other:?}"),
+    }
 }
 
 const BAD_TLS: Sniff = Sniff::Opaque(OpaqueReason::BadTls);
@@ -139,14 +136,6 @@ fn real_clients_are_named() {
     for wire in nameless {
         assert_eq!(hello_of(sniff(wire)).sni, Sni::Absent);
     }
-}
-
-#[test]
-fn real_clients_offer_their_protocols() {
-    let h2 = hello_of(sniff(REAL[0].1)).alpn;
-    assert_eq!(h2.iter().collect::<Vec<_>>(), [&b"h2"[..], b"http/1.1"]);
-    let http11 = hello_of(sniff(REAL[1].1)).alpn;
-    assert!(http11.offers(b"http/1.1") && !http11.offers(b"h2"));
 }
 
 #[test]
@@ -206,7 +195,6 @@ fn grease_ech_and_every_record_version_are_no_obstacle() {
         .extension(GREASE, b"")
         .extension(0xfe0d, &[5; 200])
         .sni(b"public.example.com")
-        .alpn(&["\u{a}\u{a}", "h2"])
         .extension(GREASE, b"x");
     hello.suites.splice(0..0, GREASE.to_be_bytes());
     let mut wire = hello.wire();
@@ -214,7 +202,6 @@ fn grease_ech_and_every_record_version_are_no_obstacle() {
         wire[2] = version;
         let hello = hello_of(sniff(&wire));
         assert_eq!(name_of(&hello), "public.example.com");
-        assert!(hello.has_ech && hello.alpn.offers(b"h2"));
     }
     wire[2] = 5;
     assert_eq!(sniff(&wire), NOT_RECOGNISED);
@@ -263,13 +250,11 @@ fn a_malformed_hello_is_bad_tls() {
     let table = [
         ("two names", Hello::new().extension(0, &two_names).wire()),
         ("two SNI extensions", Hello::new().sni(b"a.example").sni(b"b.example").wire()),
-        ("two ALPN extensions", Hello::new().alpn(&["h2"]).alpn(&["h2"]).wire()),
         ("no list of names", Hello::new().extension(0, b"").wire()),
         ("an empty list of names", Hello::new().extension(0, &[0, 0]).wire()),
         ("a list longer than its extension", Hello::new().extension(0, &[0, 9, 0, 0, 1]).wire()),
         ("a name longer than its list", Hello::new().extension(0, &[0, 4, 0, 0, 9, 97]).wire()),
-        ("bytes behind the list", Hello::new().extension(16, &[0, 2, 1, 97, 0]).wire()),
-        ("an empty protocol", Hello::new().alpn(&[""]).wire()),
+        ("bytes behind the list", Hello::new().extension(0, &[0, 4, 0, 0, 1, 97, 0]).wire()),
         ("no suites", Hello { suites: vec![], extensions: vec![] }.wire()),
         ("half a suite", Hello { suites: vec![1; 3], extensions: vec![] }.wire()),
         ("half an extension", Hello { suites: vec![1; 2], extensions: vec![0, 0, 0] }.wire()),

@@ -348,8 +348,7 @@ impl Http1 {
 
     /// The upstream has ended: an answer that its end completes is complete.
     pub(super) fn upstream_ended(&mut self) {
-        use crate::http1::Ending;
-        let complete = matches!(self.responses.ending(), Ending::Clean | Ending::EndsAnswer);
+        let complete = self.responses.is_whole_at_end();
         if complete && self.unanswered.first().is_some_and(|exchange| exchange.status != 0) {
             self.answer_ends();
         }

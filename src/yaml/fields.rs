@@ -9,7 +9,7 @@ use crate::problem::{Fault, Report};
 
 /// The fields of one mapping while they are being read.
 #[derive(Debug)]
-pub struct Fields<'n, 'r> {
+pub(crate) struct Fields<'n, 'r> {
     path: &'static str,
     line: usize,
     fields: &'n [(Key<'n>, Node<'n>)],
@@ -20,7 +20,7 @@ pub struct Fields<'n, 'r> {
 impl<'n, 'r> Fields<'n, 'r> {
     /// The fields of `node`, which messages call `path`. Anything but a mapping is an error in the
     /// report and reads as a mapping without fields; nothing (`null`) is a mapping without fields.
-    pub fn of(node: &'n Node<'n>, path: &'static str, report: &'r mut Report) -> Self {
+    pub(crate) fn of(node: &'n Node<'n>, path: &'static str, report: &'r mut Report) -> Self {
         let fields: &[_] = match &node.value {
             Value::Mapping(fields) => fields,
             Value::Null => &[],
@@ -35,13 +35,13 @@ impl<'n, 'r> Fields<'n, 'r> {
     }
 
     /// The value of field `name`, `None` if it is absent or nothing.
-    pub fn get(&mut self, name: &'static str) -> Option<&'n Node<'n>> {
+    pub(crate) fn get(&mut self, name: &'static str) -> Option<&'n Node<'n>> {
         self.find(name).filter(|node| node.value != Value::Null)
     }
 
     /// Puts the value of field `name` into `slot`, if it is there and valid. A field without a
     /// value is an error: whoever wrote the name meant something by it.
-    pub fn read<T>(
+    pub(crate) fn read<T>(
         &mut self,
         name: &'static str,
         slot: &mut T,
@@ -57,7 +57,7 @@ impl<'n, 'r> Fields<'n, 'r> {
     }
 
     /// As [`Fields::read`], for a field that may be nothing on purpose.
-    pub fn read_optional<T>(
+    pub(crate) fn read_optional<T>(
         &mut self,
         name: &'static str,
         slot: &mut Option<T>,
@@ -71,25 +71,25 @@ impl<'n, 'r> Fields<'n, 'r> {
     }
 
     /// The fields of the mapping in field `name`; an absent one has none.
-    pub fn section(&mut self, name: &'static str) -> Option<Fields<'n, '_>> {
+    pub(crate) fn section(&mut self, name: &'static str) -> Option<Fields<'n, '_>> {
         let node = self.get(name)?;
         Some(Fields::of(node, name, self.report))
     }
 
     /// Where field `name` stands, else where the mapping begins.
     #[must_use]
-    pub fn line_of(&self, name: &str) -> usize {
+    pub(crate) fn line_of(&self, name: &str) -> usize {
         let key = self.fields.iter().find(|(key, _)| key.name == name);
         key.map_or(self.line, |(key, _)| key.line)
     }
 
     /// Where problems go.
-    pub fn report(&mut self) -> &mut Report {
+    pub(crate) fn report(&mut self) -> &mut Report {
         self.report
     }
 
     /// Every field that was not asked for is an error.
-    pub fn refuse_others(self) {
+    pub(crate) fn refuse_others(self) {
         for (key, fix) in self.others() {
             let message = format!("unknown field `{}`", self.qualified(&key.name));
             self.report.error(Fault::at(key.line, message).fix(fix));
@@ -97,7 +97,7 @@ impl<'n, 'r> Fields<'n, 'r> {
     }
 
     /// Every field that was not asked for is a warning.
-    pub fn warn_of_others(self) {
+    pub(crate) fn warn_of_others(self) {
         for (key, fix) in self.others() {
             let message = format!("unknown field `{}` is ignored", self.qualified(&key.name));
             self.report.warning(Fault::at(key.line, message).fix(fix));

@@ -15,7 +15,7 @@ use crate::problem::Fault;
 ///
 /// # Errors
 /// When it is a list, a mapping or nothing.
-pub fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Fault> {
+pub(crate) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Fault> {
     match &node.value {
         Value::Scalar(text) => Ok(text),
         _ => Err(Fault::at(node.line, format!("must be a single value, not {}", node.kind()))),
@@ -26,7 +26,7 @@ pub fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Fault> {
 ///
 /// # Errors
 /// When it is anything else. A leading zero is refused: some tools read it as octal.
-pub fn number<T>(node: &Node<'_>, range: RangeInclusive<T>) -> Result<T, Fault>
+pub(crate) fn number<T>(node: &Node<'_>, range: RangeInclusive<T>) -> Result<T, Fault>
 where
     T: TryFrom<u64> + PartialOrd + std::fmt::Display,
 {
@@ -50,7 +50,7 @@ where
 ///
 /// # Errors
 /// When it is anything else.
-pub fn boolean(node: &Node<'_>) -> Result<bool, Fault> {
+pub(crate) fn boolean(node: &Node<'_>) -> Result<bool, Fault> {
     choice(node, &[("true", true), ("false", false)])
 }
 
@@ -58,7 +58,7 @@ pub fn boolean(node: &Node<'_>) -> Result<bool, Fault> {
 ///
 /// # Errors
 /// When it is another word; the fault lists the valid ones.
-pub fn choice<T: Clone>(node: &Node<'_>, choices: &[(&str, T)]) -> Result<T, Fault> {
+pub(crate) fn choice<T: Clone>(node: &Node<'_>, choices: &[(&str, T)]) -> Result<T, Fault> {
     let text = text(node)?;
     if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
         return Ok(value.clone());
@@ -72,7 +72,10 @@ pub fn choice<T: Clone>(node: &Node<'_>, choices: &[(&str, T)]) -> Result<T, Fau
 ///
 /// # Errors
 /// When it is anything else.
-pub fn duration(node: &Node<'_>, range: RangeInclusive<Duration>) -> Result<Duration, Fault> {
+pub(crate) fn duration(
+    node: &Node<'_>,
+    range: RangeInclusive<Duration>,
+) -> Result<Duration, Fault> {
     let text = text(node)?;
     let shown = humantime::format_duration;
     let allowed = format!("allowed: {} to {}", shown(*range.start()), shown(*range.end()));
@@ -92,7 +95,7 @@ pub fn duration(node: &Node<'_>, range: RangeInclusive<Duration>) -> Result<Dura
 ///
 /// # Errors
 /// When it is anything else.
-pub fn address(node: &Node<'_>) -> Result<IpAddr, Fault> {
+pub(crate) fn address(node: &Node<'_>) -> Result<IpAddr, Fault> {
     parsed(node, "an IP address", "write it as 192.0.2.1 or 2001:db8::1")
 }
 
@@ -100,7 +103,7 @@ pub fn address(node: &Node<'_>) -> Result<IpAddr, Fault> {
 ///
 /// # Errors
 /// When it is anything else.
-pub fn socket_address(node: &Node<'_>) -> Result<SocketAddr, Fault> {
+pub(crate) fn socket_address(node: &Node<'_>) -> Result<SocketAddr, Fault> {
     parsed(node, "an address with a port", "write it as 127.0.0.1:15000 or [::1]:15000")
 }
 
@@ -108,7 +111,7 @@ pub fn socket_address(node: &Node<'_>) -> Result<SocketAddr, Fault> {
 ///
 /// # Errors
 /// When it is no list, or one of its items is bad.
-pub fn list<'n, T>(
+pub(crate) fn list<'n, T>(
     node: &'n Node<'n>,
     item: impl FnMut(&'n Node<'n>) -> Result<T, Fault>,
 ) -> Result<Vec<T>, Fault> {
@@ -119,7 +122,7 @@ pub fn list<'n, T>(
 ///
 /// # Errors
 /// When it is no list.
-pub fn items<'n>(node: &'n Node<'n>) -> Result<&'n [Node<'n>], Fault> {
+pub(crate) fn items<'n>(node: &'n Node<'n>) -> Result<&'n [Node<'n>], Fault> {
     match &node.value {
         Value::Sequence(items) => Ok(items),
         _ => Err(Fault::at(node.line, format!("must be a list, not {}", node.kind()))
@@ -129,7 +132,7 @@ pub fn items<'n>(node: &'n Node<'n>) -> Result<&'n [Node<'n>], Fault> {
 
 /// `text`, cut to a length that fits a message.
 #[must_use]
-pub fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     const CHARS_MAX: usize = 60;
     let mut short: String = text.chars().take(CHARS_MAX).flat_map(char::escape_debug).collect();
     if text.chars().nth(CHARS_MAX).is_some() {

@@ -8,14 +8,16 @@ use std::path::Path;
 use std::sync::Arc;
 
 use egret::config::Config;
-use egret::http1::{Asked, Body, RequestStep, RequestStream, ResponseStep, ResponseStream};
-use egret::http2::hpack::{Decoder, HpackError, LIST_BYTES_MAX, TABLE_BYTES_MAX};
-use egret::http2::{BLOCK_BYTES_MAX, FrameBoundary, FrameStep, RequestFrames};
-use egret::problem::{PROBLEMS_MAX, Problem, Severity};
-use egret::registry::service_entry::{self, HostPattern, ServiceEntry};
-use egret::registry::snapshot::{Answers, Claim, Match, NameSource, Snapshot, Target};
-use egret::sniff::{Authority, Host, Name, Sniff, Sniffer};
-use egret::workload::Workloads;
+use egret::internals::http1::{
+    Asked, Body, RequestStep, RequestStream, ResponseStep, ResponseStream,
+};
+use egret::internals::http2::hpack::{Decoder, HpackError, LIST_BYTES_MAX, TABLE_BYTES_MAX};
+use egret::internals::http2::{BLOCK_BYTES_MAX, FrameBoundary, FrameStep, RequestFrames};
+use egret::internals::problem::{PROBLEMS_MAX, Problem, Severity};
+use egret::internals::registry::service_entry::{self, HostPattern, ServiceEntry};
+use egret::internals::registry::snapshot::{Answers, Claim, Match, NameSource, Snapshot, Target};
+use egret::internals::sniff::{Authority, ClientHello, Host, Name, Sni, Sniff, Sniffer};
+use egret::internals::workload::Workloads;
 
 /// Recognition: more bytes never change an answer, and cuts do not matter.
 pub(crate) fn client_hello(bytes: &[u8]) {
@@ -31,11 +33,8 @@ pub(crate) fn client_hello(bytes: &[u8]) {
         }
     }
     assert_eq!(*whole.answer(), answer, "a cut changed the answer");
-    if let Sniff::Tls(hello) = &answer {
-        if let Some(name) = hello.sni.name() {
-            is_normal(name);
-        }
-        assert!(hello.alpn.iter().all(|protocol| !protocol.is_empty()));
+    if let Sniff::Tls(ClientHello { sni: Sni::Name(name) }) = &answer {
+        is_normal(name);
     }
 }
 
@@ -179,7 +178,7 @@ pub(crate) fn http2(bytes: &[u8]) {
 fn is_normal(name: &Name) {
     let text = name.as_str();
     assert_eq!(Name::parse(text.as_bytes()).as_ref(), Ok(name), "not its own normal form");
-    assert!(text.len() <= egret::sniff::name::NAME_BYTES_MAX);
+    assert!(text.len() <= egret::internals::sniff::name::NAME_BYTES_MAX);
     let is_plain = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.');
     assert!(text.bytes().all(is_plain), "a name with other bytes");
 }

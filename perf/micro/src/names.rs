@@ -2,8 +2,8 @@
 
 use std::hint::black_box;
 
-use egret::http1::{RequestStep, RequestStream};
-use egret::sniff::{Sniff, Sniffer};
+use egret::internals::http1::{RequestStep, RequestStream};
+use egret::internals::sniff::{Sniff, Sniffer};
 
 /// What curl sends first, as captured for the fuzz targets.
 const CLIENT_HELLO: &[u8] = include_bytes!("../../../tests/fuzz/corpus/client_hello/curl_h2");
@@ -44,7 +44,7 @@ fn recognise(bytes: &'static [u8]) -> Box<dyn FnMut()> {
         let mut sniffer = Sniffer::default();
         let answer = sniffer.feed(black_box(bytes));
         assert!(matches!(answer, Sniff::Tls(_)), "{answer:?}");
-        black_box(sniffer.into_answer());
+        black_box(sniffer.answer());
     })
 }
 

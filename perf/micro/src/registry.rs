@@ -6,11 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use egret::config::Config;
-use egret::registry::service_entry::{self, HostPattern, ServiceEntry};
-use egret::registry::snapshot::{Answers, Claim, NameSource};
-use egret::registry::{Snapshot, Verdict};
-use egret::sniff::Name;
-use egret::workload::Workloads;
+use egret::internals::registry::service_entry::{self, HostPattern, ServiceEntry};
+use egret::internals::registry::snapshot::{Answers, Claim, NameSource};
+use egret::internals::registry::{Snapshot, Verdict};
+use egret::internals::sniff::Name;
+use egret::internals::workload::Workloads;
 
 const PORT: u16 = 443;
 

@@ -10,20 +10,20 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::Arc;
 
-use egret::access_log;
-use egret::admission::Admission;
 use egret::config::Config;
-use egret::drain::Drain;
-use egret::mailbox::Mailbox;
-use egret::metrics::MetricsHub;
-use egret::registry::service_entry;
-use egret::registry::snapshot::Answers;
-use egret::registry::{Registry, Snapshot};
+use egret::internals::access_log;
+use egret::internals::admission::Admission;
+use egret::internals::drain::Drain;
+use egret::internals::mailbox::Mailbox;
+use egret::internals::metrics::MetricsHub;
+use egret::internals::registry::service_entry;
+use egret::internals::registry::snapshot::Answers;
+use egret::internals::registry::{Registry, Snapshot};
+use egret::internals::worker::{Parts, Worker};
+use egret::internals::workload::Workloads;
 use egret::sys::ring::{Errno, Recorded, Sockets};
 use egret::sys::socket::{Keepalive, Listener, Reach, Socket};
 use egret::sys::waker::Waker;
-use egret::worker::{Parts, Worker};
-use egret::workload::Workloads;
 
 mod scripted;
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{HEAD_BYTES_MAX, Version};
+use super::super::HEAD_BYTES_MAX;
 use super::*;
 
 const GET: Asked = Asked { is_head: false, wants_upgrade: false };
@@ -215,45 +215,25 @@ fn words_that_nobody_asked_for_are_unasked() {
 }
 
 #[test]
-fn the_connection_outlives_an_answer_only_if_both_say_so() {
-    let keep_alive = |answer: &str| match stream(&[GET]).next(answer.as_bytes()) {
-        ResponseStep::Head(head) => (head.version, head.keep_alive),
-        other => panic!("{other:?}"),
-    };
-    let length = "Content-Length: 0\r\n\r\n";
-    let table = [
-        (format!("HTTP/1.1 200 OK\r\n{length}"), (Version::Http11, true)),
-        (format!("HTTP/1.1 200 OK\r\nConnection: Close\r\n{length}"), (Version::Http11, false)),
-        ("HTTP/1.1 200 OK\r\n\r\n".to_owned(), (Version::Http11, false)),
-        (format!("HTTP/1.0 200 OK\r\n{length}"), (Version::Http10, false)),
-        (format!("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n{length}"), (Version::Http10, true)),
-    ];
-    for (answer, expected) in table {
-        assert_eq!(keep_alive(&answer), expected, "{answer:?}");
-    }
-}
-
-#[test]
-fn the_upstreams_end_means_what_has_come_before_it() {
+fn the_upstreams_end_completes_only_what_has_no_end_of_its_own() {
     let length = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-    let table: &[(&[Asked], &str, Ending)] = &[
-        (&[], "", Ending::Clean),
-        (&[GET], "", Ending::Unanswered(1)),
-        (&[GET, GET], "", Ending::Unanswered(2)),
-        (&[GET, GET], "HTTP/1.1 204 No\r\n\r\n", Ending::Unanswered(1)),
-        (&[GET], "HTTP/1.1 100 Continue\r\n\r\n", Ending::Unanswered(1)),
-        (&[GET], "HTTP/1.1 20", Ending::Truncated),
-        (&[GET], length, Ending::Truncated),
-        (&[GET], "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", Ending::Truncated),
-        (&[HEAD], length, Ending::Clean),
-        (&[GET], "HTTP/1.1 200 OK\r\n\r\nhi", Ending::Clean),
-        (&[GET, GET], "HTTP/1.1 200 OK\r\n\r\nhi", Ending::EndsAnswer),
-        (&[UPGRADE], "HTTP/1.1 101 Yes\r\n\r\nhi", Ending::Clean),
+    let table: &[(&[Asked], &str, bool)] = &[
+        (&[], "", true),
+        (&[GET], "", false),
+        (&[GET, GET], "HTTP/1.1 204 No\r\n\r\n", false),
+        (&[GET], "HTTP/1.1 100 Continue\r\n\r\n", false),
+        (&[GET], "HTTP/1.1 20", false),
+        (&[GET], length, false),
+        (&[GET], "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", false),
+        (&[HEAD], length, true),
+        (&[GET], "HTTP/1.1 200 OK\r\n\r\nhi", true),
+        (&[GET, GET], "HTTP/1.1 200 OK\r\n\r\nhi", true),
+        (&[UPGRADE], "HTTP/1.1 101 Yes\r\n\r\nhi", true),
     ];
-    for (asked, answer, ending) in table {
+    for (asked, answer, is_whole) in table {
         let mut stream = stream(asked);
         tell_from(&mut stream, answer.as_bytes(), &[]);
-        assert_eq!(stream.ending(), *ending, "{answer:?}");
+        assert_eq!(stream.is_whole_at_end(), *is_whole, "{answer:?}");
     }
 }
 

@@ -126,12 +126,13 @@ fn each_spelling_of_host_has_one_meaning() {
         match meaning {
             Name(name) => {
                 let parsed = parsed.unwrap();
-                assert_eq!((parsed.host.name().unwrap().as_str(), parsed.port), (*name, None));
+                assert_eq!(parsed.port, None, "{text}");
+                assert_eq!(parsed.host.into_name().unwrap().as_str(), *name, "{text}");
             }
             Port(name, port) => {
                 let parsed = parsed.unwrap();
-                assert_eq!(parsed.host.name().unwrap().as_str(), *name, "{text}");
                 assert_eq!(parsed.port, Some(*port), "{text}");
+                assert_eq!(parsed.host.into_name().unwrap().as_str(), *name, "{text}");
             }
             Address(address) => {
                 let address: IpAddr = address.parse().unwrap();
@@ -159,6 +160,25 @@ fn a_bare_ipv6_address_is_an_address_where_no_port_can_follow() {
     assert_eq!(Name::parse(b"::1"), Err(NameError::BadAddress));
     assert_eq!(Name::parse(b"192.0.2.1"), Err(NameError::BadAddress));
     assert_eq!(Host::parse(b"example.com:443"), Err(NameError::BadByte));
+}
+
+#[test]
+fn a_labels_in_use_are_names() {
+    for label in ["bcher-kva", "mnchen-3ya", "fsqu00a", "p1ai", "ls8h", "maana-pta", "4ca0bs"] {
+        let name = format!("xn--{label}.example");
+        assert_eq!(Name::parse(name.as_bytes()).unwrap().as_str(), name);
+    }
+}
+
+#[test]
+fn what_merely_begins_like_an_a_label_is_junk() {
+    let longest = "z".repeat(LABEL_BYTES_MAX - 4);
+    for label in
+        ["", "-", "abc-", "-abc", "99999999999", "abc-zz_", "zzzzzzzzzzzzzzzzzzzz", &longest]
+    {
+        let name = format!("xn--{label}.example");
+        assert_eq!(Name::parse(name.as_bytes()), Err(NameError::BadPunycode), "{label}");
+    }
 }
 
 /// Texts that are names more often than not.

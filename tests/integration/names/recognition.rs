@@ -18,10 +18,10 @@ fn hello(name: &str) -> Vec<u8> {
 
 /// The name that a ClientHello shows.
 fn sni(hello: &[u8]) -> String {
-    let mut sniffer = egret::sniff::Sniffer::default();
+    let mut sniffer = egret::internals::sniff::Sniffer::default();
     match sniffer.feed(hello) {
-        egret::sniff::Sniff::Tls(hello) => match &hello.sni {
-            egret::sniff::Sni::Name(name) => name.as_str().to_owned(),
+        egret::internals::sniff::Sniff::Tls(hello) => match &hello.sni {
+            egret::internals::sniff::Sni::Name(name) => name.as_str().to_owned(),
             other => panic!("{other:?}"),
         },
         other => panic!("{other:?}"),

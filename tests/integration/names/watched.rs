@@ -82,9 +82,9 @@ fn tls_is_accounted_by_its_sni_with_every_byte() {
         read_exactly(&mut client, b"hello yourself");
     }
     proxy.is_quiet();
-    let mut sniffer = egret::sniff::Sniffer::default();
-    let egret::sniff::Sniff::Tls(seen) = sniffer.feed(&hello) else { panic!() };
-    let egret::sniff::Sni::Name(name) = &seen.sni else { panic!() };
+    let mut sniffer = egret::internals::sniff::Sniffer::default();
+    let egret::internals::sniff::Sniff::Tls(seen) = sniffer.feed(&hello) else { panic!() };
+    let egret::internals::sniff::Sni::Name(name) = &seen.sni else { panic!() };
     let labels = [
         ("destination_service", name.as_str()),
         ("destination_service_name", "PassthroughCluster"),

@@ -1,7 +1,9 @@
 //! Bytes that can be checked at the other end, and sockets that end in every way.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
+
+use super::eventually;
 
 use super::uninterrupted;
 
@@ -87,4 +89,18 @@ pub(crate) fn reset(stream: TcpStream) {
     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
     drop(stream);
+}
+
+/// Waits until the other end's kernel has every byte that `stream` has sent.
+pub(crate) fn await_acknowledged(stream: &TcpStream) {
+    let port = |address: SocketAddr| format!(":{:04X}", address.port());
+    let (local, remote) = (port(stream.local_addr().unwrap()), port(stream.peer_addr().unwrap()));
+    eventually("everything is acknowledged", || {
+        // sl, local_address, rem_address, st, tx_queue:rx_queue, ...
+        let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let fields = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        let mut own = fields.filter(|f| f[1].ends_with(&local) && f[2].ends_with(&remote));
+        let queues = own.next().expect("the socket is in the table")[4];
+        queues.starts_with("00000000:")
+    });
 }

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use egret::drain::Drain;
+use egret::internals::drain::Drain;
 use egret::sys::buffers::{Buffer, BufferPool};
 use egret::sys::ring::{Completion, Errno, Expect, Notice, Operation, Ring, Token, Trimmed};
 use egret::sys::socket::{Listener, Socket};
