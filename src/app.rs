@@ -13,7 +13,6 @@ mod budget;
 mod listen;
 mod threads;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -32,7 +31,7 @@ use crate::mailbox::{Mailbox, Request};
 use crate::metrics::MetricsHub;
 use crate::problem::{Problem, Severity};
 use crate::registry::{Answers, Registry, Snapshot};
-use crate::sys::ring::{Kernel, Recorded, Ring, Sockets};
+use crate::sys::kernel::{Kernel, Recorded};
 use crate::sys::socket::Listener;
 use crate::sys::thread;
 use crate::sys::uring::{SetupError, Uring};
@@ -97,24 +96,17 @@ impl App {
     /// # Errors
     /// What keeps it from serving, and how to mend that.
     pub fn start(loaded: Loaded, options: Options) -> Result<Self> {
-        Self::start_on(loaded, options, Uring::new, Kernel)
+        Self::start_on(loaded, options, Uring::new)
     }
 
-    /// Starts on rings that `make_ring` makes, each on its worker's thread, for a number of
-    /// buffers.
+    /// Starts on what `make_kernel` makes, on each worker's thread, for a number of buffers.
     ///
     /// # Errors
     /// As [`App::start`].
-    pub fn start_on<R, S, F>(
-        loaded: Loaded,
-        options: Options,
-        make_ring: F,
-        sockets: S,
-    ) -> Result<Self>
+    pub fn start_on<K, F>(loaded: Loaded, options: Options, make_kernel: F) -> Result<Self>
     where
-        R: Ring + fmt::Debug,
-        S: Sockets + Clone + Send + 'static,
-        F: Fn(u16) -> Result<R, SetupError> + Clone + Send + 'static,
+        K: Kernel<Listener = Listener>,
+        F: Fn(u16) -> Result<K, SetupError> + Clone + Send + 'static,
     {
         let config = Arc::clone(&loaded.config);
         let (snapshot, problems) = first_generation(&loaded);
@@ -140,9 +132,9 @@ impl App {
             let (mailbox, inbox, waker) = mailbox()?;
             mailboxes.push(mailbox);
             let parts = shared.parts(id, listeners, (inbox, waker), &config, &budget);
-            let (make_ring, buffers) = (make_ring.clone(), budget.buffers_per_worker);
-            let make_ring = move || make_ring(buffers);
-            threads.start(parts, budget.processor(id), make_ring, sockets.clone())?;
+            let (make_kernel, buffers) = (make_kernel.clone(), budget.buffers_per_worker);
+            let make_kernel = move || make_kernel(buffers);
+            threads.start(parts, budget.processor(id), make_kernel)?;
         }
         threads.await_ready()?;
         let control = control
@@ -195,7 +187,7 @@ impl Shared {
         (inbox, waker): (Receiver<Request>, Waker),
         config: &Config,
         budget: &Budget,
-    ) -> Parts {
+    ) -> Parts<Listener> {
         Parts {
             id,
             listeners,

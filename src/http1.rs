@@ -21,13 +21,12 @@ mod response_head;
 mod response_stream;
 
 pub use known_heads::KnownHeads;
-pub(crate) use queue::Queue;
 #[cfg(feature = "internals")]
 pub use request_head::Body;
 pub use request_head::{RequestHead, Upgrade, Version};
 pub use request_stream::{RequestStep, RequestStream};
 pub use response_head::Turn;
-pub use response_stream::{Asked, Lost, ResponseStep, ResponseStream};
+pub use response_stream::{Answered, Asked, Lost, ResponseStep, ResponseStream};
 
 use strum::{EnumCount, EnumDiscriminants, IntoStaticStr, VariantArray};
 

@@ -93,6 +93,7 @@ impl Sniffer {
     }
 
     /// The answer so far.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub fn answer(&self) -> &Sniff {
         &self.answer

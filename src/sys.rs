@@ -12,8 +12,8 @@
 #![allow(unsafe_code)]
 
 pub mod buffers;
+pub mod kernel;
 pub mod pipe;
-pub mod ring;
 pub mod socket;
 pub mod thread;
 pub mod uring;

@@ -2,44 +2,27 @@
 //! counters.
 //!
 //! One loop. A turn hands the queued operations to the kernel, sleeps until something completes,
-//! and calls one handler per completion; the handlers queue what follows. Nothing here waits for
-//! anything but the ring, takes a lock that another thread may hold for long, or allocates per
-//! message.
+//! and gives each completion to its connection as an event ([`connection`]); what a connection does
+//! about it, it does with what all of them share ([`context`]). The worker itself knows no
+//! protocol. Nothing here waits for anything but the ring, takes a lock that another thread may
+//! hold for long, or allocates per message on a connection without a gate.
 //!
-//! The handlers live by subject: [`accept`] up to the verdict, [`connect`] the upstream,
-//! [`transfer`] the bytes, [`ending`] and [`close`] the end, [`sweep`] time, [`stop`] drain and the
-//! control plane's questions.
+//! [`listener`] goes from an accept to a slot, [`sweep`] keeps the time, `mailbox` answers the
+//! control plane, [`account`] is where connections and requests are counted.
 
-mod accept;
 mod account;
-mod answers;
-mod close;
-mod connect;
 mod connection;
-mod direction;
-mod ending;
-mod http1;
-mod http2;
-mod last_words;
-mod line;
-mod observe;
-mod recognise;
-mod requests;
-mod route;
-mod splice;
-mod stop;
-mod streams;
+mod context;
+mod listener;
+mod mailbox;
 mod sweep;
 mod token;
-mod transfer;
-mod watch;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::io;
-use std::rc::Rc;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
@@ -48,49 +31,38 @@ use slab::Slab;
 
 use crate::access_log::AccessLog;
 use crate::admission::Admission;
-use crate::drain::Drain;
-use crate::http1::KnownHeads;
+use crate::drain::{Drain, Phase as ProcessPhase};
+use crate::gate::Micros;
 use crate::mailbox::Request;
 use crate::metrics::WorkerMetrics;
-use crate::registry::{Reader, Snapshot};
-use crate::relay::Side;
-use crate::sys::pipe::PipePool;
-use crate::sys::ring::{Completion, Recorded, Ring, Sockets, Token};
-use crate::sys::socket::Listener;
+use crate::registry::Reader;
+use crate::sys::kernel::{Completion, Errno, Kernel, Recorded};
+use crate::sys::socket::Keepalive;
 use crate::sys::waker::Waker;
-use accept::{AcceptState, Accepting};
-use connect::HeldAcks;
-use connection::{Connection, Micros};
-use direction::Arrived;
-use route::Routes;
-use stop::DrainStage;
-use sweep::{Limits, Sweep};
-use token::{Key, Target};
+use connection::{Arrived, Connection, Event, Fate};
+use context::Context;
+use listener::{Accepting, Admitted};
+use sweep::Sweep;
+use token::{Key, SLOTS_MAX, Target};
 
-pub(crate) use sweep::KEEPALIVE;
-
-const MICROS_PER_SECOND: u64 = 1_000_000;
-
-/// How long a blackholed downstream has to close after it was sent FIN.
-const LINGER_US: u64 = MICROS_PER_SECOND;
-
-/// How long a reset waits for the other side to acknowledge what was sent before.
-const RESET_WAIT_US: u64 = 5 * MICROS_PER_SECOND;
+/// Both sides, as conntrack and NAT devices on the way expect some sign of life (product limits).
+pub(crate) const KEEPALIVE: Keepalive =
+    Keepalive { idle_seconds: 180, interval_seconds: 180, probes: 9 };
 
 /// One turn in so many is timed: a look at the clock is a fiftieth of what a small message costs.
 const TURNS_PER_TIMED: u64 = 16;
 
-/// The current snapshot. A worker holds it per decision by the `Rc`, because the count of the `Arc`
-/// is one memory location for all workers.
-type HeldSnapshot = Rc<Arc<Snapshot>>;
+/// How long a draining worker goes on accepting handshakes that had begun before. New ones are not
+/// begun any more, so this needs to cover one round trip to the workload, not more.
+const ACCEPT_GRACE_US: Micros = 200_000;
 
-/// What a worker is made of, apart from its ring, which must be made on its thread.
+/// What a worker is made of, apart from its kernel, whose ring must be made on its thread.
 #[derive(Debug)]
-pub struct Parts {
+pub struct Parts<L> {
     /// Counted from 0.
     pub id: usize,
     /// Listening sockets of this worker alone.
-    pub listeners: Vec<Listener>,
+    pub listeners: Vec<L>,
     /// How the kernel records the original destination.
     pub recorded: Recorded,
     /// The registry, as this worker sees it.
@@ -111,72 +83,57 @@ pub struct Parts {
     pub pipes_max: usize,
 }
 
+/// How far a worker's drain has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DrainStage {
+    /// It has not begun.
+    Serving,
+    /// Handshakes under way are still accepted, until this time.
+    Grace(Micros),
+    /// The listeners are closed as soon as they are empty.
+    Closing,
+}
+
 /// The worker.
 #[derive(Debug)]
-pub struct Worker<R, S> {
+pub struct Worker<K: Kernel> {
     id: usize,
-    ring: R,
-    sockets: S,
-    listeners: Vec<Accepting>,
-    drain_stage: DrainStage,
-    recorded: Recorded,
-    connections: Slab<Connection>,
+    connections: Slab<Connection<K>>,
     generation: u32,
-    /// Halves that wait for a buffer.
-    starved: VecDeque<(Key, Side)>,
-    held_acks: HeldAcks,
-    pipes: PipePool,
-    known_heads: KnownHeads,
-    routes: Routes,
-    reader: Reader,
-    snapshot: HeldSnapshot,
-    timeouts: Limits,
-    mark: Option<u32>,
-    admission: Arc<Admission>,
-    metrics: WorkerMetrics,
-    access_log: AccessLog,
+    listeners: Vec<Accepting<K::Listener>>,
+    drain_stage: DrainStage,
     drain: Drain,
     inbox: Receiver<Request>,
     waker: Waker,
     sweep: Sweep,
-    origin: Instant,
-    now_us: Micros,
+    cx: Context<K>,
 }
 
-impl<R: Ring, S: Sockets> Worker<R, S> {
+impl<K: Kernel> Worker<K> {
     /// A worker that accepts nothing yet.
-    pub fn new(parts: Parts, ring: R, sockets: S) -> Self {
-        let mut reader = parts.reader;
-        let snapshot = Rc::new(Arc::clone(reader.load()));
-        let accepting =
-            |listener| Accepting { listener: Some(listener), state: AcceptState::Paused(0) };
+    pub fn new(parts: Parts<K::Listener>, kernel: K) -> Self {
+        let accepting = |(index, listener)| Accepting::new(index, listener);
         Self {
             id: parts.id,
-            sockets,
-            listeners: parts.listeners.into_iter().map(accepting).collect(),
-            drain_stage: DrainStage::Serving,
-            recorded: parts.recorded,
             connections: Slab::new(),
             generation: 0,
-            starved: VecDeque::new(),
-            held_acks: HeldAcks::default(),
-            pipes: PipePool::new(parts.pipes_max),
-            known_heads: KnownHeads::default(),
-            routes: Routes::default(),
-            timeouts: Limits::from(&*snapshot.config),
-            mark: snapshot.config.upstream.mark,
-            reader,
-            snapshot,
-            admission: parts.admission,
-            metrics: parts.metrics,
-            access_log: parts.access_log,
+            listeners: parts.listeners.into_iter().enumerate().map(accepting).collect(),
+            drain_stage: DrainStage::Serving,
             drain: parts.drain,
             inbox: parts.inbox,
             waker: parts.waker,
             sweep: Sweep::default(),
-            origin: ring.now(),
-            now_us: 0,
-            ring,
+            cx: Context::new(
+                kernel,
+                context::Shared {
+                    recorded: parts.recorded,
+                    reader: parts.reader,
+                    admission: parts.admission,
+                    metrics: parts.metrics,
+                    access_log: parts.access_log,
+                    pipes_max: parts.pipes_max,
+                },
+            ),
         }
     }
 
@@ -184,46 +141,47 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
     ///
     /// # Errors
     /// The ring has failed. The caller must end the process: this worker's share of the connections
-    /// has no other way.
+    /// cannot go on.
     pub fn run(mut self) -> io::Result<()> {
-        self.ring.poll_waker(&self.waker, Target::Mailbox.encode());
+        self.cx.kernel.poll_waker(&self.waker, Target::Commands.encode());
         self.resume_accepts(0);
         while !self.is_drained() {
             self.turn()?;
         }
-        self.publish_metrics();
+        self.cx.publish_metrics();
         // The last closes.
-        self.ring.submit()
+        self.cx.kernel.submit()
     }
 
     fn turn(&mut self) -> io::Result<()> {
-        if !self.held_acks.is_empty() {
+        if !self.cx.held_acks.is_empty() {
             // What is to carry them may never come.
-            self.ring.hurry();
+            self.cx.kernel.hurry();
         }
-        self.ring.wait(self.sleep_until())?;
-        let began = self.ring.now();
-        self.now_us = micros_between(self.origin, began);
-        self.refresh_snapshot();
+        self.cx.kernel.wait(self.sleep_until())?;
+        let began = self.cx.kernel.now();
+        self.cx.now = micros_between(self.cx.origin, began);
+        self.cx.refresh_snapshot();
         self.release_acks();
         let mut completions = 0;
-        while let Some(completion) = self.ring.next_completion() {
+        while let Some(completion) = self.cx.kernel.next_completion() {
             self.dispatch(completion);
             completions += 1;
         }
-        self.retry_starved();
+        self.serve_starved();
         self.keep_time();
-        let counters = &self.metrics.counters;
+        let counters = &self.cx.metrics.counters;
         counters.turns.add(1);
         counters.completions.add(completions);
-        counters.cq_overflow.set(self.ring.overflows());
+        counters.cq_overflow.set(self.cx.kernel.overflows());
         if counters.turns.get().is_multiple_of(TURNS_PER_TIMED) {
-            self.metrics.record_turn(self.ring.now().saturating_duration_since(began));
+            let took = self.cx.kernel.now().saturating_duration_since(began);
+            self.cx.metrics.record_turn(took);
         }
         Ok(())
     }
 
-    fn dispatch(&mut self, completion: Completion) {
+    fn dispatch(&mut self, completion: Completion<K::Socket>) {
         match completion {
             Completion::Accepted { token, result, rearm } => {
                 if let Target::Listener(index) = Target::decode(token) {
@@ -231,77 +189,174 @@ impl<R: Ring, S: Sockets> Worker<R, S> {
                 }
             }
             Completion::Connected { token, result } => {
-                if let Some((key, _)) = self.find(token) {
-                    self.on_connected(key, result);
+                if let Target::Connection(key, _) = Target::decode(token) {
+                    self.with(key, Event::Connected(result));
                 }
             }
-            Completion::Received { token, result, expect, rearm } => match self.find(token) {
-                Some((key, side)) => {
-                    self.on_received(key, side, Arrived { result, expect }, rearm);
+            Completion::Received { token, result, expect, rearm } => {
+                if let Target::Connection(key, side) = Target::decode(token) {
+                    let arrived = Arrived { result, expect };
+                    self.with(key, Event::Received { side, arrived, rearm });
                 }
-                None => self.throw_away(result),
-            },
+            }
             Completion::Sent { token, result } => {
-                if let Some((key, side)) = self.find(token) {
-                    self.on_sent(key, side, result);
+                if let Target::Connection(key, side) = Target::decode(token) {
+                    self.with(key, Event::Sent { side, result });
                 }
             }
             Completion::Ready { token, operation, result } => match Target::decode(token) {
-                Target::Mailbox => self.on_mail(),
+                Target::Commands => self.on_commands(),
                 Target::Listener(_) => {}
-                Target::Connection(..) => {
-                    if let Some((key, side)) = self.find(token) {
-                        self.on_poll(key, side, operation, result);
-                    }
+                Target::Connection(key, side) => {
+                    self.with(key, Event::Ready { side, operation, result });
                 }
             },
         }
     }
 
-    /// The connection that a token names, if it still lives.
-    fn find(&self, token: Token) -> Option<(Key, Side)> {
-        let Target::Connection(key, side) = Target::decode(token) else { return None };
-        let connection = self.connections.get(key.slot)?;
-        (connection.generation == key.generation).then_some((key, side))
-    }
-
-    fn insert(&mut self, mut connection: Connection) -> Key {
-        self.generation = Key::generation_after(self.generation);
-        connection.generation = self.generation;
-        let slot = self.connections.insert(connection);
-        Key { slot, generation: self.generation }
-    }
-
-    /// The current snapshot, to be held while a decision is taken.
-    fn snapshot(&self) -> HeldSnapshot {
-        Rc::clone(&self.snapshot)
-    }
-
-    fn refresh_snapshot(&mut self) {
-        let current = self.reader.load();
-        if !Arc::ptr_eq(current, &self.snapshot) {
-            self.snapshot = Rc::new(Arc::clone(current));
-            self.routes.clear();
-            self.timeouts = Limits::from(&*self.snapshot.config);
-            self.mark = self.snapshot.config.upstream.mark;
+    /// Gives an event to its connection, if that still lives. The only look-up by key.
+    fn with(&mut self, key: Key, event: Event) {
+        let slot = key.slot as usize;
+        match self.connections.get_mut(slot).filter(|connection| connection.key == key) {
+            Some(connection) => {
+                if connection.on(event, &mut self.cx) == Fate::Over {
+                    connection.give_back(&mut self.cx);
+                    self.remove(slot);
+                }
+            }
+            None => event.discard(&mut self.cx),
         }
     }
 
-    /// Hands over what is not written to a counter as it happens.
-    fn publish_metrics(&mut self) {
-        let used = crate::sys::thread::processor_time();
-        let used_us = u64::try_from(used.as_micros()).unwrap_or(u64::MAX);
-        self.metrics.counters.busy_us.set(used_us);
-        self.metrics.publish();
+    /// Gives an event to every connection in these slots.
+    fn visit(&mut self, slots: Range<usize>, event: impl Fn() -> Event) {
+        for slot in slots.start..slots.end.min(self.connections.capacity()) {
+            if let Some(connection) = self.connections.get_mut(slot)
+                && connection.on(event(), &mut self.cx) == Fate::Over
+            {
+                connection.give_back(&mut self.cx);
+                self.remove(slot);
+            }
+        }
     }
 
-    /// Every connection.
-    fn keys(&self) -> Vec<Key> {
-        let key = |(slot, connection): (usize, &Connection)| Key {
-            slot,
-            generation: connection.generation,
+    /// A connection is over, and has given everything back.
+    fn remove(&mut self, slot: usize) {
+        self.connections.remove(slot);
+        // A descriptor is free again: accepts that ran out of them can go on.
+        self.resume_accepts(Micros::MAX);
+    }
+
+    /// A connection has a slot.
+    fn insert(&mut self, admitted: Admitted<K::Socket>) {
+        self.generation = Key::generation_after(self.generation);
+        let entry = self.connections.vacant_entry();
+        let slot = entry.key();
+        assert!(slot < SLOTS_MAX, "a token cannot name slot {slot}");
+        let key = Key { slot: u32::try_from(slot).unwrap_or(0), generation: self.generation };
+        let Admitted { socket, source, destination } = admitted;
+        let ends = (source, destination);
+        let connection = entry.insert(Connection::new(key, socket, ends, self.cx.now));
+        if connection.begin(&mut self.cx) == Fate::Over {
+            connection.give_back(&mut self.cx);
+            self.remove(slot);
+        }
+    }
+
+    /// Lets go of the handshakes' last segments that no bytes have carried by now.
+    fn release_acks(&mut self) {
+        while let Some(key) = self.cx.held_acks.pop_due() {
+            self.with(key, Event::HandshakeAckDue);
+        }
+        self.cx.held_acks.begin_turn();
+    }
+
+    /// Serves the directions that found no buffer, as far as there are buffers now.
+    fn serve_starved(&mut self) {
+        let chances = self.cx.starved.len().min(self.cx.kernel.pool().free());
+        for _ in 0..chances {
+            let Some((key, side)) = self.cx.starved.pop_front() else { return };
+            self.with(key, Event::BufferFree(side));
+        }
+    }
+
+    /// An accept brought a connection, or failed.
+    fn on_accepted(&mut self, index: usize, result: Result<K::Socket, Errno>, ended: bool) {
+        let failure = match result {
+            Ok(socket) => {
+                self.take_in(socket);
+                None
+            }
+            Err(Errno::ECANCELED) => None,
+            Err(error) => {
+                self.cx.metrics.counters.accept_error.add(1);
+                tracing::debug!(%error, "accept failed");
+                Some(error)
+            }
         };
-        self.connections.iter().map(key).collect()
+        if ended && self.listeners[index].ended(failure, &mut self.cx) {
+            self.empty_and_close(index);
+        }
+    }
+
+    fn take_in(&mut self, socket: K::Socket) {
+        if let Some(admitted) = self.cx.admit(socket) {
+            self.insert(admitted);
+        }
+    }
+
+    /// Arms the accepts whose pause is over at `until`.
+    fn resume_accepts(&mut self, until: Micros) {
+        for index in 0..self.listeners.len() {
+            if self.listeners[index].empties(until) {
+                self.empty_and_close(index);
+            } else {
+                self.listeners[index].resume(until, &mut self.cx);
+            }
+        }
+    }
+
+    /// Takes what is still queued, and closes the listener.
+    fn empty_and_close(&mut self, index: usize) {
+        loop {
+            let may_wait = !self.connections.is_empty();
+            let Some(socket) = self.listeners[index].take_queued(may_wait, self.cx.now) else {
+                return;
+            };
+            self.take_in(socket);
+        }
+    }
+
+    /// Goes on with the drain: refuses new handshakes, and closes the listeners after their grace.
+    fn keep_drain(&mut self) {
+        match self.drain_stage {
+            DrainStage::Serving => {
+                self.drain_stage = DrainStage::Grace(self.cx.now + ACCEPT_GRACE_US);
+                for listener in &self.listeners {
+                    if let Err(error) = listener.refuse_new_handshakes() {
+                        let message = "new handshakes cannot be refused, some may be reset";
+                        tracing::warn!(%error, "{message}");
+                        break;
+                    }
+                }
+            }
+            DrainStage::Grace(end) if end <= self.cx.now => {
+                self.drain_stage = DrainStage::Closing;
+                for index in 0..self.listeners.len() {
+                    if self.listeners[index].close(&mut self.cx) {
+                        self.empty_and_close(index);
+                    }
+                }
+            }
+            DrainStage::Grace(_) | DrainStage::Closing => {}
+        }
+    }
+
+    /// Whether a drain has begun and nothing is left.
+    fn is_drained(&self) -> bool {
+        self.drain.phase() == ProcessPhase::Draining
+            && self.listeners.iter().all(Accepting::is_closed)
+            && self.connections.is_empty()
     }
 }
 

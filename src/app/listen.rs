@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use anyhow::{Context, Result, anyhow, bail};
 
 use crate::config::{Capture, Config};
-use crate::sys::ring::Errno;
+use crate::sys::kernel::Errno;
 use crate::sys::socket::{Listener, Reach, Socket};
 use crate::worker::KEEPALIVE;
 

@@ -1,12 +1,12 @@
 //! The worker threads: each pins itself, makes its ring, says that it is ready, and serves.
 
-use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
 use anyhow::{Context, Result};
 
-use crate::sys::ring::{Ring, Sockets};
+use crate::sys::kernel::Kernel;
+use crate::sys::socket::Listener;
 use crate::sys::thread;
 use crate::sys::uring::SetupError;
 use crate::worker::{Parts, Worker};
@@ -32,16 +32,15 @@ impl Threads {
         Self { running: Vec::new(), ready: channel(), end, go: Vec::new(), ended }
     }
 
-    /// Starts a worker on `processor`, with a ring that `make_ring` makes on its thread.
+    /// Starts a worker on `processor`, with what `make_kernel` makes on its thread.
     ///
     /// # Errors
     /// No thread can be had.
-    pub(super) fn start<R: Ring + fmt::Debug, S: Sockets + Send + 'static>(
+    pub(super) fn start<K: Kernel<Listener = Listener>>(
         &mut self,
-        parts: Parts,
+        parts: Parts<Listener>,
         processor: Option<usize>,
-        make_ring: impl FnOnce() -> Result<R, SetupError> + Send + 'static,
-        sockets: S,
+        make_kernel: impl FnOnce() -> Result<K, SetupError> + Send + 'static,
     ) -> Result<()> {
         let id = parts.id;
         let (ready, end) = (self.ready.0.clone(), self.end.clone());
@@ -54,12 +53,12 @@ impl Threads {
             }
             let slice = thread::lengthen_slice();
             // Nobody listens any more if another worker has failed, and the start with it.
-            let ring = match make_ring() {
-                Ok(ring) => ring,
+            let kernel = match make_kernel() {
+                Ok(kernel) => kernel,
                 Err(error) => return drop(ready.send(Err(error))),
             };
-            tracing::debug!(worker = id, ?processor, ?slice, ?ring, "worker ready");
-            let worker = Worker::new(parts, ring, sockets);
+            tracing::debug!(worker = id, ?processor, ?slice, ?kernel, "worker ready");
+            let worker = Worker::new(parts, kernel);
             let _ = ready.send(Ok(()));
             // Until then connections wait in the listeners' queues. It never comes if the start
             // fails.

@@ -202,8 +202,8 @@ mod tests {
                 bytes.extend_from_slice(&behind);
                 let (mut one, mut other) = <(ResponseStream, ResponseStream)>::default();
                 for stream in [&mut one, &mut other] {
-                    stream.asked(Asked { is_head, wants_upgrade });
-                    stream.asked(Asked { is_head: false, wants_upgrade: false });
+                    stream.asked(Asked { is_head, wants_upgrade }, ());
+                    stream.asked(Asked { is_head: false, wants_upgrade: false }, ());
                 }
                 for _ in 0..3 {
                     let step = one.next(&bytes);

@@ -193,12 +193,6 @@ impl RequestStream {
         false
     }
 
-    /// Within the body of a request.
-    #[must_use]
-    pub fn is_within_body(&self) -> bool {
-        matches!(self.state, State::Length(_) | State::Chunked(_))
-    }
-
     /// Between requests: if the downstream ends here, and no byte is held, nothing is cut short.
     #[must_use]
     pub fn is_between_requests(&self) -> bool {
@@ -207,6 +201,33 @@ impl RequestStream {
             State::AwaitUpgrade | State::Opaque | State::Over => true,
             State::Length(_) | State::Chunked(_) | State::Refused(_) => false,
         }
+    }
+
+    /// Before or within a head, or behind one that was refused.
+    #[must_use]
+    pub fn is_at_head(&self) -> bool {
+        matches!(self.state, State::Head(_) | State::Refused(_))
+    }
+
+    /// No request follows the present one: what comes behind its body is told as
+    /// [`RequestStep::Discard`], and so is all that comes if no body is being read.
+    pub fn end_behind_body(&mut self) {
+        match &self.state {
+            State::Length(_) | State::Chunked(_) => {
+                self.switch = Switch::NotWanted;
+                self.after = After::Nothing;
+            }
+            State::Head(_)
+            | State::AwaitUpgrade
+            | State::Opaque
+            | State::Over
+            | State::Refused(_) => self.state = State::Over,
+        }
+    }
+
+    /// Everything that comes from here on is told as [`RequestStep::Discard`].
+    pub fn end(&mut self) {
+        self.state = State::Over;
     }
 
     /// Bytes of the present request, or of the last one: head and body as they came.

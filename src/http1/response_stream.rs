@@ -2,8 +2,7 @@
 //!
 //! The worker tells of each request that it passes on ([`ResponseStream::asked`]) and asks
 //! [`ResponseStream::next`] what the first of the upstream's bytes are, as with
-//! [`super::RequestStream`]. A head is told before it passes, so a status can be counted, and an
-//! answer that cannot be framed can still be replaced by a 502.
+//! [`super::RequestStream`]. A head is told before it passes, so that its status can be counted.
 
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 use thiserror::Error;
@@ -77,13 +76,28 @@ pub enum Lost {
     UnaskedSwitch,
 }
 
-/// Follows one upstream's answers.
+/// Follows one upstream's responses. With each request the caller leaves a value `T`, and takes it
+/// back with the response.
 #[derive(Debug)]
-pub struct ResponseStream {
+pub struct ResponseStream<T = ()> {
     state: State,
-    unanswered: Queue<Asked>,
+    unanswered: Queue<(Asked, T)>,
+    ended: Queue<Answered<T>>,
     answer: Answer,
+    /// Of the present response; 0 before its final head.
+    status: u16,
     response_bytes: u64,
+}
+
+/// A request with its response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered<T> {
+    /// What was left with the request.
+    pub request: T,
+    /// The response's status; 0 if no final head has come.
+    pub status: u16,
+    /// The response's bytes, interim responses included.
+    pub bytes: u64,
 }
 
 /// Whether anything of the answer to the oldest request has come, be it an interim one.
@@ -113,22 +127,73 @@ impl From<&RequestHead> for Asked {
     }
 }
 
-impl Default for ResponseStream {
+impl<T> Default for ResponseStream<T> {
     fn default() -> Self {
         Self {
             state: new_head(),
             unanswered: Queue::default(),
+            ended: Queue::default(),
             answer: Answer::Awaited,
+            status: 0,
             response_bytes: 0,
         }
     }
 }
 
-impl ResponseStream {
+impl<T> ResponseStream<T> {
     /// A request passes to the upstream; call it before any byte of the request does.
-    pub fn asked(&mut self, asked: Asked) {
+    pub fn asked(&mut self, asked: Asked, request: T) {
         assert!(!self.is_full(), "a full queue is not asked");
-        self.unanswered.push(asked);
+        self.unanswered.push((asked, request));
+    }
+
+    /// The oldest request whose response is not complete.
+    #[must_use]
+    pub fn first(&self) -> Option<&T> {
+        self.unanswered.first().map(|(_, request)| request)
+    }
+
+    /// As [`Self::first`].
+    pub fn first_mut(&mut self) -> Option<&mut T> {
+        self.unanswered.first_mut().map(|(_, request)| request)
+    }
+
+    /// Every request is answered.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.unanswered.is_empty()
+    }
+
+    /// Another upstream has taken the place of one that had answered every request.
+    pub fn upstream_replaced(&mut self) {
+        self.state = new_head();
+        self.answer = Answer::Awaited;
+    }
+
+    /// The newest request whose response is not complete.
+    pub fn last_mut(&mut self) -> Option<&mut T> {
+        self.unanswered.last_mut().map(|(_, request)| request)
+    }
+
+    /// The next request whose response is complete.
+    pub fn pop_ended(&mut self) -> Option<Answered<T>> {
+        self.ended.pop()
+    }
+
+    /// The next request that will get no whole response.
+    pub fn pop_unanswered(&mut self) -> Option<Answered<T>> {
+        let (_, request) = self.unanswered.pop()?;
+        let status = std::mem::take(&mut self.status);
+        let bytes = if status == 0 { 0 } else { self.response_bytes };
+        Some(Answered { request, status, bytes })
+    }
+
+    /// The upstream has ended. A response that only its end delimits is complete.
+    pub fn upstream_ended(&mut self) {
+        let is_delimited_by_the_end = matches!(self.state, State::UntilClose | State::Opaque);
+        if is_delimited_by_the_end && self.status != 0 {
+            self.end_response();
+        }
     }
 
     /// Whether the next request must wait for an answer.
@@ -138,6 +203,7 @@ impl ResponseStream {
     }
 
     /// Requests whose answers are not complete.
+    #[cfg(test)]
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.unanswered.len()
@@ -211,18 +277,9 @@ impl ResponseStream {
         false
     }
 
-    /// Whether the last answer is whole, should the upstream end here: its end may be the answer's.
-    #[must_use]
-    pub fn is_whole_at_end(&self) -> bool {
-        match &self.state {
-            State::Head(head_end) => !head_end.has_begun() && self.unanswered.is_empty(),
-            State::Length(_) | State::Chunked(_) => false,
-            State::UntilClose | State::Opaque => true,
-        }
-    }
-
     /// Bytes of the present answer, or of the last one: its interim answers, head and body as they
     /// came.
+    #[cfg(test)]
     #[must_use]
     pub fn response_bytes(&self) -> u64 {
         self.response_bytes
@@ -232,9 +289,10 @@ impl ResponseStream {
         let State::Head(head_end) = &mut self.state else {
             unreachable!("called in this state only");
         };
-        let Some(asked) = self.unanswered.first().copied() else {
+        let Some((asked, _)) = self.unanswered.first() else {
             return ResponseStep::Unasked;
         };
+        let asked = *asked;
         // What has been looked at in part is not looked up.
         let known = known.filter(|_| !head_end.has_begun());
         let known = known.map(|known| (&mut known.answers, Place::of(bytes)));
@@ -272,6 +330,9 @@ impl ResponseStream {
         }
         self.answer = Answer::Begun;
         self.response_bytes += head.head_len as u64;
+        if head.turn != Turn::Interim {
+            self.status = head.status;
+        }
         match (head.turn, head.body) {
             (Turn::Interim, _) => self.state = new_head(),
             (Turn::Switched, _) => self.state = State::Opaque,
@@ -291,7 +352,11 @@ impl ResponseStream {
     }
 
     fn end_response(&mut self) {
-        self.unanswered.pop();
+        let status = std::mem::take(&mut self.status);
+        if let Some((_, request)) = self.unanswered.pop() {
+            let bytes = self.response_bytes;
+            self.ended.push(Answered { request, status, bytes });
+        }
         self.answer = Answer::Awaited;
         self.state = new_head();
     }

@@ -16,6 +16,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
 
+use crate::sys::kernel::SplicePipe;
 use crate::sys::socket::Socket;
 
 /// What a pipe is asked to hold: the default of `fs.pipe-max-size`, the most an unprivileged user
@@ -49,7 +50,7 @@ impl Pipe {
     ///
     /// # Errors
     /// EMFILE or ENFILE: no descriptor left. EPERM: the user's pipe memory is used up.
-    fn new() -> Result<Self, Errno> {
+    pub(in crate::sys) fn new() -> Result<Self, Errno> {
         let (read, write) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
         let asked = i32::try_from(PIPE_CAPACITY_BYTES).map_err(|_| Errno::EINVAL)?;
         // A refusal is judged by the size that the pipe then has.
@@ -59,42 +60,6 @@ impl Pipe {
             return Err(Errno::EPERM);
         }
         Ok(Self { read, write, pending_bytes: 0 })
-    }
-
-    /// Bytes in the pipe. May exceed its nominal capacity.
-    #[must_use]
-    pub fn pending_bytes(&self) -> usize {
-        self.pending_bytes
-    }
-
-    /// Moves at most `most` bytes (not 0) from `source` into the pipe.
-    ///
-    /// With an empty pipe, `NotReady` says that the socket is empty; with bytes in it, it may as
-    /// well mean that the pipe is out of slots. So fill an empty pipe only.
-    ///
-    /// # Errors
-    /// The socket's error; ECONNRESET if it was reset.
-    pub fn fill(&mut self, source: &Socket, most: u64) -> Result<Spliced, Errno> {
-        debug_assert_eq!(self.pending_bytes, 0, "a pipe is filled only when it is empty");
-        let most = usize::try_from(most).unwrap_or(usize::MAX).min(PIPE_CAPACITY_BYTES);
-        let moved = Self::moved(splice(source, None, &self.write, None, most, FLAGS))?;
-        if let Spliced::Bytes(bytes) = moved {
-            self.pending_bytes += bytes;
-        }
-        Ok(moved)
-    }
-
-    /// Moves bytes from the pipe to `target`.
-    ///
-    /// # Errors
-    /// The socket's error; EPIPE or ECONNRESET if it was reset. SIGPIPE must be ignored (Rust's
-    /// runtime sees to that), since splice(2) has no MSG_NOSIGNAL.
-    pub fn flush(&mut self, target: &Socket) -> Result<Spliced, Errno> {
-        let moved = Self::moved(splice(&self.read, None, target, None, self.pending_bytes, FLAGS))?;
-        if let Spliced::Bytes(bytes) = moved {
-            self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
-        }
-        Ok(moved)
     }
 
     fn moved(result: Result<usize, Errno>) -> Result<Spliced, Errno> {
@@ -107,47 +72,69 @@ impl Pipe {
     }
 }
 
+impl SplicePipe for Pipe {
+    type Socket = Socket;
+
+    fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    fn fill(&mut self, source: &Socket, most: u64) -> Result<Spliced, Errno> {
+        debug_assert_eq!(self.pending_bytes, 0, "a pipe is filled only when it is empty");
+        let most = usize::try_from(most).unwrap_or(usize::MAX).min(PIPE_CAPACITY_BYTES);
+        let moved = Self::moved(splice(source, None, &self.write, None, most, FLAGS))?;
+        if let Spliced::Bytes(bytes) = moved {
+            self.pending_bytes += bytes;
+        }
+        Ok(moved)
+    }
+
+    fn flush(&mut self, target: &Socket) -> Result<Spliced, Errno> {
+        let moved = Self::moved(splice(&self.read, None, target, None, self.pending_bytes, FLAGS))?;
+        if let Spliced::Bytes(bytes) = moved {
+            self.pending_bytes = self.pending_bytes.saturating_sub(bytes);
+        }
+        Ok(moved)
+    }
+}
+
 const FLAGS: SpliceFFlags = SpliceFFlags::SPLICE_F_NONBLOCK.union(SpliceFFlags::SPLICE_F_MOVE);
 
 /// A bounded stock of empty pipes.
 #[derive(Debug)]
-pub struct PipePool {
-    free: Vec<Pipe>,
+pub struct PipePool<P> {
+    free: Vec<P>,
     lent: usize,
     lent_max: usize,
 }
 
-impl PipePool {
-    /// A pool that lends at most `lent_max` pipes at a time; it makes them when first needed.
+impl<P: SplicePipe> PipePool<P> {
+    /// A pool that lends at most `lent_max` pipes at a time; they are made when first needed.
     #[must_use]
     pub fn new(lent_max: usize) -> Self {
         Self { free: Vec::new(), lent: 0, lent_max }
     }
 
-    /// An empty pipe, unless all are lent or the system has none: then the caller copies.
-    pub fn take(&mut self) -> Option<Pipe> {
+    /// An empty pipe, made by `open` if none is free. `None`: all are lent, or the system has
+    /// none; then the caller copies.
+    pub fn take(&mut self, open: impl FnOnce() -> Result<P, Errno>) -> Option<P> {
         if self.lent >= self.lent_max {
             return None;
         }
         let pipe = match self.free.pop() {
             Some(pipe) => pipe,
-            None => Pipe::new().ok()?,
+            None => open().ok()?,
         };
         self.lent += 1;
         Some(pipe)
     }
 
     /// Takes a pipe back. One that still holds bytes is destroyed: they are another connection's.
-    pub fn give_back(&mut self, pipe: Pipe) {
+    pub fn give_back(&mut self, pipe: P) {
         self.lent -= 1;
-        if pipe.pending_bytes == 0 {
+        if pipe.pending_bytes() == 0 {
             self.free.push(pipe);
         }
-    }
-
-    /// Closes the pipes that nobody uses.
-    pub fn clear(&mut self) {
-        self.free.clear();
     }
 
     /// Pipes lent out now.

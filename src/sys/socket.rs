@@ -13,6 +13,8 @@ use nix::sys::socket::{
     shutdown, socket, sockopt,
 };
 
+use crate::sys::kernel::{ListenSocket, StreamSocket};
+
 /// Connections that the kernel may queue per listener; capped by `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
@@ -37,7 +39,7 @@ pub enum Reach {
 }
 
 /// A connected, or still unconnected, TCP socket. Dropping it closes it; see
-/// [`crate::sys::ring::Ring::close`] for the way that does not wait.
+/// [`crate::sys::kernel::Kernel::close`] for the way that does not wait.
 #[derive(Debug)]
 pub struct Socket {
     fd: OwnedFd,
@@ -104,30 +106,14 @@ impl Socket {
 
     /// Before the connect: the segment that ends the handshake waits for the first bytes and
     /// travels with them, which saves one packet of about twenty of a short connection
-    /// (TCP_QUICKACK off, tcp(7)). [`Socket::acknowledge_at_once`] must follow soon after the
-    /// connect: if no bytes do, the kernel sends the segment only after 200 ms, and until then a
-    /// server does not accept the connection, let alone greet.
+    /// (TCP_QUICKACK off, tcp(7)). [`StreamSocket::release_handshake_ack`] must follow soon after
+    /// the connect: if no bytes do, the kernel sends the segment only after 200 ms, and until then
+    /// a server does not accept the connection, let alone greet.
     ///
     /// # Errors
     /// None that a TCP socket can meet.
     pub fn hold_handshake_ack(&self) -> Result<(), Errno> {
         set_quick_ack(&self.fd, false)
-    }
-
-    /// Sends an acknowledgement that is held back, and from now on when bytes arrive, as a new
-    /// connection does by itself: a server that waits for one between two small writes (RFC 896)
-    /// must not wait longer.
-    pub fn acknowledge_at_once(&self) {
-        // A TCP socket takes this option in every state.
-        let _ = set_quick_ack(&self.fd, true);
-    }
-
-    /// Turns keepalive on.
-    ///
-    /// # Errors
-    /// EINVAL: a value out of the kernel's range.
-    pub fn set_keepalive(&self, keepalive: Keepalive) -> Result<(), Errno> {
-        set_keepalive(&self.fd, keepalive)
     }
 
     /// The other end's address.
@@ -137,14 +123,6 @@ impl Socket {
     pub fn peer_address(&self) -> Result<SocketAddr, Errno> {
         let address: SockaddrStorage = getpeername(self.fd.as_raw_fd())?;
         to_std(&address).ok_or(Errno::EAFNOSUPPORT)
-    }
-
-    /// This end's address; under TPROXY the one that the peer meant to reach.
-    ///
-    /// # Errors
-    /// None that a TCP socket can meet, short of memory.
-    pub fn local_address(&self) -> Result<SocketAddr, Errno> {
-        local_address(&self.fd)
     }
 
     /// Where `peer`, the other end, meant to go before netfilter redirected it (SO_ORIGINAL_DST for
@@ -163,75 +141,6 @@ impl Socket {
         let v6 = getsockopt(&self.fd, sockopt::Ip6tOriginalDst)?;
         let ip = std::net::Ipv6Addr::from(v6.sin6_addr.s6_addr);
         Ok(SocketAddrV6::new(ip, u16::from_be(v6.sin6_port), 0, v6.sin6_scope_id).into())
-    }
-
-    /// The connection has not been reset. An end of input does not tell: a splice that moves some
-    /// bytes and then meets the reset reports the bytes, and the kernel does not report the reset
-    /// again. A connection that was closed from both ends is not connected either.
-    #[must_use]
-    pub fn is_connected(&self) -> bool {
-        self.peer_address().is_ok()
-    }
-
-    /// Whether a connect that the ring calls successful was: an ICMP error message in the socket's
-    /// error queue ends IORING_OP_CONNECT without an error (observed on Linux 6.18).
-    ///
-    /// # Errors
-    /// The socket's pending error; EHOSTUNREACH if none is recorded.
-    pub fn verify_connected(&self) -> Result<(), Errno> {
-        if self.is_connected() {
-            return Ok(());
-        }
-        match getsockopt(&self.fd, sockopt::SocketError)? {
-            0 => Err(Errno::EHOSTUNREACH),
-            error => Err(Errno::from_raw(error)),
-        }
-    }
-
-    /// Sends FIN after the bytes that are queued; reading goes on.
-    ///
-    /// # Errors
-    /// ENOTCONN: the connection was reset.
-    pub fn shutdown_write(&self) -> Result<(), Errno> {
-        shutdown(self.fd.as_raw_fd(), Shutdown::Write)
-    }
-
-    /// Makes the coming close send RST and throw away what is still in the send queue
-    /// (SO_LINGER with a time of 0, socket(7)).
-    pub fn reset_on_close(&self) {
-        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
-        // A TCP socket takes this option in every state.
-        let _ = setsockopt(&self.fd, sockopt::Linger, &linger);
-    }
-
-    /// Bytes in the send queue that the peer has not acknowledged (SIOCOUTQ, tcp(7)).
-    #[must_use]
-    pub fn unacknowledged_bytes(&self) -> usize {
-        let mut bytes: libc::c_int = 0;
-        // SAFETY: ioctl(SIOCOUTQ) writes one int to the pointer it is given; `bytes` is an int that
-        // lives until the call returns, and the descriptor is owned by `self`.
-        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
-        if result < 0 { 0 } else { usize::try_from(bytes).unwrap_or(0) }
-    }
-
-    /// Reads and throws away what has arrived. Returns whether the peer has ended or is gone.
-    #[must_use]
-    pub fn discard_input(&self) -> bool {
-        let mut scratch = [0_u8; 4096];
-        // Bounded, so that a fast peer cannot hold the thread: 256 KiB a call.
-        for _ in 0..64 {
-            match nix::sys::socket::recv(
-                self.fd.as_raw_fd(),
-                &mut scratch,
-                nix::sys::socket::MsgFlags::MSG_DONTWAIT,
-            ) {
-                Ok(0) => return true,
-                Ok(_) => {}
-                Err(Errno::EAGAIN | Errno::EINTR) => return false,
-                Err(_) => return true,
-            }
-        }
-        false
     }
 }
 
@@ -289,24 +198,82 @@ impl Listener {
     pub fn local_address(&self) -> Result<SocketAddr, Errno> {
         local_address(&self.fd)
     }
+}
 
-    /// Takes one queued connection without waiting.
-    ///
-    /// # Errors
-    /// EAGAIN: none is queued. EMFILE, ENFILE: no descriptor left. Else the connection's own error.
-    pub fn accept_now(&self) -> Result<Socket, Errno> {
+impl StreamSocket for Socket {
+    fn release_handshake_ack(&self) {
+        // A TCP socket takes this option in every state.
+        let _ = set_quick_ack(&self.fd, true);
+    }
+
+    fn set_keepalive(&self, keepalive: Keepalive) -> Result<(), Errno> {
+        set_keepalive(&self.fd, keepalive)
+    }
+
+    fn local_address(&self) -> Result<SocketAddr, Errno> {
+        local_address(&self.fd)
+    }
+
+    fn is_connected(&self) -> bool {
+        self.peer_address().is_ok()
+    }
+
+    fn verify_connected(&self) -> Result<(), Errno> {
+        if self.is_connected() {
+            return Ok(());
+        }
+        match getsockopt(&self.fd, sockopt::SocketError)? {
+            0 => Err(Errno::EHOSTUNREACH),
+            error => Err(Errno::from_raw(error)),
+        }
+    }
+
+    fn shutdown_write(&self) -> Result<(), Errno> {
+        shutdown(self.fd.as_raw_fd(), Shutdown::Write)
+    }
+
+    fn reset_on_close(&self) {
+        let linger = libc::linger { l_onoff: 1, l_linger: 0 };
+        // A TCP socket takes this option in every state.
+        let _ = setsockopt(&self.fd, sockopt::Linger, &linger);
+    }
+
+    fn unacknowledged_bytes(&self) -> usize {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: ioctl(SIOCOUTQ) writes one int to the pointer it is given; `bytes` is an int that
+        // lives until the call returns, and the descriptor is owned by `self`.
+        let result = unsafe { libc::ioctl(self.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if result < 0 { 0 } else { usize::try_from(bytes).unwrap_or(0) }
+    }
+
+    fn discard_input(&self) -> bool {
+        let mut scratch = [0_u8; 4096];
+        // Bounded, so that a fast peer cannot hold the thread: 256 KiB a call.
+        for _ in 0..64 {
+            match nix::sys::socket::recv(
+                self.fd.as_raw_fd(),
+                &mut scratch,
+                nix::sys::socket::MsgFlags::MSG_DONTWAIT,
+            ) {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(Errno::EAGAIN | Errno::EINTR) => return false,
+                Err(_) => return true,
+            }
+        }
+        false
+    }
+}
+
+impl ListenSocket for Listener {
+    type Socket = Socket;
+
+    fn accept_now(&self) -> Result<Socket, Errno> {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         accept4(self.fd.as_raw_fd(), flags).map(Socket::from_accepted)
     }
 
-    /// Lets no further handshake begin, while those under way complete and can be accepted: a
-    /// socket filter (socket(7), SO_ATTACH_FILTER) drops SYN segments. A client whose SYN is
-    /// dropped sends it again a second later, to whoever listens then. So that closing this
-    /// listener resets nobody.
-    ///
-    /// # Errors
-    /// ENOMEM. The listener then goes on as before.
-    pub fn refuse_new_handshakes(&self) -> Result<(), Errno> {
+    fn refuse_new_handshakes(&self) -> Result<(), Errno> {
         // The filter sees the segment from its TCP header on (net/ipv4/tcp_ipv4.c, tcp_filter).
         // Byte 13 holds the flags (RFC 9293, 3.1): SYN is 0x02, ACK 0x10.
         const FLAGS_OFFSET: u32 = 13;

@@ -5,10 +5,11 @@ use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::sys::buffers::{BUFFER_BYTES, Buffer};
-use crate::sys::pipe::{PipePool, Spliced};
-use crate::sys::ring::{
-    Completion, Errno, Expect, Notice, Operation, RECEIVE_CREDIT_BYTES, Ring, Token,
+use crate::sys::kernel::{
+    Completion, Errno, Expect, Kernel, ListenSocket, Notice, Operation, RECEIVE_CREDIT_BYTES,
+    SplicePipe, StreamSocket, Token,
 };
+use crate::sys::pipe::{Pipe, PipePool, Spliced};
 use crate::sys::socket::{Keepalive, Listener, Reach, Socket};
 use crate::sys::thread::{give_way, lengthen_slice, scheduling};
 use crate::sys::uring::Uring;
@@ -53,7 +54,7 @@ fn within(time: Duration) -> Option<Instant> {
     Some(Instant::now() + time)
 }
 
-fn next(ring: &mut Uring) -> Completion {
+fn next(ring: &mut Uring) -> Completion<Socket> {
     loop {
         if let Some(completion) = ring.next_completion() {
             return completion;
@@ -113,28 +114,28 @@ fn a_receive_takes_no_more_than_asked_and_bytes_can_be_put_in_front() {
     let Completion::Received { result: Ok(Some(mut buffer)), .. } = next(&mut ring) else {
         panic!()
     };
-    assert_eq!(ring.bytes(&buffer), b"second");
-    ring.prepend(&mut buffer, b"first ");
-    assert_eq!(ring.bytes(&buffer), b"first second");
+    assert_eq!(ring.pool().bytes(&buffer), b"second");
+    ring.pool_mut().prepend(&mut buffer, b"first ");
+    assert_eq!(ring.pool().bytes(&buffer), b"first second");
     ring.send(&socket, &buffer, 6..9, Notice::Prompt, TOKEN);
     let Completion::Sent { result, .. } = next(&mut ring) else { panic!() };
     assert_eq!(result, Ok(3));
     let mut read = [0; 3];
     peer.read_exact(&mut read).unwrap();
     assert_eq!(&read, b"sec");
-    ring.release(buffer);
+    ring.pool_mut().release(buffer);
 }
 
 #[test]
 fn a_buffer_can_be_filled_while_there_is_a_free_one() {
     // All but two are offered to the kernel.
     let mut ring = Uring::new(34).unwrap();
-    let filled: Vec<Buffer> = std::iter::from_fn(|| ring.fill(b"own words")).collect();
+    let filled: Vec<Buffer> = std::iter::from_fn(|| ring.pool_mut().fill(b"own words")).collect();
     assert_eq!(filled.len(), 2);
-    assert!(filled.iter().all(|buffer| ring.bytes(buffer) == b"own words"));
-    filled.into_iter().for_each(|buffer| ring.release(buffer));
-    let again = ring.fill(b"again").unwrap();
-    ring.release(again);
+    assert!(filled.iter().all(|buffer| ring.pool().bytes(buffer) == b"own words"));
+    filled.into_iter().for_each(|buffer| ring.pool_mut().release(buffer));
+    let again = ring.pool_mut().fill(b"again").unwrap();
+    ring.pool_mut().release(again);
 }
 
 #[test]
@@ -145,8 +146,8 @@ fn a_receive_on_a_nonblocking_socket_waits_and_owns_no_buffer_until_bytes_come()
     nothing_within(&mut ring, Duration::from_millis(20));
     peer.write_all(b"hello").unwrap();
     let Completion::Received { result: Ok(Some(buffer)), .. } = next(&mut ring) else { panic!() };
-    assert_eq!(ring.bytes(&buffer), b"hello");
-    ring.release(buffer);
+    assert_eq!(ring.pool().bytes(&buffer), b"hello");
+    ring.pool_mut().release(buffer);
 }
 
 /// A receive that waits, and behind it a lazy send of `bytes`, which are in the buffer.
@@ -155,7 +156,7 @@ fn send_lazily(ring: &mut Uring, socket: &Socket) -> Buffer {
     source.1.write_all(b"bytes").unwrap();
     let buffer = receive(ring, &source.0).unwrap().unwrap();
     ring.receive(socket, BUFFER_BYTES, Expect::Nothing, TOKEN);
-    ring.send(socket, &buffer, 0..buffer.length(), Notice::Lazy, TOKEN);
+    ring.send(socket, &buffer, 0..buffer.length(), Notice::Skip, TOKEN);
     buffer
 }
 
@@ -170,8 +171,8 @@ fn a_lazy_send_ends_no_wait_and_is_told_before_what_ends_it() {
     peer.write_all(b"answer").unwrap();
     assert!(matches!(next(&mut ring), Completion::Sent { result: Ok(5), .. }));
     let Completion::Received { result: Ok(Some(answer)), .. } = next(&mut ring) else { panic!() };
-    ring.release(answer);
-    ring.release(buffer);
+    ring.pool_mut().release(answer);
+    ring.pool_mut().release(buffer);
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn a_lazy_send_is_told_without_a_sleep_when_somebody_waits_for_it() {
     // Once only: the next wait sleeps again.
     nothing_within(&mut ring, Duration::from_millis(20));
     peer.read_exact(&mut [0; 5]).unwrap();
-    ring.release(buffer);
+    ring.pool_mut().release(buffer);
 }
 
 #[test]
@@ -198,7 +199,7 @@ fn a_lazy_send_that_falls_short_is_told_at_once() {
     // Nothing else completes, so a wait ends at its deadline unless a send is told.
     let mut taken = 0_u64;
     let told = loop {
-        ring.send(&socket, &buffer, 0..length, Notice::Lazy, TOKEN);
+        ring.send(&socket, &buffer, 0..length, Notice::Skip, TOKEN);
         ring.wait(within(Duration::from_millis(20))).unwrap();
         match ring.next_completion() {
             Some(Completion::Sent { result: Ok(bytes), .. }) if bytes == length as usize => {
@@ -214,13 +215,13 @@ fn a_lazy_send_that_falls_short_is_told_at_once() {
     drop(socket);
     let got = std::io::copy(&mut &peer, &mut std::io::sink()).unwrap();
     assert_eq!(got, taken);
-    ring.release(buffer);
+    ring.pool_mut().release(buffer);
 }
 
 #[test]
 fn a_standing_receive_goes_on_until_its_credit_is_used_up() {
     let ((socket, mut peer), mut ring) = (pair(), ring());
-    ring.receive_on(&socket, Expect::Nothing, TOKEN);
+    ring.receive_multishot(&socket, Expect::Nothing, TOKEN);
     let (mut pieces, mut bytes) = (0, 0);
     loop {
         // The next piece when the last one has come, so that each is one of its own.
@@ -228,7 +229,7 @@ fn a_standing_receive_goes_on_until_its_credit_is_used_up() {
         let Completion::Received { result, rearm, .. } = next(&mut ring) else { panic!() };
         let buffer = result.unwrap().unwrap();
         (pieces, bytes) = (pieces + 1, bytes + buffer.length());
-        ring.release(buffer);
+        ring.pool_mut().release(buffer);
         if rearm {
             break;
         }
@@ -242,10 +243,10 @@ fn a_standing_receive_goes_on_until_its_credit_is_used_up() {
 #[test]
 fn a_cancelled_standing_receive_completes_as_cancelled_and_keeps_nothing() {
     let ((socket, mut peer), mut ring) = (pair(), ring());
-    ring.receive_on(&socket, Expect::Nothing, TOKEN);
+    ring.receive_multishot(&socket, Expect::Nothing, TOKEN);
     peer.write_all(b"one").unwrap();
     let Completion::Received { result, rearm: false, .. } = next(&mut ring) else { panic!() };
-    ring.release(result.unwrap().unwrap());
+    ring.pool_mut().release(result.unwrap().unwrap());
     ring.cancel(Operation::Receive, TOKEN);
     let Completion::Received { result: Err(Errno::ECANCELED), rearm: true, .. } = next(&mut ring)
     else {
@@ -253,8 +254,8 @@ fn a_cancelled_standing_receive_completes_as_cancelled_and_keeps_nothing() {
     };
     peer.write_all(b"two").unwrap();
     let buffer = receive(&mut ring, &socket).unwrap().unwrap();
-    assert_eq!(ring.bytes(&buffer), b"two");
-    ring.release(buffer);
+    assert_eq!(ring.pool().bytes(&buffer), b"two");
+    ring.pool_mut().release(buffer);
 }
 
 #[test]
@@ -282,7 +283,7 @@ fn a_send_to_a_reader_that_does_not_read_is_refused_and_a_wait_ends_when_it_read
     assert_eq!(kernel_workers(), 0);
     ring.poll(&socket, Operation::Writable, TOKEN);
     let Completion::Ready { result: Ok(()), .. } = next(&mut ring) else { panic!() };
-    ring.release(buffer);
+    ring.pool_mut().release(buffer);
 }
 
 #[test]
@@ -296,7 +297,7 @@ fn a_wait_for_room_on_a_half_closed_socket_can_be_cancelled() {
     let Completion::Ready { result, .. } = next(&mut ring) else { panic!() };
     assert_eq!(result, Err(Errno::ECANCELED));
     nothing_within(&mut ring, Duration::from_millis(10));
-    ring.release(buffer);
+    ring.pool_mut().release(buffer);
 }
 
 #[test]
@@ -339,8 +340,8 @@ fn closing_does_not_end_an_operation_in_flight() {
     nothing_within(&mut ring, Duration::from_millis(20));
     peer.write_all(b"late").unwrap();
     let Completion::Received { result: Ok(Some(buffer)), .. } = next(&mut ring) else { panic!() };
-    assert_eq!(ring.bytes(&buffer), b"late");
-    ring.release(buffer);
+    assert_eq!(ring.pool().bytes(&buffer), b"late");
+    ring.pool_mut().release(buffer);
 }
 
 #[test]
@@ -367,7 +368,7 @@ fn a_reset_is_reported_once_and_then_looks_like_fin() {
     peer.shutdown(std::net::Shutdown::Write).unwrap();
     assert!(receive(&mut ring, &half_closed).unwrap().is_none());
     assert!(half_closed.is_connected());
-    ring.release(buffer);
+    ring.pool_mut().release(buffer);
 }
 
 #[test]
@@ -381,14 +382,14 @@ fn an_empty_pool_ends_a_receive_and_a_released_buffer_heals_it() {
     for (socket, _) in &pairs[..2] {
         held.push(receive(&mut ring, socket).unwrap().unwrap());
     }
-    assert_eq!(ring.free_buffers(), 0);
+    assert_eq!(ring.pool().free(), 0);
     assert_eq!(receive(&mut ring, &pairs[2].0).unwrap_err(), Errno::ENOBUFS);
-    ring.release(held.pop().unwrap());
-    assert_eq!(ring.free_buffers(), 1);
+    ring.pool_mut().release(held.pop().unwrap());
+    assert_eq!(ring.pool().free(), 1);
     let buffer = receive(&mut ring, &pairs[2].0).unwrap().unwrap();
-    assert_eq!(ring.bytes(&buffer), b"x");
+    assert_eq!(ring.pool().bytes(&buffer), b"x");
     held.push(buffer);
-    held.into_iter().for_each(|buffer| ring.release(buffer));
+    held.into_iter().for_each(|buffer| ring.pool_mut().release(buffer));
 }
 
 #[test]
@@ -398,8 +399,8 @@ fn trimmed_buffers_are_used_again() {
     for round in 0..4_u8 {
         peer.write_all(&[round; 100]).unwrap();
         let buffer = receive(&mut ring, &socket).unwrap().unwrap();
-        assert_eq!(ring.bytes(&buffer), [round; 100]);
-        ring.release(buffer);
+        assert_eq!(ring.pool().bytes(&buffer), [round; 100]);
+        ring.pool_mut().release(buffer);
         ring.trim();
         ring.trim();
     }
@@ -425,11 +426,11 @@ fn bytes_that_arrive_while_offered_buffers_are_trimmed_are_not_lost() {
             };
             // Between completions that were taken together.
             ring.trim();
-            assert_eq!(ring.bytes(&buffer), [round; 5_000]);
-            ring.release(buffer);
+            assert_eq!(ring.pool().bytes(&buffer), [round; 5_000]);
+            ring.pool_mut().release(buffer);
         }
         // Idle for a while: the offered ones give their pages back.
-        while ring.trim() == crate::sys::ring::Trimmed::Partly {}
+        while ring.trim() == crate::sys::kernel::Trimmed::Partly {}
     }
 }
 
@@ -437,8 +438,8 @@ fn bytes_that_arrive_while_offered_buffers_are_trimmed_are_not_lost() {
 fn splice_never_blocks_and_a_pipe_with_bytes_is_not_lent_again() {
     let ((source, mut writer), (target, mut reader)) = (pair(), pair());
     let mut pool = PipePool::new(1);
-    let mut pipe = pool.take().unwrap();
-    assert!(pool.take().is_none(), "the pool lends one pipe");
+    let mut pipe = pool.take(Pipe::new).unwrap();
+    assert!(pool.take(Pipe::new).is_none(), "the pool lends one pipe");
     assert_eq!(pipe.fill(&source, u64::MAX).unwrap(), Spliced::NotReady);
     writer.write_all(&[5; 1000]).unwrap();
     let filled = loop {
@@ -460,7 +461,7 @@ fn splice_never_blocks_and_a_pipe_with_bytes_is_not_lent_again() {
     pool.give_back(pipe);
     assert_eq!((pool.lent(), pool.open()), (0, 1));
 
-    let mut pipe = pool.take().unwrap();
+    let mut pipe = pool.take(Pipe::new).unwrap();
     let (other, mut sender) = pair();
     sender.write_all(b"secret").unwrap();
     while pipe.fill(&other, u64::MAX).unwrap() == Spliced::NotReady {}
@@ -534,7 +535,7 @@ fn a_handshake_that_is_held_back_ends_when_it_is_let_go_or_with_the_first_bytes(
         let silent = connected_with_held_ack(&mut ring, &address);
         let early = listener.accept_now();
         held_back[0] += u32::from(early.is_err());
-        silent.acknowledge_at_once();
+        silent.release_handshake_ack();
         let _silent = early.unwrap_or_else(|_| accepted(&listener));
 
         let speaking = connected_with_held_ack(&mut ring, &address);
@@ -605,7 +606,7 @@ fn a_wait_for_room_that_is_cancelled_in_its_own_batch_completes() {
     let Completion::Ready { operation: Operation::Writable, .. } = next(&mut ring) else {
         panic!()
     };
-    ring.release(buffer);
+    ring.pool_mut().release(buffer);
 }
 
 /// How a thread is scheduled is its own setting, and other tests keep theirs.

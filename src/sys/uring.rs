@@ -6,26 +6,22 @@
 
 mod completions;
 mod entry;
+mod operations;
 mod quiet;
 mod setup;
 mod standing;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::SocketAddr;
-use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-use io_uring::types::{Fd, Timespec};
-use io_uring::{IoUring, cqueue, opcode, squeue};
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, SockaddrStorage};
+use io_uring::types::Timespec;
+use io_uring::{IoUring, cqueue, squeue};
+use nix::sys::socket::SockaddrStorage;
 
-use crate::sys::buffers::{BUFFER_BYTES, Buffer, BufferPool};
-use crate::sys::ring::{Completion, Expect, Notice, Operation, Ring, Token, Trimmed};
-use crate::sys::socket::{Listener, Socket, to_kernel};
-use crate::sys::waker::Waker;
+use crate::sys::buffers::BufferPool;
+use crate::sys::kernel::{Completion, Operation, Token};
+use crate::sys::socket::Socket;
 use crate::sys::writable::WritableWaits;
 
 use entry::EntryPoint;
@@ -86,7 +82,7 @@ pub struct Uring {
     /// How long that is from when it is handed over, where the kernel reads it.
     alarm_time: Box<Timespec>,
     /// Completions that did not come through the completion queue.
-    aside: VecDeque<Completion>,
+    aside: VecDeque<Completion<Socket>>,
     /// Enters that left completions aside because the completion queue was full.
     overflows: u64,
     /// The ring waits for the epoll instance of `writable`.
@@ -199,202 +195,4 @@ impl Uring {
 
 fn user_data(operation: Operation, token: Token) -> u64 {
     (token.0 << Token::RING_BITS) | operation as u64
-}
-
-impl Ring for Uring {
-    fn accept(&mut self, listener: &Listener, token: Token) {
-        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
-        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(flags).build();
-        self.push(Operation::Accept, token, entry);
-    }
-
-    fn connect(&mut self, socket: &Socket, address: &SocketAddr, token: Token) {
-        if self.addresses.len() == self.addresses.capacity() {
-            // As many connects as the queue has entries: hand them over, which empties the list.
-            let _ = self.enter(0, None);
-            if self.addresses.len() == self.addresses.capacity() {
-                self.take_completions();
-                let _ = self.enter(0, None);
-            }
-        }
-        let (storage, length) = to_kernel(address);
-        let room = self.addresses.len() < self.addresses.capacity();
-        assert!(room, "queued connects point into the list: it must not move");
-        self.addresses.push(storage);
-        let pointer = self.addresses.last().map_or(std::ptr::null(), std::ptr::from_ref).cast();
-        let entry = opcode::Connect::new(Fd(socket.as_raw_fd()), pointer, length).build();
-        self.push(Operation::Connect, token, entry);
-    }
-
-    fn receive(&mut self, socket: &Socket, most: u32, expect: Expect, token: Token) {
-        let priority = if expect == Expect::Bytes { 0 } else { POLL_FIRST };
-        // The kernel chooses the address. Length 0 would mean the whole buffer only from 6.0 on.
-        let most = most.clamp(1, BUFFER_BYTES);
-        let entry = opcode::Recv::new(Fd(socket.as_raw_fd()), std::ptr::null_mut(), most)
-            .buf_group(GROUP)
-            .ioprio(priority)
-            .build()
-            .flags(squeue::Flags::BUFFER_SELECT);
-        self.push(Operation::Receive, token, entry);
-    }
-
-    fn receive_on(&mut self, socket: &Socket, expect: Expect, token: Token) {
-        match self.standing {
-            StandingReceives::Known => {
-                let entry = standing::entry(socket.as_raw_fd(), expect);
-                self.push(Operation::Receive, token, entry);
-            }
-            StandingReceives::Unknown => self.receive(socket, BUFFER_BYTES, expect, token),
-        }
-    }
-
-    fn send(
-        &mut self,
-        socket: &Socket,
-        buffer: &Buffer,
-        bytes: Range<u32>,
-        notice: Notice,
-        token: Token,
-    ) {
-        let length = bytes.end - bytes.start;
-        let bytes = self.buffers.range(buffer, bytes);
-        if self.crowd == Crowd::Lone {
-            let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-            let result = nix::sys::socket::send(socket.as_raw_fd(), bytes, flags);
-            return self.aside.push_back(Completion::Sent { token, result });
-        }
-        let start = bytes.as_ptr();
-        let notice = self.quiet.possible(notice);
-        let entry = quiet::send_entry(socket.as_raw_fd(), start, length, notice);
-        self.push(Operation::Send, token, entry);
-        if notice == Notice::Lazy {
-            self.quiet.queued(user_data(Operation::Send, token), length);
-        }
-    }
-
-    fn poll(&mut self, socket: &Socket, operation: Operation, token: Token) {
-        let events = match operation {
-            Operation::Readable => libc::POLLIN,
-            Operation::Writable => libc::POLLOUT,
-            // POLLERR and POLLHUP are always reported.
-            _ => 0,
-        };
-        let events = u32::from(events.cast_unsigned());
-        let entry = opcode::PollAdd::new(Fd(socket.as_raw_fd()), events).build();
-        if operation == Operation::Writable {
-            self.writable.begin(user_data(operation, token), socket.as_raw_fd());
-        }
-        self.push(operation, token, entry);
-    }
-
-    fn poll_waker(&mut self, waker: &Waker, token: Token) {
-        let events = u32::from(libc::POLLIN.cast_unsigned());
-        let entry = opcode::PollAdd::new(Fd(waker.as_raw_fd()), events).build();
-        self.push(Operation::Readable, token, entry);
-    }
-
-    fn cancel(&mut self, operation: Operation, token: Token) {
-        let target = user_data(operation, token);
-        if operation == Operation::Writable && self.writable.cancel(target) {
-            let result = Err(Errno::ECANCELED);
-            return self.aside.push_back(Completion::Ready { token, operation, result });
-        }
-        let entry = opcode::AsyncCancel::new(target)
-            .build()
-            .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(IGNORED);
-        self.push_raw(entry);
-    }
-
-    fn close(&mut self, socket: Socket) {
-        let entry = opcode::Close::new(Fd(socket.into_raw()))
-            .build()
-            .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(IGNORED);
-        self.push_raw(entry);
-    }
-
-    fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
-        self.buffers.bytes(buffer)
-    }
-
-    fn fill(&mut self, bytes: &[u8]) -> Option<Buffer> {
-        self.buffers.fill(bytes)
-    }
-
-    fn prepend(&mut self, buffer: &mut Buffer, bytes: &[u8]) {
-        self.buffers.prepend(buffer, bytes);
-    }
-
-    fn release(&mut self, buffer: Buffer) {
-        self.buffers.release(buffer);
-    }
-
-    fn free_buffers(&self) -> usize {
-        self.buffers.free()
-    }
-
-    fn trim(&mut self) -> Trimmed {
-        let free = self.buffers.trim();
-        // With DEFER_TASKRUN the kernel receives into offered buffers only within an enter of this
-        // thread; and if no completion is left to be read, none of them holds bytes.
-        let (overflowed, completions) = {
-            let (_, mut submission, completion) = self.ring.split();
-            submission.sync();
-            (submission.cq_overflow(), completion.len())
-        };
-        let told = self.turn.is_empty() && self.aside.is_empty() && completions == 0;
-        if !self.defers || overflowed || !told {
-            return free;
-        }
-        match self.buffers.trim_offered() {
-            Trimmed::Fully => free,
-            Trimmed::Partly => Trimmed::Partly,
-        }
-    }
-
-    fn submit(&mut self) -> io::Result<()> {
-        self.enter(0, None)
-    }
-
-    fn hurry(&mut self) {
-        self.hurried = true;
-    }
-
-    fn wait(&mut self, deadline: Option<Instant>) -> io::Result<()> {
-        let may_sleep = !std::mem::take(&mut self.hurried);
-        let want = u32::from(may_sleep && self.turn.is_empty() && self.aside.is_empty());
-        self.enter_until(want, deadline)?;
-        self.take_completions();
-        self.left_in_turn = COMPLETIONS_PER_TURN;
-        self.crowd = if self.turn.len() > 1 { Crowd::Many } else { Crowd::Lone };
-        let all_ran = self.ring.submission().is_empty();
-        if all_ran && !self.ring.submission().cq_overflow() {
-            self.quiet.settle(&self.turn);
-        }
-        Ok(())
-    }
-
-    fn next_completion(&mut self) -> Option<Completion> {
-        if let Some(sent) = self.quiet.next_sent() {
-            return Some(sent);
-        }
-        while self.left_in_turn > 0
-            && let Some(entry) = self.turn.pop_front()
-        {
-            self.left_in_turn -= 1;
-            if let Some(completion) = self.decode(&entry) {
-                return Some(completion);
-            }
-        }
-        self.aside.pop_front()
-    }
-
-    fn now(&self) -> Instant {
-        Instant::now()
-    }
-
-    fn overflows(&self) -> u64 {
-        self.overflows
-    }
 }

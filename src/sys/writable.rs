@@ -86,6 +86,6 @@ impl WritableWaits {
 fn borrow<'a>(descriptor: RawFd) -> BorrowedFd<'a> {
     // SAFETY: the descriptor must be open while it is borrowed. It belongs to a socket with an
     // operation in flight, this wait, and such a socket is not closed (the contract of
-    // `Ring::close`).
+    // `Kernel::close`).
     unsafe { BorrowedFd::borrow_raw(descriptor) }
 }

@@ -6,3 +6,12 @@ mod http1;
 mod http2;
 mod lab;
 mod ring;
+
+/// User memory of an idle connection is mostly this (see docs/limits.md).
+#[test]
+fn a_connection_is_no_larger_than_it_was() {
+    use crate::sys::uring::Uring;
+    use crate::worker::connection::Connection;
+    eprintln!("SIZE {}", size_of::<Connection<Uring>>());
+    assert!(size_of::<Connection<Uring>>() <= 496, "{}", size_of::<Connection<Uring>>());
+}

@@ -8,10 +8,10 @@
 //! ```
 //!
 //! The generation tells a slot's present connection from an earlier one: a completion that comes
-//! too late finds nobody. The ring adds the operation.
+//! too late finds no connection. The ring adds the operation.
 
 use crate::relay::Side;
-use crate::sys::ring::Token;
+use crate::sys::kernel::Token;
 
 const FIELD_BITS: u32 = 24;
 const FIELD_MASK: u64 = (1 << FIELD_BITS) - 1;
@@ -23,13 +23,18 @@ pub(super) const SLOTS_MAX: usize = 1 << FIELD_BITS;
 /// Names one connection of one worker, for as long as it lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Key {
-    /// Where it is in the slab.
-    pub(super) slot: usize,
+    /// Where it is in the slab; of 24 bits.
+    pub(super) slot: u32,
     /// Which of the slot's connections; of 24 bits.
     pub(super) generation: u32,
 }
 
 impl Key {
+    /// The token of this connection's operations on `side`.
+    pub(super) fn token(self, side: Side) -> Token {
+        Target::Connection(self, side).encode()
+    }
+
     /// The generation after `generation`.
     pub(super) fn generation_after(generation: u32) -> u32 {
         generation.wrapping_add(1) & ((1 << FIELD_BITS) - 1)
@@ -41,8 +46,8 @@ impl Key {
 pub(super) enum Target {
     /// The listener with this index.
     Listener(usize),
-    /// The worker's mailbox.
-    Mailbox,
+    /// The worker's command channel.
+    Commands,
     /// A connection; for a half, `side` is its source.
     Connection(Key, Side),
 }
@@ -52,8 +57,8 @@ impl Target {
     pub(super) fn encode(self) -> Token {
         let (kind, generation, slot, side) = match self {
             Self::Listener(index) => (0, 0, index, Side::Downstream),
-            Self::Mailbox => (1, 0, 0, Side::Downstream),
-            Self::Connection(key, side) => (2, key.generation, key.slot, side),
+            Self::Commands => (1, 0, 0, Side::Downstream),
+            Self::Connection(key, side) => (2, key.generation, key.slot as usize, side),
         };
         debug_assert!(slot < SLOTS_MAX, "slot {slot} does not fit");
         let fields = (u64::from(generation) << FIELD_BITS) | (slot as u64);
@@ -62,12 +67,12 @@ impl Target {
 
     /// The inverse of [`Self::encode`].
     pub(super) fn decode(token: Token) -> Self {
-        let slot = usize::try_from((token.0 >> 1) & FIELD_MASK).unwrap_or(usize::MAX);
+        let slot = u32::try_from((token.0 >> 1) & FIELD_MASK).unwrap_or(u32::MAX);
         let generation = u32::try_from((token.0 >> (1 + FIELD_BITS)) & FIELD_MASK).unwrap_or(0);
         let side = if token.0 & 1 == 0 { Side::Downstream } else { Side::Upstream };
         match token.0 >> KIND_SHIFT {
-            0 => Self::Listener(slot),
-            1 => Self::Mailbox,
+            0 => Self::Listener(slot as usize),
+            1 => Self::Commands,
             _ => Self::Connection(Key { slot, generation }, side),
         }
     }
@@ -82,15 +87,15 @@ mod tests {
     proptest! {
         #[test]
         fn a_token_names_its_target_again(
-            slot in 0_usize..SLOTS_MAX,
+            slot in 0_u32..1 << FIELD_BITS,
             generation in 0_u32..1 << FIELD_BITS,
             upstream: bool,
         ) {
             let side = if upstream { Side::Upstream } else { Side::Downstream };
             for target in [
                 Target::Connection(Key { slot, generation }, side),
-                Target::Listener(slot),
-                Target::Mailbox,
+                Target::Listener(slot as usize),
+                Target::Commands,
             ] {
                 let token = target.encode();
                 prop_assert_eq!(token.0 >> (64 - Token::RING_BITS), 0);

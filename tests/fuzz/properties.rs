@@ -200,7 +200,7 @@ fn requests(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
 fn answers(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
     let mut stream = ResponseStream::default();
     for index in 0..8 {
-        stream.asked(Asked { is_head: index == 2, wants_upgrade: index == 4 });
+        stream.asked(Asked { is_head: index == 2, wants_upgrade: index == 4 }, ());
     }
     tell(bytes, piece_bytes, |bytes| match stream.next(bytes) {
         ResponseStep::NeedMore => Told::NeedMore,

@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::thread;
 
-use egret::sys::ring::Errno;
+use egret::sys::kernel::Errno;
 
 use crate::support::peer::{expect_end, read_to_reset};
 use crate::support::{Pattern, Proxy, Setup, eventually, uninterrupted};

@@ -227,7 +227,8 @@ fn rows() -> Vec<Row> {
         }),
         ("retiring", Received, Nameless::Blocked, |stage| then_ask(stage, "dead")),
         ("retiring", Received, Nameless::Blocked, |stage| then_ask(stage, "blocked")),
-        ("retiring", Sent, Nameless::Blocked, |stage| stage.greeted("dead")),
+        // The reply waits for the greeting before it.
+        ("answering", Sent, Nameless::Blocked, |stage| stage.greeted("dead")),
         ("answering", Sent, Nameless::Blocked, |stage| ask(stage, Sent, "blocked")),
         ("lingering", Received, Nameless::Blocked, say_nothing),
         ("lingering", Ready, Nameless::Blocked, |stage| {

@@ -435,3 +435,26 @@ fn small_pieces_to_a_reader_that_does_not_read_come_early_and_in_order() {
             - 100.0
     );
 }
+
+#[test]
+fn the_list_of_connections_counts_what_was_written_to_the_workload() {
+    let proxy = Proxy::start(Setup::default());
+    let (client, mut server) = proxy.pair();
+    server.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    // Until nothing moves: the client does not read, so the proxy holds bytes that it has read.
+    while uninterrupted(|| server.write(&[0; 65_536])).is_ok() {}
+    let admin = proxy.app().addresses.control.admin;
+    let listed = || {
+        let (_, text) = proxy.get(admin, "/connections");
+        let page: serde_json::Value = serde_json::from_str(&text).unwrap();
+        page["connections"][0]["sentBytes"].as_f64().unwrap()
+    };
+    let sent = || proxy.sum("istio_tcp_sent_bytes_total", &[]);
+    eventually("nothing moves", || sent() > 0.0 && sent() == listed());
+    let read =
+        proxy.sum("egret_copied_bytes_total", &[]) + proxy.sum("egret_spliced_bytes_total", &[]);
+    assert!(listed() < read, "{} of {read} bytes", listed());
+    reset(server);
+    drop(client);
+    proxy.is_quiet();
+}

@@ -109,6 +109,9 @@ fn json_lines_say_who_asked_for_what_and_what_decided() {
         for (key, value) in expected.as_object().expect("it is one") {
             assert_eq!(line[key], *value, "{key} of {line:#}");
         }
+        // Measured where a server has responded, and nowhere else.
+        let waited = line["upstream_service_time"].as_str().map(str::parse::<u64>);
+        assert_eq!(matches!(waited, Some(Ok(_))), line["response_code"] == 200, "{line:#}");
         let remote = line["downstream_remote_address"].as_str().expect("it is text");
         assert!(remote.starts_with("10.77.1.2:"), "{remote}");
     }

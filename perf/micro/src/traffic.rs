@@ -1,4 +1,4 @@
-//! A whole worker on a ring that plays a script: what a connection, or an exchange on a kept one,
+//! A whole worker on a kernel that plays a script: what a connection, or an exchange on a kept one,
 //! costs in Egret's own code, from completion to submission.
 //!
 //! The sockets are real, because the worker asks them things in direct system calls, but no byte
@@ -21,7 +21,7 @@ use egret::internals::registry::snapshot::Answers;
 use egret::internals::registry::{Registry, Snapshot};
 use egret::internals::worker::{Parts, Worker};
 use egret::internals::workload::Workloads;
-use egret::sys::ring::{Errno, Recorded, Sockets};
+use egret::sys::kernel::{ListenSocket, Recorded};
 use egret::sys::socket::{Keepalive, Listener, Reach, Socket};
 use egret::sys::waker::Waker;
 
@@ -100,6 +100,7 @@ pub(crate) fn run(calls: usize, names: Names, counted: Counted, sent: Sent) -> B
         drain: drain.clone(),
         downstreams: Downstreams::new(),
         server,
+        destination,
     };
     let worker = worker(destination, names, drain, Scripted::new(script));
     let mut worker = Some(worker);
@@ -149,33 +150,12 @@ impl Downstreams {
     }
 }
 
-/// Every connection comes from the same pod.
-#[derive(Debug)]
-struct Addresses {
-    destination: SocketAddr,
-}
-
-impl Sockets for Addresses {
-    fn peer_address(&self, _: &Socket) -> Result<SocketAddr, Errno> {
-        Ok(SocketAddr::from(([10, 244, 1, 7], 40_000)))
-    }
-
-    fn original_destination(
-        &self,
-        _: &Socket,
-        _: &SocketAddr,
-        _: Recorded,
-    ) -> Result<SocketAddr, Errno> {
-        Ok(self.destination)
-    }
-}
-
 fn worker(
     destination: SocketAddr,
     names: Names,
     drain: Drain,
-    ring: Scripted,
-) -> Worker<Scripted, Addresses> {
+    kernel: Scripted,
+) -> Worker<Scripted> {
     let mut config = Config::default();
     config.upstream.mark = None;
     config.names.enabled = names != Names::Off;
@@ -209,5 +189,5 @@ fn worker(
         waker,
         pipes_max: 0,
     };
-    Worker::new(parts, ring, Addresses { destination })
+    Worker::new(parts, kernel)
 }

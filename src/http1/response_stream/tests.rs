@@ -22,7 +22,7 @@ enum Told {
 fn stream(asked: &[Asked]) -> ResponseStream {
     let mut stream = ResponseStream::default();
     for asked in asked {
-        stream.asked(*asked);
+        stream.asked(*asked, ());
     }
     stream
 }
@@ -217,23 +217,32 @@ fn words_that_nobody_asked_for_are_unasked() {
 #[test]
 fn the_upstreams_end_completes_only_what_has_no_end_of_its_own() {
     let length = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-    let table: &[(&[Asked], &str, bool)] = &[
-        (&[], "", true),
-        (&[GET], "", false),
-        (&[GET, GET], "HTTP/1.1 204 No\r\n\r\n", false),
-        (&[GET], "HTTP/1.1 100 Continue\r\n\r\n", false),
-        (&[GET], "HTTP/1.1 20", false),
-        (&[GET], length, false),
-        (&[GET], "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", false),
-        (&[HEAD], length, true),
-        (&[GET], "HTTP/1.1 200 OK\r\n\r\nhi", true),
-        (&[GET, GET], "HTTP/1.1 200 OK\r\n\r\nhi", true),
-        (&[UPGRADE], "HTTP/1.1 101 Yes\r\n\r\nhi", true),
+    // The statuses of the responses that are complete then, and the requests that are left.
+    let table: &[(&[Asked], &str, &[u16], usize)] = &[
+        (&[], "", &[], 0),
+        (&[GET], "", &[], 1),
+        (&[GET, GET], "", &[], 2),
+        (&[GET, GET], "HTTP/1.1 204 No\r\n\r\n", &[204], 1),
+        (&[GET], "HTTP/1.1 100 Continue\r\n\r\n", &[], 1),
+        (&[GET], "HTTP/1.1 20", &[], 1),
+        (&[GET], length, &[], 1),
+        (&[GET], "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n", &[], 1),
+        (&[HEAD], length, &[200], 0),
+        (&[GET], "HTTP/1.1 200 OK\r\n\r\nhi", &[200], 0),
+        (&[GET, GET], "HTTP/1.1 200 OK\r\n\r\nhi", &[200], 1),
+        (&[GET], "no response", &[], 1),
+        (&[UPGRADE], "HTTP/1.1 101 Yes\r\n\r\nhi", &[101], 0),
     ];
-    for (asked, answer, is_whole) in table {
+    for (asked, answer, statuses, left) in table {
         let mut stream = stream(asked);
         tell_from(&mut stream, answer.as_bytes(), &[]);
-        assert_eq!(stream.is_whole_at_end(), *is_whole, "{answer:?}");
+        stream.upstream_ended();
+        let ended: Vec<_> = std::iter::from_fn(|| stream.pop_ended()).collect();
+        assert_eq!(ended.iter().map(|one| one.status).collect::<Vec<_>>(), *statuses, "{answer:?}");
+        assert_eq!(stream.unanswered(), *left, "{answer:?}");
+        if let [one] = ended[..] {
+            assert_eq!(one.bytes, answer.len() as u64, "{answer:?}");
+        }
     }
 }
 
@@ -258,7 +267,7 @@ fn a_large_body_may_pass_unseen() {
 fn a_full_queue_says_so() {
     let mut stream = stream(&[GET; UNANSWERED_MAX - 1]);
     assert!(!stream.is_full());
-    stream.asked(GET);
+    stream.asked(GET, ());
     assert!(stream.is_full());
     tell_from(&mut stream, b"HTTP/1.1 204 No\r\n\r\n", &[]);
     assert!(!stream.is_full());

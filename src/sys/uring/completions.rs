@@ -4,7 +4,7 @@ use io_uring::{cqueue, opcode, types::Fd};
 use nix::errno::Errno;
 
 use super::{ALARM, DEAD_EVENTS, Uring, WRITABLE_WAITS};
-use crate::sys::ring::{Completion, Expect, Operation, Token};
+use crate::sys::kernel::{Completion, Expect, Operation, Token};
 use crate::sys::socket::Socket;
 
 /// The token in an entry's user data.
@@ -19,7 +19,7 @@ pub(super) fn operation_of(user_data: u64) -> Option<Operation> {
 }
 
 impl Uring {
-    pub(super) fn decode(&mut self, entry: &cqueue::Entry) -> Option<Completion> {
+    pub(super) fn decode(&mut self, entry: &cqueue::Entry) -> Option<Completion<Socket>> {
         let user_data = entry.user_data();
         if user_data == ALARM {
             self.alarm = None;
@@ -87,7 +87,7 @@ impl Uring {
         token: Token,
         result: Result<u32, Errno>,
         flags: u32,
-    ) -> Completion {
+    ) -> Completion<Socket> {
         let length = result.unwrap_or(0);
         let buffer = cqueue::buffer_select(flags).map(|id| self.buffers.taken(id, length));
         let result = match (result, buffer) {

@@ -16,7 +16,8 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::completions::{operation_of, token_of};
-use crate::sys::ring::{Completion, Notice, Operation};
+use crate::sys::kernel::{Completion, Notice, Operation};
+use crate::sys::socket::Socket;
 
 /// How many completions a turn has brought.
 ///
@@ -88,7 +89,7 @@ impl QuietSends {
     }
 
     /// The next one to be told.
-    pub(super) fn next_sent(&mut self) -> Option<Completion> {
+    pub(super) fn next_sent(&mut self) -> Option<Completion<Socket>> {
         let QuietSend { user_data, length } = self.taken.pop_front()?;
         let token = token_of(user_data);
         Some(Completion::Sent { token, result: Ok(length as usize) })
@@ -107,7 +108,7 @@ pub(super) fn send_entry(
     let send = opcode::Send::new(Fd(socket), start, length);
     match notice {
         Notice::Prompt => send.flags(flags).build(),
-        Notice::Lazy => {
+        Notice::Skip => {
             send.flags(flags | libc::MSG_WAITALL).build().flags(squeue::Flags::SKIP_SUCCESS)
         }
     }
@@ -123,8 +124,8 @@ fn try_out(ring: &mut IoUring) -> io::Result<Shortfalls> {
     let (one, other) = socketpair(AddressFamily::Unix, SockType::Stream, None, flags)?;
     let bytes = vec![0_u8; MORE_THAN_FITS as usize];
     let short =
-        send_entry(one.as_raw_fd(), bytes.as_ptr(), MORE_THAN_FITS, Notice::Lazy).user_data(SHORT);
-    let whole = send_entry(other.as_raw_fd(), bytes.as_ptr(), 1, Notice::Lazy).user_data(WHOLE);
+        send_entry(one.as_raw_fd(), bytes.as_ptr(), MORE_THAN_FITS, Notice::Skip).user_data(SHORT);
+    let whole = send_entry(other.as_raw_fd(), bytes.as_ptr(), 1, Notice::Skip).user_data(WHOLE);
     for entry in [&short, &whole] {
         // SAFETY: push requires that what the entry points to outlives the operation: `bytes` and
         // both sockets live until this function returns, and a send that does not wait has run when

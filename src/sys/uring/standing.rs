@@ -14,7 +14,7 @@ use io_uring::{cqueue, opcode, squeue};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::{GROUP, POLL_FIRST, Uring};
-use crate::sys::ring::{Expect, Operation, RECEIVE_CREDIT_BYTES, Token};
+use crate::sys::kernel::{Expect, Operation, RECEIVE_CREDIT_BYTES, Token};
 
 /// IORING_RECV_MULTISHOT (linux/io_uring.h), in the entry's `ioprio`.
 const MULTISHOT: u16 = 2;

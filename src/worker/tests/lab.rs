@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 
-use super::ring::{StepRing, View};
+use super::ring::{StepKernel, View};
 use crate::access_log;
 use crate::admission::Admission;
 use crate::config::{Config, Mode};
@@ -20,8 +20,8 @@ use crate::metrics::MetricsHub;
 use crate::registry::service_entry;
 use crate::registry::snapshot::Answers;
 use crate::registry::{Registry, Snapshot};
-use crate::sys::ring::{Errno, Recorded, Ring, Sockets};
-use crate::sys::socket::{Listener, Reach, Socket};
+use crate::sys::kernel::{Kernel, Recorded};
+use crate::sys::socket::{Listener, Reach};
 use crate::sys::waker::Waker;
 use crate::worker::{KEEPALIVE, Parts, Worker};
 use crate::workload::Workloads;
@@ -47,27 +47,6 @@ pub(super) enum Server {
 }
 
 const SERVERS: [Server; 3] = [Server::A, Server::B, Server::Destination];
-
-/// The kernel's sockets, but for the addresses of clients.
-#[derive(Debug)]
-struct Addresses {
-    destination: SocketAddr,
-}
-
-impl Sockets for Addresses {
-    fn peer_address(&self, _: &Socket) -> Result<SocketAddr, Errno> {
-        Ok(SocketAddr::from(([10, 244, 1, 7], 40_000)))
-    }
-
-    fn original_destination(
-        &self,
-        _: &Socket,
-        _: &SocketAddr,
-        _: Recorded,
-    ) -> Result<SocketAddr, Errno> {
-        Ok(self.destination)
-    }
-}
 
 /// One end of a connection, in the test's hands.
 #[derive(Debug)]
@@ -139,7 +118,7 @@ pub(super) struct Upstream {
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Lab {
-    worker: Worker<StepRing, Addresses>,
+    worker: Worker<StepKernel>,
     view: Rc<View>,
     door: SocketAddr,
     listeners: [TcpListener; 3],
@@ -168,8 +147,8 @@ impl Lab {
         let door = listener.local_address().unwrap();
         let view = Rc::<View>::default();
         let parts = parts(config, &text, listener);
-        let ring = StepRing::new(BUFFERS, Rc::clone(&view));
-        let mut worker = Worker::new(parts, ring, Addresses { destination });
+        let kernel = StepKernel::new(BUFFERS, Rc::clone(&view), destination);
+        let mut worker = Worker::new(parts, kernel);
         worker.resume_accepts(0);
         Self { worker, view, door, listeners, upstreams: Vec::new() }
     }
@@ -220,10 +199,10 @@ impl Lab {
             self.view.later.set(self.view.later.get() + Duration::from_secs(120));
         }
         assert!(self.worker.connections.is_empty(), "{:?}", self.worker.connections);
-        assert_eq!(self.worker.ring.free_buffers(), usize::from(BUFFERS), "buffers are left");
-        assert_eq!(self.worker.metrics.counters.connections_active.get(), 0);
-        assert_eq!(self.worker.metrics.counters.recognising.get(), 0);
-        assert_eq!(self.worker.metrics.counters.recognising_bytes.get(), 0);
+        assert_eq!(self.worker.cx.kernel.pool().free(), usize::from(BUFFERS), "buffers are left");
+        assert_eq!(self.worker.cx.metrics.counters.connections_active.get(), 0);
+        assert_eq!(self.worker.cx.metrics.counters.recognising.get(), 0);
+        assert_eq!(self.worker.cx.metrics.counters.recognising_bytes.get(), 0);
     }
 }
 
@@ -239,7 +218,7 @@ fn entry(letter: &str, server: SocketAddr, port: u16) -> String {
     )
 }
 
-fn parts(config: Config, registry: &str, listener: Listener) -> Parts {
+fn parts(config: Config, registry: &str, listener: Listener) -> Parts<Listener> {
     let entries = service_entry::parse(registry, Path::new("registry.yaml")).unwrap().0;
     let (access_log, _) = access_log::open(&config.access_log);
     let metrics = MetricsHub::new(config.metrics.series_max).worker(0);

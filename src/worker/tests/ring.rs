@@ -1,14 +1,18 @@
-//! The kernel's ring, without sleep and with a clock that can be moved on.
+//! The kernel, without sleep, with a clock that can be moved on, and with clients whose addresses
+//! are made up.
 
 use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::rc::Rc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use crate::sys::buffers::Buffer;
-use crate::sys::ring::{Completion, Expect, Notice, Operation, Ring, Token, Trimmed};
+use crate::sys::buffers::{Buffer, BufferPool};
+use crate::sys::kernel::{
+    Completion, Errno, Expect, Kernel, Notice, Operation, Recorded, Token, Trimmed,
+};
+use crate::sys::pipe::Pipe;
 use crate::sys::socket::{Listener, Socket};
 use crate::sys::uring::Uring;
 use crate::sys::waker::Waker;
@@ -24,18 +28,25 @@ pub(super) struct View {
 
 /// See the module.
 #[derive(Debug)]
-pub(super) struct StepRing {
+pub(super) struct StepKernel {
     inner: Uring,
     view: Rc<View>,
+    destination: SocketAddr,
 }
 
-impl StepRing {
-    pub(super) fn new(buffers: u16, view: Rc<View>) -> Self {
-        Self { inner: Uring::new(buffers).expect("io_uring is allowed here"), view }
+impl StepKernel {
+    /// Every connection meant to go to `destination`.
+    pub(super) fn new(buffers: u16, view: Rc<View>, destination: SocketAddr) -> Self {
+        let inner = Uring::new(buffers).expect("io_uring is allowed here");
+        Self { inner, view, destination }
     }
 }
 
-impl Ring for StepRing {
+impl Kernel for StepKernel {
+    type Socket = Socket;
+    type Listener = Listener;
+    type Pipe = Pipe;
+
     fn accept(&mut self, listener: &Listener, token: Token) {
         self.inner.accept(listener, token);
     }
@@ -48,8 +59,8 @@ impl Ring for StepRing {
         self.inner.receive(socket, most, expect, token);
     }
 
-    fn receive_on(&mut self, socket: &Socket, expect: Expect, token: Token) {
-        self.inner.receive_on(socket, expect, token);
+    fn receive_multishot(&mut self, socket: &Socket, expect: Expect, token: Token) {
+        self.inner.receive_multishot(socket, expect, token);
     }
 
     fn send(&mut self, at: &Socket, buffer: &Buffer, part: Range<u32>, notice: Notice, t: Token) {
@@ -72,30 +83,6 @@ impl Ring for StepRing {
         self.inner.close(socket);
     }
 
-    fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
-        self.inner.bytes(buffer)
-    }
-
-    fn fill(&mut self, bytes: &[u8]) -> Option<Buffer> {
-        self.inner.fill(bytes)
-    }
-
-    fn prepend(&mut self, buffer: &mut Buffer, bytes: &[u8]) {
-        self.inner.prepend(buffer, bytes);
-    }
-
-    fn release(&mut self, buffer: Buffer) {
-        self.inner.release(buffer);
-    }
-
-    fn free_buffers(&self) -> usize {
-        self.inner.free_buffers()
-    }
-
-    fn trim(&mut self) -> Trimmed {
-        self.inner.trim()
-    }
-
     fn submit(&mut self) -> io::Result<()> {
         self.inner.submit()
     }
@@ -108,17 +95,67 @@ impl Ring for StepRing {
         self.inner.wait(Some(Instant::now()))
     }
 
-    fn next_completion(&mut self) -> Option<Completion> {
+    fn next_completion(&mut self) -> Option<Completion<Socket>> {
         let completion = self.inner.next_completion()?;
         self.view.completions.set(self.view.completions.get() + 1);
         Some(completion)
+    }
+
+    fn overflows(&self) -> u64 {
+        self.inner.overflows()
+    }
+
+    fn pool(&self) -> &BufferPool {
+        self.inner.pool()
+    }
+
+    fn pool_mut(&mut self) -> &mut BufferPool {
+        self.inner.pool_mut()
+    }
+
+    fn trim(&mut self) -> Trimmed {
+        self.inner.trim()
+    }
+
+    fn open_socket(&mut self, address: &SocketAddr, mark: Option<u32>) -> Result<Socket, Errno> {
+        self.inner.open_socket(address, mark)
+    }
+
+    /// Every connection comes from the same pod.
+    fn peer_address(&self, _: &Socket) -> Result<SocketAddr, Errno> {
+        Ok(SocketAddr::from(([10, 244, 1, 7], 40_000)))
+    }
+
+    fn original_destination(
+        &self,
+        _: &Socket,
+        _: &SocketAddr,
+        _: Recorded,
+    ) -> Result<SocketAddr, Errno> {
+        Ok(self.destination)
+    }
+
+    fn open_pipe(&mut self) -> Result<Pipe, Errno> {
+        self.inner.open_pipe()
+    }
+
+    fn clear_waker(&mut self, waker: &Waker) {
+        self.inner.clear_waker(waker);
     }
 
     fn now(&self) -> Instant {
         self.inner.now() + self.view.later.get()
     }
 
-    fn overflows(&self) -> u64 {
-        self.inner.overflows()
+    fn wall_time(&self) -> SystemTime {
+        self.inner.wall_time()
+    }
+
+    fn processor_time(&self) -> Duration {
+        self.inner.processor_time()
+    }
+
+    fn seed(&self) -> u64 {
+        self.inner.seed()
     }
 }

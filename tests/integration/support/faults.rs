@@ -1,17 +1,23 @@
-//! A ring that fails now and then, around a real one.
+//! A kernel that fails now and then, around the real one, with original destinations told by tests.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
-use egret::sys::buffers::{BUFFER_BYTES, Buffer};
-use egret::sys::ring::{Completion, Errno, Expect, Notice, Operation, Ring, Token, Trimmed};
+use egret::sys::buffers::{BUFFER_BYTES, Buffer, BufferPool};
+use egret::sys::kernel::{
+    Completion, Errno, Expect, Kernel, Notice, Operation, Recorded, Token, Trimmed,
+};
+use egret::sys::pipe::Pipe;
 use egret::sys::socket::{Listener, Socket};
 use egret::sys::uring::Uring;
 use egret::sys::waker::Waker;
+
+/// Where the connection from each address meant to go.
+pub(crate) type Destinations = Arc<Mutex<HashMap<SocketAddr, SocketAddr>>>;
 
 /// Which operations fail, shared with the test.
 #[derive(Debug, Clone, Default)]
@@ -183,21 +189,22 @@ impl Faults {
 
 /// See the module.
 #[derive(Debug)]
-pub(crate) struct FaultyRing {
+pub(crate) struct FaultyKernel {
     inner: Uring,
     faults: Faults,
+    destinations: Destinations,
     /// Completions of operations that were never submitted.
-    made_up: VecDeque<Completion>,
-    held: Option<Completion>,
-    gathered: VecDeque<Completion>,
+    made_up: VecDeque<Completion<Socket>>,
+    held: Option<Completion<Socket>>,
+    gathered: VecDeque<Completion<Socket>>,
     /// Nobody else's waits are held back.
     waker: Option<Token>,
 }
 
-impl FaultyRing {
-    pub(crate) fn new(inner: Uring, faults: Faults) -> Self {
+impl FaultyKernel {
+    pub(crate) fn new(inner: Uring, faults: Faults, destinations: Destinations) -> Self {
         let (made_up, gathered) = (VecDeque::new(), VecDeque::new());
-        Self { inner, faults, made_up, held: None, gathered, waker: None }
+        Self { inner, faults, destinations, made_up, held: None, gathered, waker: None }
     }
 
     /// A receive may fail without having been tried.
@@ -209,7 +216,7 @@ impl FaultyRing {
     }
 
     /// Holds `completion` back, if it is the one that is wanted.
-    fn pass(&mut self, completion: Completion) -> Option<Completion> {
+    fn pass(&mut self, completion: Completion<Socket>) -> Option<Completion<Socket>> {
         let kind = match &completion {
             Completion::Received { .. } => Kind::Received,
             Completion::Sent { .. } => Kind::Sent,
@@ -234,7 +241,7 @@ impl FaultyRing {
     }
 
     /// `completion`, as `outcome` says.
-    fn change(&mut self, completion: Completion, outcome: Outcome) -> Completion {
+    fn change(&mut self, completion: Completion<Socket>, outcome: Outcome) -> Completion<Socket> {
         let errno = match outcome {
             Outcome::AsItCame => return completion,
             Outcome::Ended | Outcome::Lost => Errno::ECONNRESET,
@@ -243,7 +250,7 @@ impl FaultyRing {
         match completion {
             Completion::Received { token, result, expect, rearm } => {
                 if let Ok(Some(buffer)) = result {
-                    self.inner.release(buffer);
+                    self.inner.pool_mut().release(buffer);
                 }
                 let result = if outcome == Outcome::Ended { Ok(None) } else { Err(errno) };
                 Completion::Received { token, result, expect, rearm }
@@ -260,7 +267,11 @@ impl FaultyRing {
     }
 }
 
-impl Ring for FaultyRing {
+impl Kernel for FaultyKernel {
+    type Socket = Socket;
+    type Listener = Listener;
+    type Pipe = Pipe;
+
     fn accept(&mut self, listener: &Listener, token: Token) {
         self.inner.accept(listener, token);
     }
@@ -275,12 +286,12 @@ impl Ring for FaultyRing {
         }
     }
 
-    fn receive_on(&mut self, socket: &Socket, expect: Expect, token: Token) {
+    fn receive_multishot(&mut self, socket: &Socket, expect: Expect, token: Token) {
         if self.faults.inner.lock().unwrap().receives_singly {
             return self.receive(socket, BUFFER_BYTES, expect, token);
         }
         if !self.fails_receive(token) {
-            self.inner.receive_on(socket, expect, token);
+            self.inner.receive_multishot(socket, expect, token);
         }
     }
 
@@ -318,24 +329,12 @@ impl Ring for FaultyRing {
         self.inner.close(socket);
     }
 
-    fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
-        self.inner.bytes(buffer)
+    fn pool(&self) -> &BufferPool {
+        self.inner.pool()
     }
 
-    fn fill(&mut self, bytes: &[u8]) -> Option<Buffer> {
-        self.inner.fill(bytes)
-    }
-
-    fn prepend(&mut self, buffer: &mut Buffer, bytes: &[u8]) {
-        self.inner.prepend(buffer, bytes);
-    }
-
-    fn release(&mut self, buffer: Buffer) {
-        self.inner.release(buffer);
-    }
-
-    fn free_buffers(&self) -> usize {
-        self.inner.free_buffers()
+    fn pool_mut(&mut self) -> &mut BufferPool {
+        self.inner.pool_mut()
     }
 
     fn trim(&mut self) -> Trimmed {
@@ -364,7 +363,7 @@ impl Ring for FaultyRing {
         self.inner.wait(deadline)
     }
 
-    fn next_completion(&mut self) -> Option<Completion> {
+    fn next_completion(&mut self) -> Option<Completion<Socket>> {
         if let Some(completion) = self.made_up.pop_front() {
             return Some(completion);
         }
@@ -388,11 +387,48 @@ impl Ring for FaultyRing {
         }
     }
 
+    fn overflows(&self) -> u64 {
+        self.inner.overflows()
+    }
+
+    fn open_socket(&mut self, address: &SocketAddr, mark: Option<u32>) -> Result<Socket, Errno> {
+        self.inner.open_socket(address, mark)
+    }
+
+    fn peer_address(&self, socket: &Socket) -> Result<SocketAddr, Errno> {
+        self.inner.peer_address(socket)
+    }
+
+    fn original_destination(
+        &self,
+        _: &Socket,
+        peer: &SocketAddr,
+        _: Recorded,
+    ) -> Result<SocketAddr, Errno> {
+        self.destinations.lock().unwrap().get(peer).copied().ok_or(Errno::ENOENT)
+    }
+
+    fn open_pipe(&mut self) -> Result<Pipe, Errno> {
+        self.inner.open_pipe()
+    }
+
+    fn clear_waker(&mut self, waker: &Waker) {
+        self.inner.clear_waker(waker);
+    }
+
     fn now(&self) -> Instant {
         self.inner.now()
     }
 
-    fn overflows(&self) -> u64 {
-        self.inner.overflows()
+    fn wall_time(&self) -> SystemTime {
+        self.inner.wall_time()
+    }
+
+    fn processor_time(&self) -> Duration {
+        self.inner.processor_time()
+    }
+
+    fn seed(&self) -> u64 {
+        self.inner.seed()
     }
 }

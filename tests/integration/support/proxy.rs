@@ -1,22 +1,19 @@
 //! A proxy in this process, on ports of the kernel's choice, with original destinations told by
 //! tests.
 
-use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use egret::app::{App, Options};
 use egret::config::{Action, Config, Mode, Workers};
 use egret::control;
 use egret::load;
-use egret::sys::ring::{Errno, Kernel, Recorded, Sockets};
-use egret::sys::socket::Socket;
 use egret::sys::uring::Uring;
 
-use super::faults::{Faults, FaultyRing};
+use super::faults::{Destinations, Faults, FaultyKernel};
 use super::{LONG, eventually};
 
 /// What a test may choose.
@@ -108,29 +105,6 @@ impl Setup {
     }
 }
 
-type Destinations = Arc<Mutex<HashMap<SocketAddr, SocketAddr>>>;
-
-/// The kernel's sockets, but for the original destination.
-#[derive(Debug, Clone)]
-struct Told {
-    destinations: Destinations,
-}
-
-impl Sockets for Told {
-    fn peer_address(&self, socket: &Socket) -> Result<SocketAddr, Errno> {
-        Kernel.peer_address(socket)
-    }
-
-    fn original_destination(
-        &self,
-        _: &Socket,
-        peer: &SocketAddr,
-        _: Recorded,
-    ) -> Result<SocketAddr, Errno> {
-        self.destinations.lock().unwrap().get(peer).copied().ok_or(Errno::ENOENT)
-    }
-}
-
 /// See the module. Dropping it drains it.
 #[derive(Debug)]
 pub(crate) struct Proxy {
@@ -156,13 +130,13 @@ impl Proxy {
             set_log_level: Box::new(|_| Ok(())),
         };
         let (destinations, faults) = (Destinations::default(), Faults::default());
-        let told = Told { destinations: Arc::clone(&destinations) };
-        let (for_rings, chosen) = (faults.clone(), setup.buffers);
-        let make_ring = move |buffers| {
-            let ring = Uring::new(chosen.unwrap_or(buffers))?;
-            Ok(FaultyRing::new(ring, for_rings.clone()))
+        let (for_kernels, told, chosen) =
+            (faults.clone(), Destinations::clone(&destinations), setup.buffers);
+        let make_kernel = move |buffers| {
+            let kernel = Uring::new(chosen.unwrap_or(buffers))?;
+            Ok(FaultyKernel::new(kernel, for_kernels.clone(), Arc::clone(&told)))
         };
-        let app = App::start_on(loaded, options, make_ring, told).unwrap();
+        let app = App::start_on(loaded, options, make_kernel).unwrap();
         let connector = Connector { proxy: app.addresses.listen[0], destinations };
         Self { app: Some(app), connector, faults, _directory: directory }
     }

@@ -1,17 +1,21 @@
-//! The ring that plays a script: connections one after the other, exchanges one after the other on
-//! each, then the client's end and the server's, then the drain.
+//! The kernel that plays a script: connections one after the other, exchanges one after the other
+//! on each, then the client's end and the server's, then the drain.
 
 use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use egret::internals::drain::Drain;
 use egret::sys::buffers::{Buffer, BufferPool};
-use egret::sys::ring::{Completion, Errno, Expect, Notice, Operation, Ring, Token, Trimmed};
+use egret::sys::kernel::{
+    Completion, Errno, Expect, Kernel, Notice, Operation, Recorded, Token, Trimmed,
+};
+use egret::sys::pipe::Pipe;
 use egret::sys::socket::{Listener, Socket};
+use egret::sys::uring::Uring;
 use egret::sys::waker::Waker;
 use nix::sys::socket::SockaddrStorage;
 
@@ -37,6 +41,7 @@ pub(super) struct Script {
     pub(super) drain: Drain,
     pub(super) downstreams: Downstreams,
     pub(super) server: TcpListener,
+    pub(super) destination: SocketAddr,
 }
 
 /// Where the present connection is.
@@ -60,6 +65,8 @@ enum Place {
 #[derive(Debug)]
 pub(super) struct Scripted {
     script: Script,
+    /// Makes the sockets.
+    calls: Uring,
     pool: BufferPool,
     accept: Option<Token>,
     /// Receives in flight: of the downstream, of the upstream.
@@ -70,7 +77,7 @@ pub(super) struct Scripted {
     /// Exchanges left on this connection.
     left: usize,
     round: usize,
-    completions: VecDeque<Completion>,
+    completions: VecDeque<Completion<Socket>>,
     /// The other ends of the present connection.
     peers: Vec<TcpStream>,
     now: Instant,
@@ -80,6 +87,7 @@ impl Scripted {
     pub(super) fn new(script: Script) -> Self {
         Self {
             script,
+            calls: Uring::new(1).expect("io_uring is allowed here"),
             pool: BufferPool::new(BUFFERS).expect("address space"),
             accept: None,
             receives: [None; 2],
@@ -151,7 +159,11 @@ impl Scripted {
     }
 }
 
-impl Ring for Scripted {
+impl Kernel for Scripted {
+    type Socket = Socket;
+    type Listener = Listener;
+    type Pipe = Pipe;
+
     fn accept(&mut self, _: &Listener, token: Token) {
         self.accept = Some(token);
     }
@@ -168,7 +180,7 @@ impl Ring for Scripted {
         self.receives[side] = Some(token);
     }
 
-    fn receive_on(&mut self, socket: &Socket, expect: Expect, token: Token) {
+    fn receive_multishot(&mut self, socket: &Socket, expect: Expect, token: Token) {
         // Ends with the first bytes, as on a kernel that knows no better.
         self.receive(socket, u32::MAX, expect, token);
     }
@@ -205,24 +217,12 @@ impl Ring for Scripted {
         }
     }
 
-    fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
-        self.pool.bytes(buffer)
+    fn pool(&self) -> &BufferPool {
+        &self.pool
     }
 
-    fn fill(&mut self, bytes: &[u8]) -> Option<Buffer> {
-        self.pool.fill(bytes)
-    }
-
-    fn prepend(&mut self, buffer: &mut Buffer, bytes: &[u8]) {
-        self.pool.prepend(buffer, bytes);
-    }
-
-    fn release(&mut self, buffer: Buffer) {
-        self.pool.release(buffer);
-    }
-
-    fn free_buffers(&self) -> usize {
-        self.pool.free()
+    fn pool_mut(&mut self) -> &mut BufferPool {
+        &mut self.pool
     }
 
     fn trim(&mut self) -> Trimmed {
@@ -243,15 +243,52 @@ impl Ring for Scripted {
         Ok(())
     }
 
-    fn next_completion(&mut self) -> Option<Completion> {
+    fn next_completion(&mut self) -> Option<Completion<Socket>> {
         self.completions.pop_front()
     }
+
+    fn overflows(&self) -> u64 {
+        0
+    }
+
+    fn open_socket(&mut self, address: &SocketAddr, mark: Option<u32>) -> Result<Socket, Errno> {
+        self.calls.open_socket(address, mark)
+    }
+
+    /// Every connection comes from the same pod.
+    fn peer_address(&self, _: &Socket) -> Result<SocketAddr, Errno> {
+        Ok(SocketAddr::from(([10, 244, 1, 7], 40_000)))
+    }
+
+    /// Every connection meant to go to the server.
+    fn original_destination(
+        &self,
+        _: &Socket,
+        _: &SocketAddr,
+        _: Recorded,
+    ) -> Result<SocketAddr, Errno> {
+        Ok(self.script.destination)
+    }
+
+    fn open_pipe(&mut self) -> Result<Pipe, Errno> {
+        Err(Errno::EMFILE)
+    }
+
+    fn clear_waker(&mut self, _: &Waker) {}
 
     fn now(&self) -> Instant {
         self.now
     }
 
-    fn overflows(&self) -> u64 {
+    fn wall_time(&self) -> SystemTime {
+        SystemTime::UNIX_EPOCH
+    }
+
+    fn processor_time(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn seed(&self) -> u64 {
         0
     }
 }

@@ -1,4 +1,4 @@
-//! Where a request goes: what its host has led to, kept for the next request of the same host.
+//! Where a request goes: what its host has led to, kept for the next request to the same host.
 
 use std::cell::Cell;
 use std::hash::BuildHasher;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 
-use crate::access_log::{Decider, Request};
+use crate::access_log::Decider;
 use crate::config::Mode;
 use crate::identity::Identity;
 use crate::metrics::{ResponseFlags, SeriesIndex};
@@ -17,14 +17,14 @@ use crate::registry::snapshot::{
 };
 use crate::registry::{Snapshot, Verdict};
 use crate::sniff::Name;
-use crate::worker::connection::Micros;
-use crate::worker::http1::Mode as HttpMode;
 use crate::workload::Workload;
+
+use super::Mode as HttpMode;
 
 /// The routes that one worker has found last: most requests ask a host that was asked before, on
 /// this connection or another one.
 #[derive(Debug)]
-pub(super) struct Routes {
+pub(crate) struct Routes {
     places: Box<[Option<Rc<Route>>]>,
 }
 
@@ -33,48 +33,33 @@ const PLACES: usize = 128;
 
 /// What a route depends on beside the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Asker {
+pub(crate) struct Asker {
     /// The generation that decides.
-    pub(super) generation: u64,
+    pub(crate) generation: u64,
     /// Whether the host has a say.
-    pub(super) mode: HttpMode,
-    pub(super) source: IpAddr,
-    pub(super) destination: SocketAddr,
+    pub(crate) mode: HttpMode,
+    pub(crate) source: IpAddr,
+    pub(crate) destination: SocketAddr,
 }
 
 /// What a host has led to, in one generation.
 #[derive(Debug)]
-pub(super) struct Route {
-    pub(super) asker: Asker,
+pub(crate) struct Route {
+    pub(crate) asker: Asker,
     /// The host; `None`: the request names none, or an address.
-    pub(super) name: Option<Name>,
-    pub(super) source: Identity<Workload>,
-    pub(super) cluster: Identity<Cluster>,
-    pub(super) way: Way,
-    pub(super) standing: Standing,
+    pub(crate) name: Option<Name>,
+    pub(crate) source: Identity<Workload>,
+    pub(crate) cluster: Identity<Cluster>,
+    pub(crate) action: RouteAction,
+    pub(crate) standing: Standing,
     mode: Mode,
-    /// The series that was found last, with what it was found by.
-    pub(super) series: Cell<Option<(u16, ResponseFlags, SeriesIndex)>>,
+    /// The account's note: the series that was found last, with what it was found by.
+    pub(crate) series: Cell<Option<(u16, ResponseFlags, SeriesIndex)>>,
 }
 
-/// A request that has passed, until it is accounted.
-#[derive(Debug)]
-pub(super) struct Exchange {
-    pub(super) route: Rc<Route>,
-    pub(super) began: Micros,
-    /// Of its answer; 0 before there is one.
-    pub(super) status: u16,
-    pub(super) request_bytes: u64,
-    pub(super) response_bytes: u64,
-    /// It offers to go on with HTTP/2.
-    pub(super) wants_h2c: bool,
-    /// For the access log, if there is one.
-    pub(super) line: Option<Box<Request>>,
-}
-
-/// The verdict, for as long as a route is kept.
+/// Where a route leads: the verdict, for as long as the route is kept.
 #[derive(Debug, Clone)]
-pub(super) enum Way {
+pub(crate) enum RouteAction {
     Service(Arc<Service>),
     Passthrough,
     BlackHole,
@@ -88,7 +73,7 @@ impl Default for Routes {
 
 impl Routes {
     /// The route of `asker` to `name`, made if it is not known.
-    pub(super) fn find(
+    pub(crate) fn find(
         &mut self,
         asker: Asker,
         name: Option<&Name>,
@@ -106,12 +91,12 @@ impl Routes {
     }
 
     /// Forgets all: there is a new generation.
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.places.fill(None);
     }
 }
 
-/// Names are chosen by peers: who makes two of them meet in a place has routes made anew.
+/// Peers choose the names. One that makes two of them share a place only has routes made anew.
 #[expect(clippy::cast_possible_truncation, reason = "half an address will do; below PLACES")]
 fn place(asker: Asker, name: Option<&Name>) -> usize {
     let name = FixedState::default().hash_one(name.map_or("", Name::as_str));
@@ -127,7 +112,7 @@ fn place(asker: Asker, name: Option<&Name>) -> usize {
 
 impl Route {
     /// The route of a request to `name`, on a connection from `source` to `destination`.
-    pub(super) fn decide(
+    pub(crate) fn decide(
         snapshot: &Snapshot,
         source: IpAddr,
         destination: SocketAddr,
@@ -141,27 +126,27 @@ impl Route {
     }
 
     /// The route that `verdict` means, for no name.
-    pub(super) fn of(snapshot: &Snapshot, asker: Asker, verdict: Verdict<'_>) -> Self {
+    pub(crate) fn of(snapshot: &Snapshot, asker: Asker, verdict: Verdict<'_>) -> Self {
         Self {
             asker,
             name: None,
             source: snapshot.workload(asker.source).clone(),
             cluster: snapshot.cluster(verdict).clone(),
-            way: Way::from(verdict),
+            action: RouteAction::from(verdict),
             standing: Standing::NotNeeded,
             mode: snapshot.config.outbound_traffic_policy.mode,
             series: Cell::new(None),
         }
     }
 
-    /// The same way for another name, which changes nothing but labels.
-    pub(super) fn renamed(&self, name: Option<Name>) -> Self {
+    /// The same route for another name, which changes nothing but labels.
+    pub(crate) fn renamed(&self, name: Option<Name>) -> Self {
         Self {
             asker: self.asker,
             name,
             source: self.source.clone(),
             cluster: self.cluster.clone(),
-            way: self.way.clone(),
+            action: self.action.clone(),
             standing: self.standing,
             mode: self.mode,
             series: Cell::new(None),
@@ -169,25 +154,25 @@ impl Route {
     }
 
     /// What decided, for the access log.
-    pub(super) fn decider(&self) -> Decider {
-        match &self.way {
-            Way::Service(service) => Decider::Entry(Arc::clone(service)),
-            Way::BlackHole if self.standing == Standing::Unverified => Decider::Unverified,
-            Way::Passthrough | Way::BlackHole => Decider::Policy(self.mode),
+    pub(crate) fn decider(&self) -> Decider {
+        match &self.action {
+            RouteAction::Service(service) => Decider::Entry(Arc::clone(service)),
+            RouteAction::BlackHole if self.standing == Standing::Unverified => Decider::Unverified,
+            RouteAction::Passthrough | RouteAction::BlackHole => Decider::Policy(self.mode),
         }
     }
 
-    /// Nothing may pass.
-    pub(super) fn is_blocked(&self) -> bool {
-        matches!(self.way, Way::BlackHole)
+    /// It leads nowhere.
+    pub(crate) fn is_blocked(&self) -> bool {
+        matches!(self.action, RouteAction::BlackHole)
     }
 
     /// Whether an upstream connection to `upstream` is where this route leads.
-    pub(super) fn leads_to(&self, upstream: SocketAddr, destination: SocketAddr) -> bool {
-        match &self.way {
-            Way::BlackHole => false,
-            Way::Passthrough => upstream == destination,
-            Way::Service(service) => match &service.target {
+    pub(crate) fn leads_to(&self, upstream: SocketAddr, destination: SocketAddr) -> bool {
+        match &self.action {
+            RouteAction::BlackHole => false,
+            RouteAction::Passthrough => upstream == destination,
+            RouteAction::Service(service) => match &service.target {
                 ServiceTarget::OriginalDestination { target_port } => {
                     let port = target_port.unwrap_or(destination.port());
                     upstream == SocketAddr::new(destination.ip(), port)
@@ -198,9 +183,9 @@ impl Route {
     }
 }
 
-impl Way {
-    /// Whether both lead to the same endpoints. For ways of one generation.
-    pub(super) fn is_same(&self, other: &Self) -> bool {
+impl RouteAction {
+    /// Whether both lead to the same endpoints. For routes of one generation.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Service(one), Self::Service(other)) => Arc::ptr_eq(one, other),
             (Self::Passthrough, Self::Passthrough) | (Self::BlackHole, Self::BlackHole) => true,
@@ -209,7 +194,7 @@ impl Way {
     }
 }
 
-impl From<Verdict<'_>> for Way {
+impl From<Verdict<'_>> for RouteAction {
     fn from(verdict: Verdict<'_>) -> Self {
         match verdict {
             Verdict::Service(service, _) => Self::Service(Arc::clone(service)),

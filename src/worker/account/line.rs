@@ -3,11 +3,27 @@
 use std::mem::MaybeUninit;
 
 use crate::access_log::{Excerpt, Request};
+use crate::gate::Logged;
 use crate::http1::{HEADERS_MAX, RequestHead, Version};
+use crate::sniff::Name;
+
+/// What the log says of a request that asks for `name`.
+pub(super) fn of(logged: &Logged, name: Option<&Name>) -> Request {
+    match logged {
+        Logged::Head(head, bytes) => of_head(head, bytes),
+        Logged::Stream(method, path) => Request {
+            method: (&**method).into(),
+            target: (&**path).into(),
+            version: "HTTP/2",
+            authority: name.map(|name| name.as_str().into()),
+            ..Request::default()
+        },
+    }
+}
 
 /// The line of `head`, which is what `bytes` begin with. Read again, because only a log that is on
 /// wants these fields.
-pub(super) fn of_head(head: &RequestHead, bytes: &[u8]) -> Request {
+fn of_head(head: &RequestHead, bytes: &[u8]) -> Request {
     let bytes = &bytes[..head.head_len.min(bytes.len())];
     let part = |range: &std::ops::Range<usize>| bytes.get(range.clone()).unwrap_or_default();
     let mut line = Request {
@@ -17,7 +33,6 @@ pub(super) fn of_head(head: &RequestHead, bytes: &[u8]) -> Request {
             Version::Http10 => "HTTP/1.0",
             Version::Http11 => "HTTP/1.1",
         },
-        details: "via_upstream",
         ..Request::default()
     };
     let mut storage = [const { MaybeUninit::uninit() }; HEADERS_MAX];

@@ -1,0 +1,307 @@
+//! What may pass: bytes in, an outcome out.
+//!
+//! Every connection has a [`Gate`]. The worker shows it what a side has sent and does what the
+//! [`Outcome`] says; the gate touches no socket and knows no clock. It decides by the [`Policy`] of
+//! the moment: the snapshot, who asks for what, and whether an upstream connection exists.
+//!
+//! ```text
+//!            +--- TLS with a name, or no protocol that is known ---> Open
+//!  Detect ---+--- HTTP/1 ---> Http1 --- cannot be followed ---> Open
+//!            +--- HTTP/2 ---> Http2
+//! ```
+//!
+//! Where a name can decide, a connection is *gated*: none of its bytes passes before the gate has
+//! allowed it, and each request is judged by its own host. Where the address has decided, it is
+//! *observed*: all bytes pass, and the gate only reads them for the labels of metrics and log.
+//!
+//! Three promises, which the tests in `gate/tests` hold for every cut of the bytes:
+//! - no byte of a request passes to an upstream connection that its own host does not lead to;
+//! - the same bytes in other pieces have the same outcome;
+//! - a gate that has said [`Outcome::Hold`], or [`Outcome::Act`] with an action that the worker
+//!   could not take yet, says the same again when it is shown the same bytes.
+
+mod detect;
+mod http1;
+mod http2;
+mod outcome;
+mod reply;
+mod route;
+
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::access_log::Protocol;
+use crate::metrics::{CloseReason, Recognised, ResponseFlags};
+use crate::registry::Snapshot;
+use crate::relay::Side;
+
+pub(crate) use detect::Detect;
+pub(crate) use http1::{Http1, Mode};
+pub(crate) use http2::Http2;
+pub(crate) use outcome::{
+    Action, Attribution, DecidedBy, Leg, Logging, Note, Outcome, Policy, Tables, Unfollowed,
+};
+pub(crate) use reply::{
+    Answered, AnsweredBy, Exchange, Logged, Malformed, Reply, TLS_ACCESS_DENIED,
+};
+pub(crate) use route::{Asker, Route, RouteAction, Routes};
+
+/// Microseconds since the worker began.
+pub(crate) type Micros = u64;
+
+/// A snapshot that decisions hold. The count of the `Arc` is one memory location for all workers,
+/// so a worker shares its own copy.
+pub(crate) type HeldSnapshot = Rc<Arc<Snapshot>>;
+
+/// Who inspects a connection's bytes before they pass.
+#[derive(Debug, Default)]
+pub(crate) enum Gate {
+    /// Nothing does: all bytes pass.
+    #[default]
+    Open,
+    /// The first bytes tell the protocol.
+    Detect(Detect),
+    /// Requests and responses of HTTP/1.
+    Http1(Box<Http1>),
+    /// Frames of HTTP/2.
+    Http2(Box<Http2>),
+}
+
+impl Gate {
+    /// What becomes of `bytes`, which `side` has sent. They begin where the last bytes ended that
+    /// passed or were dropped, and are none only when all has passed and no upstream connection
+    /// exists.
+    pub(crate) fn inspect(
+        &mut self,
+        side: Side,
+        bytes: &[u8],
+        policy: &Policy<'_>,
+        tables: &mut Tables,
+    ) -> Outcome {
+        let found = match self {
+            Self::Open => return Outcome::Pass(bytes.len()),
+            Self::Http1(http) => match http.inspect(side, bytes, policy, tables) {
+                Ok(outcome) => return outcome,
+                Err(unfollowed) => return self.unfollow(unfollowed),
+            },
+            Self::Http2(http) => return http.inspect(side, bytes, policy),
+            Self::Detect(detect) => detect.inspect(side, bytes, policy, tables),
+        };
+        match found {
+            detect::Found::Nothing(outcome) => outcome,
+            detect::Found::Labels(action) => {
+                *self = Self::Open;
+                Outcome::Act(action)
+            }
+            detect::Found::Http1(http) => {
+                *self = Self::Http1(http);
+                Outcome::Note(Note::Http1Detected)
+            }
+            detect::Found::Http2(http) => {
+                *self = Self::Http2(http);
+                Outcome::Note(Note::Http2Detected)
+            }
+        }
+    }
+
+    fn unfollow(&mut self, why: http1::Unreadable) -> Outcome {
+        let http1::Unreadable { refusal, unframed } = why;
+        match std::mem::take(self) {
+            Self::Http1(requests) => {
+                let unfollowed = Unfollowed { requests, refusal, unframed };
+                Outcome::Act(Action::Unfollow(Box::new(unfollowed)))
+            }
+            other @ (Self::Open | Self::Detect(_) | Self::Http2(_)) => {
+                *self = other;
+                Outcome::Hold
+            }
+        }
+    }
+
+    /// The bytes of `side` that [`Outcome::Drop`] has named are gone.
+    pub(crate) fn dropped(&mut self, side: Side) {
+        match (self, side) {
+            (Self::Http2(http), Side::Downstream) => http.dropped(),
+            (Self::Http2(_), Side::Upstream)
+            | (Self::Open | Self::Detect(_) | Self::Http1(_), _) => {}
+        }
+    }
+
+    /// Nothing is known that could change the decision any more (the downstream has ended, or the
+    /// time is up): the address decides, and all that is held may pass.
+    pub(crate) fn give_up(&mut self, why: Recognised, policy: &Policy<'_>) -> Box<Attribution> {
+        // Others were detected before, and did not come to a name.
+        let found = matches!(self, Self::Detect(_)).then_some(why);
+        *self = Self::Open;
+        Box::new(Attribution {
+            snapshot: Rc::clone(policy.snapshot),
+            decided_by: DecidedBy::Name,
+            name: None,
+            protocol: Protocol::Tcp,
+            found,
+            junk: None,
+        })
+    }
+
+    /// As [`Gate::give_up`], for an observed connection whose protocol is not known yet.
+    pub(crate) fn stop_observing(&mut self, why: Recognised) -> Option<Box<Attribution>> {
+        let Self::Detect(detect) = self else { return None };
+        let attribution = detect.nameless(why)?;
+        *self = Self::Open;
+        Some(attribution)
+    }
+
+    /// The upstream connection is made, or the connection ends: what it is accounted by from here
+    /// on, if that had to wait.
+    pub(crate) fn take_attribution(&mut self) -> Option<Box<Attribution>> {
+        match self {
+            Self::Http2(http) => http.take_attribution(),
+            Self::Open | Self::Detect(_) | Self::Http1(_) => None,
+        }
+    }
+
+    /// Another upstream connection takes the place of the last one.
+    pub(crate) fn leg_replaced(&mut self) {
+        match self {
+            Self::Http1(http) => http.leg_replaced(),
+            Self::Open | Self::Detect(_) | Self::Http2(_) => {}
+        }
+    }
+
+    /// No upstream connection could be made: what the requests that wait for one are told. `held`
+    /// are the bytes that the gate has not let pass.
+    pub(crate) fn unreachable(
+        &mut self,
+        held: &[u8],
+        policy: &Policy<'_>,
+        (flags, reason): (ResponseFlags, CloseReason),
+    ) -> Option<Box<Reply>> {
+        match self {
+            Self::Http1(http) => http.unreachable(held, policy, flags, reason),
+            Self::Http2(http) => http.unreachable(held, policy, flags, reason),
+            Self::Open | Self::Detect(_) => None,
+        }
+    }
+
+    /// The reply of [`Action::Reply`] is being sent: its requests are accounted with it.
+    pub(crate) fn replied(&mut self) {
+        match self {
+            Self::Http1(http) => http.replied(),
+            Self::Open | Self::Detect(_) | Self::Http2(_) => {}
+        }
+    }
+
+    /// `side` has ended, and everything before it has passed.
+    pub(crate) fn ended(&mut self, side: Side) {
+        match (self, side) {
+            (Self::Http1(http), Side::Upstream) => http.upstream_ended(),
+            (Self::Http1(_), Side::Downstream)
+            | (Self::Open | Self::Detect(_) | Self::Http2(_), _) => {}
+        }
+    }
+
+    /// The downstream is told that the responses have ended: what it sends from here on belongs to
+    /// nobody, but for the rest of a body that is passing. Whether that changes anything.
+    pub(crate) fn end_responses(&mut self) -> bool {
+        match self {
+            Self::Http1(http) => http.end_responses(),
+            Self::Open | Self::Detect(_) | Self::Http2(_) => false,
+        }
+    }
+
+    /// The next request, if it has come whole, does not need the present upstream connection.
+    pub(crate) fn is_between_exchanges(&self) -> bool {
+        match self {
+            Self::Http1(http) => http.is_between_exchanges(),
+            Self::Open | Self::Detect(_) | Self::Http2(_) => false,
+        }
+    }
+
+    /// What is held of `side` waits for something else than more bytes from that side.
+    pub(crate) fn waits(&self, side: Side) -> bool {
+        match (self, side) {
+            (Self::Http1(http), Side::Downstream) => http.waits(),
+            (Self::Http2(http), Side::Downstream) => http.waits(),
+            (Self::Http1(_) | Self::Http2(_), Side::Upstream)
+            | (Self::Open | Self::Detect(_), _) => false,
+        }
+    }
+
+    /// The end of the present response is known by the upstream's end only.
+    pub(crate) fn is_unframed(&self) -> bool {
+        match self {
+            Self::Http1(http) => http.is_unframed(),
+            Self::Open | Self::Detect(_) | Self::Http2(_) => false,
+        }
+    }
+
+    /// All requests have passed whole: the upstream may be told that no more follow.
+    pub(crate) fn is_between_requests(&self) -> bool {
+        match self {
+            Self::Http1(http) => http.is_between_requests(),
+            Self::Open | Self::Detect(_) | Self::Http2(_) => false,
+        }
+    }
+
+    /// Whether all bytes pass, whatever they are.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        match self {
+            Self::Open => true,
+            Self::Detect(detect) => detect.is_observing(),
+            Self::Http1(http) => http.is_observing(),
+            Self::Http2(_) => false,
+        }
+    }
+
+    /// Bytes from `side` that need no inspection: they may be spliced.
+    pub(crate) fn unseen(&self, side: Side) -> u64 {
+        match self {
+            Self::Open => u64::MAX,
+            Self::Http1(http) => http.unseen(side),
+            Self::Detect(_) | Self::Http2(_) => 0,
+        }
+    }
+
+    /// `bytes` from `side` have passed without inspection.
+    pub(crate) fn skipped(&mut self, side: Side, bytes: u64) {
+        match self {
+            Self::Http1(http) => http.skipped(side, bytes),
+            Self::Open | Self::Detect(_) | Self::Http2(_) => {}
+        }
+    }
+
+    /// The next request whose response has ended, to be accounted.
+    pub(crate) fn pop_ended(&mut self) -> Option<Answered> {
+        match self {
+            Self::Http1(http) => http.pop_ended(),
+            Self::Open | Self::Detect(_) | Self::Http2(_) => None,
+        }
+    }
+
+    /// The next request that gets no whole response.
+    pub(crate) fn pop_unanswered(&mut self, now: Micros) -> Option<Answered> {
+        match self {
+            Self::Http1(http) => http.pop_unanswered(now),
+            Self::Open | Self::Detect(_) | Self::Http2(_) => None,
+        }
+    }
+
+    /// Where the last request went.
+    pub(crate) fn route(&self) -> Option<&Rc<Route>> {
+        match self {
+            Self::Http1(http) => http.route(),
+            Self::Open | Self::Detect(_) | Self::Http2(_) => None,
+        }
+    }
+
+    /// The protocol that a connection is accounted as whose attribution has not come.
+    pub(crate) fn protocol(&self) -> Protocol {
+        match self {
+            Self::Http2(_) => Protocol::Http2,
+            Self::Open | Self::Detect(_) | Self::Http1(_) => Protocol::Tcp,
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! Protocol detection: what the first bytes of a connection are, and the name that they show.
+//!
+//! One reader in two modes. *Held*: a name can decide, so the bytes wait until the name is known,
+//! or it is clear that there is none. *Observed*: the address has decided, so they pass, and the
+//! name only labels what is counted.
+
+use std::rc::Rc;
+
+use super::{
+    Action, Asker, Attribution, DecidedBy, HeldSnapshot, Http1, Http2, Mode, Outcome, Policy,
+    Route, Tables,
+};
+use crate::access_log::Protocol;
+use crate::http2::{FrameStep, PREFACE, RequestFrames};
+use crate::metrics::Recognised;
+use crate::registry::snapshot::NameSource;
+use crate::relay::Side;
+use crate::sniff::{ClientHello, Name, NameError, OpaqueReason, Sni, Sniff, Sniffer};
+
+/// The most that is kept of what has passed, to find the first request of HTTP/2 in it.
+const PASSED_BYTES_MAX: usize = 64 * 1024;
+
+/// A connection whose protocol is not known yet.
+#[derive(Debug)]
+pub(crate) struct Detect {
+    /// Observed: what has decided, and what the labels come from. `None`: the bytes are held.
+    decided: Option<HeldSnapshot>,
+    /// Once a first piece has not been enough.
+    begun: Option<Box<Begun>>,
+}
+
+#[derive(Debug, Default)]
+struct Begun {
+    sniffer: Sniffer,
+    /// Held: bytes that the sniffer has been fed; they are shown again.
+    fed: usize,
+    /// Observed: what has passed, as far as another reader may need it.
+    passed: Vec<u8>,
+    /// Observed: HTTP/2, whose first request has not come.
+    frames: Option<RequestFrames>,
+}
+
+/// What has come of looking.
+pub(super) enum Found {
+    /// It is not known yet.
+    Nothing(Outcome),
+    /// All that will ever be known.
+    Labels(Action),
+    Http1(Box<Http1>),
+    Http2(Box<Http2>),
+}
+
+/// What the bytes of an observed connection are.
+enum Seen {
+    Nothing,
+    Tls(ClientHello),
+    /// HTTP/1, and what has passed of it.
+    Http1(Vec<u8>),
+    /// The first request of HTTP/2, with its authority.
+    Http2(Option<Name>),
+    Opaque(OpaqueReason),
+}
+
+impl Detect {
+    /// The bytes are held: a name can decide.
+    pub(crate) fn held() -> Self {
+        Self { decided: None, begun: None }
+    }
+
+    /// The bytes pass: the address has decided, by this snapshot.
+    pub(crate) fn observed(snapshot: HeldSnapshot) -> Self {
+        Self { decided: Some(snapshot), begun: None }
+    }
+
+    pub(super) fn is_observing(&self) -> bool {
+        self.decided.is_some()
+    }
+
+    pub(super) fn inspect(
+        &mut self,
+        side: Side,
+        bytes: &[u8],
+        policy: &Policy<'_>,
+        tables: &mut Tables,
+    ) -> Found {
+        match (&self.decided, side) {
+            (None, Side::Downstream) => self.hold(bytes, policy),
+            // There is no upstream yet.
+            (None, Side::Upstream) => Found::Nothing(Outcome::Hold),
+            (Some(_), Side::Downstream) => self.observe(bytes, policy, tables),
+            (Some(_), Side::Upstream) => match self.begun {
+                // The server speaks first: the workload's first bytes will be its reply.
+                None => self
+                    .nameless(Recognised::ServerFirst)
+                    .map_or(Found::Nothing(Outcome::Pass(bytes.len())), |attribution| {
+                        Found::Labels(Action::Attribute(attribution))
+                    }),
+                Some(_) => Found::Nothing(Outcome::Pass(bytes.len())),
+            },
+        }
+    }
+
+    fn hold(&mut self, bytes: &[u8], policy: &Policy<'_>) -> Found {
+        let begun = self.begun.get_or_insert_default();
+        let sniff = begun.sniffer.feed(&bytes[begun.fed..]);
+        let (name, protocol, found) = match sniff {
+            Sniff::NeedMore => {
+                begun.fed = bytes.len();
+                return Found::Nothing(Outcome::Hold);
+            }
+            Sniff::Http1 => return Found::Http1(Box::new(Http1::gated())),
+            Sniff::Http2Preface => return Found::Http2(Box::default()),
+            Sniff::Tls(hello) => (name_of(hello), Protocol::Tls, Recognised::Tls),
+            Sniff::Opaque(reason) => (Ok(None), Protocol::Tcp, Recognised::from(*reason)),
+        };
+        Found::Labels(Action::Decide(attribution(
+            Rc::clone(policy.snapshot),
+            DecidedBy::Name,
+            name.map(|name| name.map(|name| (name, NameSource::Sni))),
+            protocol,
+            found,
+        )))
+    }
+
+    fn observe(&mut self, bytes: &[u8], policy: &Policy<'_>, tables: &mut Tables) -> Found {
+        let seen = match &mut self.begun {
+            Some(begun) => begun.observe(bytes),
+            None => {
+                let mut begun = Begun::default();
+                let seen = begun.observe(bytes);
+                if let Seen::Nothing = seen {
+                    self.begun = Some(Box::new(begun));
+                }
+                seen
+            }
+        };
+        let Some(snapshot) = &self.decided else { return Found::Nothing(Outcome::Hold) };
+        let labels = |name, protocol, found| {
+            let attribution =
+                attribution(Rc::clone(snapshot), DecidedBy::Address, name, protocol, found);
+            Found::Labels(Action::Attribute(attribution))
+        };
+        match seen {
+            Seen::Nothing => Found::Nothing(Outcome::Pass(bytes.len())),
+            Seen::Tls(hello) => {
+                let name = name_of(&hello).map(|name| name.map(|name| (name, NameSource::Sni)));
+                labels(name, Protocol::Tls, Recognised::Tls)
+            }
+            Seen::Http2(name) => {
+                let name = Ok(name.map(|name| (name, NameSource::Host)));
+                labels(name, Protocol::Http2, Recognised::Http2)
+            }
+            Seen::Opaque(reason) => labels(Ok(None), Protocol::Tcp, Recognised::from(reason)),
+            Seen::Http1(passed) => {
+                let asker = Asker {
+                    generation: snapshot.generation,
+                    mode: Mode::Observed,
+                    source: policy.source,
+                    destination: policy.destination,
+                };
+                let verdict = snapshot.lookup(policy.destination);
+                let decide = || Route::of(snapshot, asker, verdict);
+                let route = tables.routes.find(asker, None, decide);
+                Found::Http1(Box::new(Http1::observed(route, passed)))
+            }
+        }
+    }
+
+    /// An observed connection shows no name, for this reason.
+    pub(super) fn nameless(&self, why: Recognised) -> Option<Box<Attribution>> {
+        let snapshot = Rc::clone(self.decided.as_ref()?);
+        Some(attribution(snapshot, DecidedBy::Address, Ok(None), Protocol::Tcp, why))
+    }
+}
+
+impl Begun {
+    fn observe(&mut self, bytes: &[u8]) -> Seen {
+        if self.frames.is_some() {
+            self.passed.extend_from_slice(bytes);
+            return self.find_stream();
+        }
+        match self.sniffer.feed(bytes) {
+            Sniff::NeedMore => {
+                self.passed.extend_from_slice(bytes);
+                Seen::Nothing
+            }
+            Sniff::Tls(hello) => Seen::Tls(hello.clone()),
+            // These bytes are shown to the reader of HTTP/1 again.
+            Sniff::Http1 => Seen::Http1(std::mem::take(&mut self.passed)),
+            Sniff::Http2Preface => {
+                self.passed.extend_from_slice(bytes);
+                self.frames = Some(RequestFrames::default());
+                self.passed.drain(..PREFACE.len());
+                self.find_stream()
+            }
+            Sniff::Opaque(reason) => Seen::Opaque(*reason),
+        }
+    }
+
+    /// The first request of HTTP/2 names the connection.
+    fn find_stream(&mut self) -> Seen {
+        let Some(frames) = &mut self.frames else { return Seen::Nothing };
+        let name = loop {
+            match frames.next(&self.passed) {
+                FrameStep::NeedMore if self.passed.len() > PASSED_BYTES_MAX => break None,
+                FrameStep::NeedMore => return Seen::Nothing,
+                FrameStep::Pass { bytes } | FrameStep::SettingsAck { bytes } => {
+                    self.passed.drain(..bytes);
+                }
+                FrameStep::Request { authority, .. } => break authority.name,
+                FrameStep::Refused(_) => break None,
+            }
+        };
+        Seen::Http2(name)
+    }
+}
+
+/// The server's name.
+fn name_of(hello: &ClientHello) -> Result<Option<Name>, NameError> {
+    match &hello.sni {
+        Sni::Name(name) => Ok(Some(name.clone())),
+        Sni::Absent | Sni::Address(_) => Ok(None),
+        Sni::Junk(error) => Err(*error),
+    }
+}
+
+fn attribution(
+    snapshot: HeldSnapshot,
+    decided_by: DecidedBy,
+    name: Result<Option<(Name, NameSource)>, NameError>,
+    protocol: Protocol,
+    found: Recognised,
+) -> Box<Attribution> {
+    let (name, junk) = match name {
+        Ok(name) => (name, None),
+        Err(error) => (None, Some(error)),
+    };
+    Box::new(Attribution { snapshot, decided_by, name, protocol, found: Some(found), junk })
+}

@@ -1,0 +1,379 @@
+//! The requests and responses of one HTTP/1 connection.
+//!
+//! *Gated*: a name can decide. The connection has one request at a time: the next head is read only
+//! when the body of the request before it and the response to that have ended. So there is never
+//! an allowed request in flight whose response a request behind it could take, and the upstream
+//! connection is idle whenever it is changed. A client that pipelines has its requests served one
+//! after the other.
+//!
+//! *Observed*: the address has decided. All bytes pass as they come and are only counted; requests
+//! may be pipelined.
+
+mod local;
+mod observed;
+
+use std::rc::Rc;
+
+use super::{
+    Action, Answered, AnsweredBy, Asker, Exchange, Leg, Logged, Logging, Micros, Note, Outcome,
+    Policy, Reply, Route, Tables,
+};
+use crate::http1::{
+    self, Asked, KnownHeads, Lost, Refusal, RequestHead, RequestStep, RequestStream, ResponseStep,
+    ResponseStream, Turn, Upgrade,
+};
+use crate::metrics::CloseReason;
+use crate::registry::snapshot::Standing;
+use crate::relay::Side;
+
+/// The most bytes that are kept of what has passed and could not be read yet, while observing.
+/// Detection and heads need less; a client that wants another protocol may send more at once.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+
+/// Whether requests wait to be allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// They do.
+    Gated,
+    /// They are only counted.
+    Observed,
+}
+
+/// What follows the present response.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Follows {
+    /// Responses, as long as there are requests.
+    Responses,
+    /// Only the upstream's end tells where the present one ends.
+    Unframed,
+    /// Another protocol, which has been agreed.
+    OtherProtocol,
+}
+
+/// An observed connection that cannot be followed any further.
+#[derive(Debug, Default)]
+pub(super) struct Unreadable {
+    pub(super) refusal: Option<Refusal>,
+    pub(super) unframed: Option<Lost>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Http1 {
+    mode: Mode,
+    requests: RequestStream,
+    responses: ResponseStream<Exchange>,
+    /// Observed: copies of bytes that have passed and could not be read yet, by source side.
+    kept: [Vec<u8>; 2],
+    /// Gated: the head that was read and has not passed.
+    pending: Option<Rc<RequestHead>>,
+    /// Where the last request goes.
+    route: Option<Rc<Route>>,
+    follows: Follows,
+}
+
+impl Http1 {
+    /// A gated connection of which nothing has passed.
+    pub(super) fn gated() -> Self {
+        Self {
+            mode: Mode::Gated,
+            requests: RequestStream::default(),
+            responses: ResponseStream::default(),
+            kept: [Vec::new(), Vec::new()],
+            pending: None,
+            route: None,
+            follows: Follows::Responses,
+        }
+    }
+
+    /// A connection that `route` has decided, of which `passed` has passed.
+    pub(super) fn observed(route: Rc<Route>, passed: Vec<u8>) -> Self {
+        let kept = [passed, Vec::new()];
+        Self { mode: Mode::Observed, kept, route: Some(route), ..Self::gated() }
+    }
+
+    pub(super) fn inspect(
+        &mut self,
+        side: Side,
+        bytes: &[u8],
+        policy: &Policy<'_>,
+        tables: &mut Tables,
+    ) -> Result<Outcome, Unreadable> {
+        if side == Side::Upstream
+            && let Some(first) = self.responses.first_mut()
+            && first.responded.is_none()
+        {
+            first.responded = Some(policy.now);
+        }
+        match (self.mode, side) {
+            (Mode::Gated, Side::Downstream) => Ok(self.request(bytes, policy, tables)),
+            (Mode::Gated, Side::Upstream) => Ok(self.response(bytes, &mut tables.heads)),
+            (Mode::Observed, Side::Downstream) => {
+                self.observe_requests(bytes, policy, tables)?;
+                Ok(Outcome::Pass(bytes.len()))
+            }
+            (Mode::Observed, Side::Upstream) => {
+                self.observe_responses(bytes, &mut tables.heads)?;
+                Ok(Outcome::Pass(bytes.len()))
+            }
+        }
+    }
+
+    /// What becomes of the first bytes of the downstream.
+    fn request(&mut self, bytes: &[u8], policy: &Policy<'_>, tables: &mut Tables) -> Outcome {
+        if self.pending.is_none() {
+            if self.requests.is_at_head() && !self.responses.is_idle() {
+                return Outcome::Hold;
+            }
+            match self.requests.next_known(bytes, &mut tables.heads) {
+                // What is behind an upgrade that is not answered is neither that protocol nor a
+                // request.
+                RequestStep::NeedMore | RequestStep::AwaitUpgrade => return Outcome::Hold,
+                RequestStep::Head(head) => self.pending = Some(head),
+                RequestStep::Body { bytes, ends } => {
+                    if ends {
+                        self.request_ends();
+                    }
+                    return Outcome::Pass(bytes);
+                }
+                RequestStep::Opaque { bytes } => return Outcome::Pass(bytes),
+                RequestStep::Discard { bytes } => return Outcome::Drop(bytes),
+                RequestStep::Refused(refusal) => return self.refuse(refusal, bytes, policy),
+            }
+        }
+        self.decide(bytes, policy, tables)
+    }
+
+    /// What becomes of the pending head, with which `bytes` begin.
+    fn decide(&mut self, bytes: &[u8], policy: &Policy<'_>, tables: &mut Tables) -> Outcome {
+        let Some(head) = &self.pending else { return Outcome::Hold };
+        let asker = Asker {
+            generation: policy.snapshot.generation,
+            mode: Mode::Gated,
+            source: policy.source,
+            destination: policy.destination,
+        };
+        let name = head.host.as_ref();
+        let route = match &self.route {
+            Some(last) if last.asker == asker && last.name.as_ref() == name => last,
+            _ => {
+                let decide = || {
+                    let (source, destination) = (policy.source, policy.destination);
+                    Route::decide(policy.snapshot, source, destination, name.cloned())
+                };
+                let route = self.route.insert(tables.routes.find(asker, name, decide));
+                if route.standing == Standing::Unverified {
+                    return Outcome::Note(Note::UnverifiedName);
+                }
+                route
+            }
+        };
+        match policy.leg {
+            Leg::Up(upstream) if route.leads_to(upstream, policy.destination) => {
+                let route = Rc::clone(route);
+                let logged = logged(head, bytes, policy.logging);
+                let head_len = head.head_len;
+                self.ask(route, logged, policy.now);
+                Outcome::Pass(head_len)
+            }
+            Leg::Up(_) | Leg::None if route.is_blocked() => {
+                let reply = self.local_reply(502, bytes, policy);
+                Outcome::Act(Action::Reply(Box::new(Reply {
+                    reason: CloseReason::BlackHole,
+                    ..reply
+                })))
+            }
+            Leg::Up(_) | Leg::None => Outcome::Act(Action::Go(Rc::clone(route))),
+        }
+    }
+
+    /// The pending head passes.
+    fn ask(&mut self, route: Rc<Route>, logged: Option<Box<Logged>>, now: Micros) {
+        let Some(head) = self.pending.take() else { return };
+        let exchange = Exchange {
+            route,
+            began: now,
+            responded: None,
+            request_bytes: head.head_len as u64,
+            offers_h2c: head.upgrade == Upgrade::H2c,
+            logged,
+        };
+        self.responses.asked(Asked::from(&*head), exchange);
+    }
+
+    /// What becomes of the first bytes of the upstream.
+    fn response(&mut self, bytes: &[u8], known: &mut KnownHeads) -> Outcome {
+        match self.responses.next_known(bytes, known) {
+            ResponseStep::NeedMore => Outcome::Hold,
+            ResponseStep::Head(head) if self.hides_requests(head.turn) => {
+                Outcome::Act(Action::End(CloseReason::BadRequest))
+            }
+            ResponseStep::Head(head) => {
+                self.response_begins(head.turn);
+                Outcome::Pass(head.head_len)
+            }
+            ResponseStep::Body { bytes, ends: _ } | ResponseStep::Opaque { bytes } => {
+                Outcome::Pass(bytes)
+            }
+            // A server that gives up an idle connection says so (408). That answers no request, and
+            // the connection can carry no response any more: it is as if it had ended here.
+            ResponseStep::Unasked => Outcome::Act(Action::EndResponses),
+            // What follows is told as bytes that pass.
+            ResponseStep::Lost(lost) => {
+                self.follows = Follows::Unframed;
+                Outcome::Note(Note::ResponseUnframed(lost))
+            }
+        }
+    }
+
+    /// The response begins HTTP/2, in which later requests would pass unseen.
+    fn hides_requests(&self, turn: Turn) -> bool {
+        let offered = self.responses.first().is_some_and(|exchange| exchange.offers_h2c);
+        turn == Turn::Switched && offered && self.mode == Mode::Gated
+    }
+
+    fn response_begins(&mut self, turn: Turn) {
+        match turn {
+            Turn::Switched => {
+                self.follows = Follows::OtherProtocol;
+                self.requests.upgraded();
+            }
+            Turn::Declined => self.requests.upgrade_declined(),
+            Turn::Interim | Turn::Final => {}
+        }
+    }
+
+    fn request_ends(&mut self) {
+        let request_bytes = self.requests.request_bytes();
+        if let Some(exchange) = self.responses.last_mut() {
+            exchange.request_bytes = request_bytes;
+        }
+    }
+
+    /// See [`super::Gate::replied`].
+    pub(super) fn replied(&mut self) {
+        self.pending = None;
+    }
+
+    /// See [`super::Gate::ended`].
+    pub(super) fn upstream_ended(&mut self) {
+        self.responses.upstream_ended();
+    }
+
+    /// See [`super::Gate::end_responses`].
+    pub(super) fn end_responses(&mut self) -> bool {
+        if self.mode == Mode::Observed || self.follows == Follows::OtherProtocol {
+            return false;
+        }
+        match self.pending.take() {
+            // The request stream is behind this head: the body that it sees next has no head.
+            Some(_) => self.requests.end(),
+            None => self.requests.end_behind_body(),
+        }
+        true
+    }
+
+    /// See [`super::Gate::leg_replaced`].
+    pub(super) fn leg_replaced(&mut self) {
+        self.responses.upstream_replaced();
+        self.follows = Follows::Responses;
+    }
+
+    /// See [`super::Gate::is_between_exchanges`].
+    pub(super) fn is_between_exchanges(&self) -> bool {
+        let is_at_head = self.pending.is_some() || self.requests.is_at_head();
+        self.mode == Mode::Gated && self.responses.is_idle() && is_at_head
+    }
+
+    /// See [`super::Gate::waits`]: for the end of a response.
+    pub(super) fn waits(&self) -> bool {
+        self.mode == Mode::Gated && !self.responses.is_idle()
+    }
+
+    /// See [`super::Gate::is_unframed`].
+    pub(super) fn is_unframed(&self) -> bool {
+        self.follows == Follows::Unframed
+    }
+
+    /// See [`super::Gate::is_between_requests`].
+    pub(super) fn is_between_requests(&self) -> bool {
+        self.requests.is_between_requests()
+    }
+
+    /// See [`super::Gate::holds_nothing`].
+    pub(super) fn is_observing(&self) -> bool {
+        self.mode == Mode::Observed
+    }
+
+    /// See [`super::Gate::unseen`].
+    pub(super) fn unseen(&self, side: Side) -> u64 {
+        match side {
+            // What is left of the body may be that of a head that has not passed.
+            Side::Downstream if self.pending.is_some() => 0,
+            Side::Downstream => self.requests.body_left(),
+            Side::Upstream => self.responses.body_left(),
+        }
+    }
+
+    /// See [`super::Gate::skipped`].
+    pub(super) fn skipped(&mut self, side: Side, bytes: u64) {
+        match side {
+            Side::Downstream => {
+                if self.requests.skip_body(bytes) {
+                    self.request_ends();
+                }
+            }
+            Side::Upstream => {
+                self.responses.skip_body(bytes);
+            }
+        }
+    }
+
+    /// See [`super::Gate::pop_ended`].
+    pub(crate) fn pop_ended(&mut self) -> Option<Answered> {
+        self.responses.pop_ended().map(from_upstream)
+    }
+
+    /// See [`super::Gate::pop_unanswered`]: also a head that was read and has not passed.
+    pub(crate) fn pop_unanswered(&mut self, now: Micros) -> Option<Answered> {
+        if let Some(unanswered) = self.responses.pop_unanswered() {
+            return Some(from_upstream(unanswered));
+        }
+        let (head, route) = (self.pending.take()?, self.route.as_ref()?);
+        let exchange = Exchange {
+            route: Rc::clone(route),
+            began: now,
+            responded: None,
+            request_bytes: head.head_len as u64,
+            offers_h2c: false,
+            logged: None,
+        };
+        let answered_by = AnsweredBy::Upstream;
+        Some(Answered { exchange, status: 0, response_bytes: 0, answered_by })
+    }
+
+    /// See [`super::Gate::route`].
+    pub(crate) fn route(&self) -> Option<&Rc<Route>> {
+        self.route.as_ref()
+    }
+}
+
+fn from_upstream(answered: http1::Answered<Exchange>) -> Answered {
+    Answered {
+        exchange: answered.request,
+        status: answered.status,
+        response_bytes: answered.bytes,
+        answered_by: AnsweredBy::Upstream,
+    }
+}
+
+/// What the access log says of `head`, with which `bytes` begin.
+fn logged(head: &Rc<RequestHead>, bytes: &[u8], logging: Logging) -> Option<Box<Logged>> {
+    match logging {
+        Logging::Off => None,
+        Logging::On => {
+            let bytes = &bytes[..head.head_len.min(bytes.len())];
+            Some(Box::new(Logged::Head(Rc::clone(head), bytes.into())))
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! What a gate is asked with, and what it can say.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use super::{Answered, HeldSnapshot, Http1, Micros, Reply, Route, Routes};
+use crate::access_log::Protocol;
+use crate::http1::{KnownHeads, Lost, Refusal};
+use crate::http2::FrameError;
+use crate::metrics::{CloseReason, Recognised};
+use crate::registry::snapshot::NameSource;
+use crate::sniff::{Name, NameError};
+
+/// What a decision rests on beside the bytes.
+#[derive(Debug)]
+pub(crate) struct Policy<'a> {
+    pub(crate) snapshot: &'a HeldSnapshot,
+    pub(crate) source: IpAddr,
+    /// The original destination.
+    pub(crate) destination: SocketAddr,
+    pub(crate) leg: Leg,
+    /// How many more bytes of this side can be held.
+    pub(crate) room: usize,
+    pub(crate) now: Micros,
+    pub(crate) logging: Logging,
+}
+
+/// The upstream connection, as far as a gate needs to know it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leg {
+    /// There is none, or it carries no further request.
+    None,
+    /// It goes to this address.
+    Up(SocketAddr),
+}
+
+/// Whether what the access log says of a request is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Logging {
+    On,
+    Off,
+}
+
+/// What one worker remembers over its connections.
+#[derive(Debug, Default)]
+pub(crate) struct Tables {
+    pub(crate) heads: KnownHeads,
+    pub(crate) routes: Routes,
+}
+
+/// What becomes of the bytes that were shown.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// So many of the first bytes may pass; at least one. They are not shown again.
+    Pass(usize),
+    /// None may pass for now. They are shown again, with more behind them, or when the other side,
+    /// the upstream connection or the time has changed something.
+    Hold,
+    /// So many of the first bytes are thrown away: said again until [`super::Gate::dropped`]
+    /// confirms it.
+    Drop(usize),
+    /// These bytes are sent to the side that was inspected; then the rest is shown again.
+    Inject(Vec<u8>),
+    /// Something to be counted; then the same bytes are shown again.
+    Note(Note),
+    /// Something to be done; the bytes wait.
+    Act(Action),
+}
+
+/// What the worker counts.
+#[derive(Debug)]
+pub(crate) enum Note {
+    /// The protocol is known, and requests will be accounted one by one.
+    Http1Detected,
+    /// The preface of HTTP/2 was seen where a name can decide.
+    Http2Detected,
+    /// A name has decided, and nothing vouches for it.
+    UnverifiedName,
+    /// A request names two hosts.
+    NameConflict,
+    /// A later stream is blocked by policy.
+    BlockedStream,
+    /// The local reply to a stream is part of the connection's end.
+    StreamAnswered(Box<Answered>),
+    /// No further frame may pass.
+    FramesRefused(FrameError),
+    /// The end of a response cannot be determined any more.
+    ResponseUnframed(Lost),
+}
+
+/// What the worker does.
+#[derive(Debug)]
+pub(crate) enum Action {
+    /// Detection is over, and the gate is open: decide by this, and go where that leads.
+    Decide(Box<Attribution>),
+    /// The labels of an observed connection are known.
+    Attribute(Box<Attribution>),
+    /// The connection is observed HTTP/1 no longer: account it as TCP, under this route.
+    Unfollow(Box<Unfollowed>),
+    /// Connect to where this route leads, in place of an upstream connection that is idle.
+    Go(Rc<Route>),
+    /// Send this to the downstream, then end.
+    Reply(Box<Reply>),
+    /// The upstream connection carries no response any more, as if it had ended here.
+    EndResponses,
+    /// End the connection.
+    End(CloseReason),
+}
+
+/// What a connection is accounted by.
+#[derive(Debug)]
+pub(crate) struct Attribution {
+    /// What decides, or has decided.
+    pub(crate) snapshot: HeldSnapshot,
+    pub(crate) decided_by: DecidedBy,
+    /// The name that the connection has shown, and which bytes spelled it.
+    pub(crate) name: Option<(Name, NameSource)>,
+    pub(crate) protocol: Protocol,
+    /// What detection found, if it was still going on.
+    pub(crate) found: Option<Recognised>,
+    /// Why the server name that was shown is none.
+    pub(crate) junk: Option<NameError>,
+}
+
+/// Whether the name has a say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DecidedBy {
+    Name,
+    Address,
+}
+
+/// What is left of observed HTTP/1.
+#[derive(Debug)]
+pub(crate) struct Unfollowed {
+    pub(crate) requests: Box<Http1>,
+    /// The request that cannot be read, if it is one that a gate would refuse.
+    pub(crate) refusal: Option<Refusal>,
+    /// Why a response cannot be framed.
+    pub(crate) unframed: Option<Lost>,
+}

@@ -1,0 +1,1 @@
+//! The gate as values in and values out.

@@ -1,0 +1,339 @@
+//! Shows the gate what has come, and does what it says.
+
+use super::direction::Source;
+use super::{Account, Connection, Next, Upstream};
+use crate::gate::{Action, Gate, Leg, Note, Outcome, Policy};
+use crate::metrics::{CloseReason, Recognised, ResponseFlags};
+use crate::relay::{Side, State};
+use crate::sys::kernel::{Kernel, StreamSocket};
+use crate::worker::context::Context;
+
+/// Why the gate lets no more pass.
+enum Stop {
+    /// All has been decided.
+    Nothing,
+    /// The rest waits.
+    Hold,
+    /// So much of the rest is thrown away.
+    Drop(usize),
+    Act(Action),
+}
+
+impl<K: Kernel> Connection<K> {
+    /// Decides what passes of the bytes that the half reading from `side` has in hand: those in its
+    /// buffer, or else those that are carried.
+    pub(super) fn inspect(&mut self, side: Side, cx: &mut Context<K>) -> Next {
+        match self.directions[side as usize].half.state() {
+            State::Deciding { from, length } => {
+                if let Gate::Open = self.gate {
+                    self.directions[side as usize].half.pass(length - from);
+                    return self.advance(side, cx);
+                }
+                self.inspect_buffer(side, cx)
+            }
+            State::Receiving => self.inspect_carried(side, cx),
+            State::Sending { .. }
+            | State::Filling
+            | State::Flushing
+            | State::Finished
+            | State::Broken => Next::Rest,
+        }
+    }
+
+    fn inspect_buffer(&mut self, side: Side, cx: &mut Context<K>) -> Next {
+        let (passing, stop) = self.ask(side, cx);
+        if side == Side::Upstream {
+            self.account_ended(cx);
+        }
+        match stop {
+            Stop::Act(Action::End(reason)) => return Next::End(reason),
+            Stop::Nothing | Stop::Hold | Stop::Drop(_) | Stop::Act(_) if passing > 0 => {
+                // The rest is inspected again when these have gone.
+                let passing = u32::try_from(passing).unwrap_or(0);
+                self.directions[side as usize].half.pass(passing);
+                return self.advance(side, cx);
+            }
+            Stop::Nothing | Stop::Hold | Stop::Drop(_) | Stop::Act(_) => {}
+        }
+        let dropped = if let Stop::Drop(bytes) = stop { bytes } else { 0 };
+        let direction = &mut self.directions[side as usize];
+        direction.carry_rest(dropped, cx.kernel.pool());
+        direction.half.set_aside();
+        self.release_held(side, cx);
+        self.stopped(side, stop, cx)
+    }
+
+    fn inspect_carried(&mut self, side: Side, cx: &mut Context<K>) -> Next {
+        if self.directions[side as usize].carried().is_empty() {
+            return Next::Advance(side);
+        }
+        let (passing, stop) = self.ask(side, cx);
+        if side == Side::Upstream {
+            self.account_ended(cx);
+        }
+        let is_relaying = self.is_relaying();
+        let direction = &mut self.directions[side as usize];
+        direction.clear_next(passing);
+        if let Stop::Drop(bytes) = stop {
+            direction.drop_next(bytes);
+        }
+        match stop {
+            Stop::Act(Action::End(reason)) => Next::End(reason),
+            // What may pass passes first, if it can; then the rest is inspected again.
+            Stop::Nothing | Stop::Hold | Stop::Act(_) if direction.is_cleared() && is_relaying => {
+                Next::Advance(side)
+            }
+            Stop::Nothing | Stop::Hold | Stop::Drop(_) | Stop::Act(_) => {
+                self.stopped(side, stop, cx)
+            }
+        }
+    }
+
+    /// The gate lets nothing more pass, and nothing of `side` is in a buffer.
+    fn stopped(&mut self, side: Side, stop: Stop, cx: &mut Context<K>) -> Next {
+        match stop {
+            Stop::Nothing => Next::Advance(side),
+            Stop::Hold => {
+                let is_over = self.directions[side as usize].source == Source::Ended;
+                match is_over && !self.gate.waits(side) && !self.is_undecided() {
+                    // What is held will never be whole.
+                    true => Next::Ended(side),
+                    false => Next::Advance(side),
+                }
+            }
+            Stop::Drop(_) => {
+                self.gate.dropped(side);
+                match side {
+                    _ if self.carries(side) => Next::Inspect(side),
+                    Side::Upstream if self.carries(Side::Downstream) => Next::AdvanceAndResume,
+                    Side::Downstream | Side::Upstream => Next::Advance(side),
+                }
+            }
+            Stop::Act(action) => self.act(side, action, cx),
+        }
+    }
+
+    fn act(&mut self, side: Side, action: Action, cx: &mut Context<K>) -> Next {
+        match action {
+            Action::Decide(attribution) => self.decide(&attribution, cx),
+            // Done where they are met: bytes go on passing.
+            Action::Attribute(_) | Action::Unfollow(_) => Next::Inspect(side),
+            Action::Go(_) | Action::Reply(_) if !self.is_upstream_at_rest() => {
+                // It is said again when the response has passed.
+                Next::Advance(side)
+            }
+            Action::Go(route) => self.go(route, cx),
+            Action::Reply(reply) => self.reply(*reply, cx),
+            Action::EndResponses => {
+                self.directions[Side::Upstream as usize].discard_carried();
+                Next::Ended(Side::Upstream)
+            }
+            Action::End(reason) => Next::End(reason),
+        }
+    }
+
+    /// Asks the gate until it lets no more pass: how many bytes pass, and why no more do.
+    fn ask(&mut self, side: Side, cx: &mut Context<K>) -> (usize, Stop) {
+        let mut passing = 0;
+        loop {
+            match self.outcome(side, &mut passing, self.leg(), cx) {
+                // All of it.
+                Outcome::Pass(_) => return (passing, Stop::Nothing),
+                Outcome::Hold => return (passing, Stop::Hold),
+                Outcome::Drop(bytes) => return (passing, Stop::Drop(bytes)),
+                Outcome::Inject(bytes) => {
+                    let back = side.peer();
+                    self.directions[back as usize].carry_cleared(&bytes);
+                    self.load(back, cx);
+                }
+                Outcome::Note(note) => self.note(note, cx),
+                Outcome::Act(Action::Attribute(attribution)) => {
+                    self.attribute(&attribution, cx);
+                }
+                Outcome::Act(Action::Unfollow(unfollowed)) => self.unfollow(*unfollowed, cx),
+                Outcome::Act(action) => return (passing, Stop::Act(action)),
+            }
+        }
+    }
+
+    /// Adds up what the gate lets pass of the bytes that are undecided, behind the first `passing`.
+    /// Returns what it says then: [`Outcome::Pass`] if all may pass.
+    fn outcome(
+        &mut self,
+        side: Side,
+        passing: &mut usize,
+        leg: Leg,
+        cx: &mut Context<K>,
+    ) -> Outcome {
+        let is_undecided = self.is_undecided();
+        let logging = cx.logging();
+        let direction = &self.directions[side as usize];
+        let bytes = match direction.undecided() {
+            Some((buffer, from)) => &cx.kernel.pool().bytes(buffer)[from..],
+            None => direction.carried(),
+        };
+        let policy = Policy {
+            snapshot: &cx.snapshot,
+            source: self.source.ip(),
+            destination: self.original_destination,
+            leg,
+            room: direction.room() as usize,
+            now: cx.now,
+            logging,
+        };
+        loop {
+            let rest = &bytes[*passing..];
+            match self.gate.inspect(side, rest, &policy, &mut cx.tables) {
+                Outcome::Pass(bytes) => {
+                    *passing += bytes;
+                    // Before there is an upstream connection a gate may have to say something to a
+                    // client that has sent all that it sends unasked.
+                    if bytes == rest.len() && !is_undecided {
+                        return Outcome::Pass(bytes);
+                    }
+                }
+                other @ (Outcome::Hold
+                | Outcome::Drop(_)
+                | Outcome::Inject(_)
+                | Outcome::Note(_)
+                | Outcome::Act(_)) => return other,
+            }
+        }
+    }
+
+    fn leg(&self) -> Leg {
+        match &self.upstream {
+            Upstream::Up(leg) => Leg::Up(leg.address),
+            Upstream::Undecided { .. }
+            | Upstream::None
+            | Upstream::Connecting(_)
+            | Upstream::Closing(_) => Leg::None,
+        }
+    }
+
+    /// Counts what the gate has noted.
+    fn note(&mut self, note: Note, cx: &mut Context<K>) {
+        let counters = &cx.metrics.counters;
+        match note {
+            Note::Http1Detected => {
+                counters.recognised(Recognised::Http1).add(1);
+                self.account = Account::Requests;
+                self.detected(cx);
+            }
+            Note::Http2Detected => {
+                counters.recognised(Recognised::Http2).add(1);
+                self.detected(cx);
+            }
+            Note::UnverifiedName => counters.unverified_names.add(1),
+            Note::NameConflict => counters.name_conflicts.add(1),
+            Note::BlockedStream => counters.blocked_streams.add(1),
+            Note::StreamAnswered(answered) => {
+                self.account_answered(*answered, ResponseFlags::None, cx);
+            }
+            Note::FramesRefused(error) => counters.refused_frames(error).add(1),
+            Note::ResponseUnframed(lost) => {
+                counters.unframed_answers(lost).add(1);
+                self.end_requests();
+            }
+        }
+    }
+
+    /// Detection is over: what is carried is no longer counted as waiting for it.
+    pub(super) fn detected(&self, cx: &Context<K>) {
+        if self.is_undecided() {
+            let bytes = self.directions[Side::Downstream as usize].carried_bytes();
+            cx.metrics.counters.recognising_bytes.sub(u64::from(bytes));
+        }
+    }
+
+    /// The end of the present response is unknown. The upstream is told that no more requests come,
+    /// so that it closes behind its responses, and those that wait get another connection.
+    fn end_requests(&mut self) {
+        let passes = self.directions[Side::Downstream as usize].half.is_holding();
+        let end = &mut self.ends[Side::Upstream as usize];
+        if let Some(socket) = &end.socket
+            && self.gate.is_between_requests()
+            && !passes
+        {
+            // Its failure is met by the next receive.
+            let _ = socket.shutdown_write();
+            end.told_end = true;
+        }
+    }
+
+    /// No name has come, and none will.
+    #[inline(never)]
+    pub(super) fn give_up(&mut self, why: Recognised, cx: &mut Context<K>) -> Next {
+        if let Some(wait) = self.directions[Side::Downstream as usize].operation {
+            // Nothing is received until there is an upstream connection.
+            cx.kernel.cancel(wait, self.key.token(Side::Downstream));
+        }
+        let policy = self.policy_without_leg(cx);
+        let attribution = self.gate.give_up(why, &policy);
+        self.account = Account::Unsettled;
+        self.decide(&attribution, cx)
+    }
+
+    fn policy_without_leg<'a>(&self, cx: &'a Context<K>) -> Policy<'a> {
+        Policy {
+            snapshot: &cx.snapshot,
+            source: self.source.ip(),
+            destination: self.original_destination,
+            leg: Leg::None,
+            room: self.directions[Side::Downstream as usize].room() as usize,
+            now: cx.now,
+            logging: cx.logging(),
+        }
+    }
+
+    /// No upstream connection could be made: requests that wait for one are told so.
+    #[inline(never)]
+    pub(super) fn unreachable(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
+        let flags = match reason {
+            CloseReason::NoEndpoint => ResponseFlags::BlackHole,
+            _ => ResponseFlags::UpstreamFailed,
+        };
+        let policy = self.policy_without_leg(cx);
+        let held = self.directions[Side::Downstream as usize].carried();
+        match self.gate.unreachable(held, &policy, (flags, reason)) {
+            Some(reply) => self.reply(*reply, cx),
+            None => Next::End(reason),
+        }
+    }
+
+    /// The upstream has ended between two requests. If the next one has come whole, the upstream
+    /// connection gives way to another one, or to a reply; else the downstream is told the end.
+    pub(super) fn give_way(&mut self, cx: &mut Context<K>) -> Option<Next> {
+        let direction = &self.directions[Side::Downstream as usize];
+        let is_held = direction.half.state() == State::Receiving
+            && !direction.is_cleared()
+            && direction.carries();
+        if !is_held || !self.gate.is_between_exchanges() {
+            return None;
+        }
+        loop {
+            match self.outcome(Side::Downstream, &mut 0, Leg::None, cx) {
+                Outcome::Note(note) => self.note(note, cx),
+                Outcome::Act(action @ (Action::Go(_) | Action::Reply(_))) => {
+                    return Some(self.act(Side::Downstream, action, cx));
+                }
+                Outcome::Pass(_)
+                | Outcome::Hold
+                | Outcome::Drop(_)
+                | Outcome::Inject(_)
+                | Outcome::Act(_) => return None,
+            }
+        }
+    }
+
+    /// The upstream half is between two responses: it holds nothing of the last one.
+    fn is_upstream_at_rest(&self) -> bool {
+        match self.directions[Side::Upstream as usize].half.state() {
+            State::Receiving | State::Filling | State::Finished => true,
+            // Egret's greeting: more may be said behind it.
+            State::Deciding { .. } | State::Sending { .. } | State::Flushing | State::Broken => {
+                !self.is_relaying()
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The values that a connection's life is made of: what happens to it, what is to happen next, and
+//! where it stands.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use super::direction::Arrived;
+use super::upstream::Connecting;
+use crate::admission::Flow;
+use crate::gate::{Micros, Route};
+use crate::metrics::CloseReason;
+use crate::relay::Side;
+use crate::sys::kernel::{Errno, Kernel, Operation};
+use crate::worker::context::Context;
+
+/// What happens to a connection.
+#[derive(Debug)]
+pub(in crate::worker) enum Event {
+    /// The upstream connection is made, or not.
+    Connected(Result<(), Errno>),
+    /// A receive has completed, or brought something; `rearm`: it has ended.
+    Received { side: Side, arrived: Arrived, rearm: bool },
+    /// A send has completed.
+    Sent { side: Side, result: Result<usize, Errno> },
+    /// A wait has completed.
+    Ready { side: Side, operation: Operation, result: Result<(), Errno> },
+    /// A buffer is free, for which the half that reads from this side has waited.
+    BufferFree(Side),
+    /// The handshake's last segment has waited long enough for bytes to carry it.
+    HandshakeAckDue,
+    /// It is time to look at the clock.
+    Visit,
+    /// It ends, whatever is on its way.
+    End(CloseReason),
+}
+
+impl Event {
+    /// The connection is gone: what the event brings is given back.
+    pub(in crate::worker) fn discard<K: Kernel>(self, cx: &mut Context<K>) {
+        match self {
+            Self::Received { arrived, .. } => cx.throw_away(arrived.result),
+            Self::Connected(_)
+            | Self::Sent { .. }
+            | Self::Ready { .. }
+            | Self::BufferFree(_)
+            | Self::HandshakeAckDue
+            | Self::Visit
+            | Self::End(_) => {}
+        }
+    }
+}
+
+/// Whether a connection goes on after an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::worker) enum Fate {
+    Lives,
+    /// Nothing of it is in flight: give everything back.
+    Over,
+}
+
+/// What is to happen next.
+#[derive(Debug)]
+pub(super) enum Next {
+    /// Nothing, until an event.
+    Rest,
+    /// The half that reads from this side goes on.
+    Advance(Side),
+    /// The upstream half goes on, and then the downstream's bytes that may have waited for it.
+    AdvanceAndResume,
+    /// This has come from the side.
+    TakeUp(Side, Arrived),
+    /// The gate decides about what has come from the side.
+    Inspect(Side),
+    /// The side has sent FIN, and everything before it has passed.
+    Ended(Side),
+    /// The connection on the side was reset, or died.
+    Lost(Side, LostBy),
+    /// Nothing tells the protocol any more: the downstream has ended.
+    GiveUp,
+    /// Connect to where the route leads.
+    Connect(Rc<Route>),
+    /// This attempt to connect has failed.
+    AttemptFailed(Errno),
+    /// No upstream connection can be made.
+    Unreachable(CloseReason),
+    /// Close the upstream connection if nothing of it is in flight.
+    ContinueClosing,
+    /// Tell the downstream the end, and wait for its own.
+    Linger(CloseReason),
+    /// The lingering downstream has sent something, or has ended.
+    LingerInput,
+    /// The connection ends.
+    End(CloseReason),
+}
+
+/// How the loss of a side was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum LostBy {
+    /// A receive or a splice out of it failed.
+    Reading,
+    /// A send, a splice into it or a shutdown failed.
+    Writing,
+}
+
+/// Where a connection is in its life.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// Bytes pass, or wait for the gate or for the upstream connection.
+    Open,
+    /// A local reply is on its way to the downstream; the connection ends by this.
+    Replying { reason: CloseReason },
+    /// FIN was sent, and input is thrown away until the downstream closes too. Closing at once
+    /// would turn the FIN into a reset as soon as the workload had sent anything.
+    Lingering { deadline: Micros, reason: CloseReason },
+    /// One side is gone; the other, `live`, is reset as soon as it has acknowledged what was sent
+    /// before, because a reset throws away the send queue.
+    Resetting { live: Side, deadline: Micros },
+    /// Its end is accounted; only operations in flight hold it.
+    Closing,
+}
+
+/// The upstream connection.
+#[derive(Debug)]
+pub(super) enum Upstream {
+    /// A name can decide: the first bytes are awaited until the deadline.
+    Undecided { deadline: Micros },
+    /// There is none.
+    None,
+    /// It is being made.
+    Connecting(Connecting),
+    /// It is made.
+    Up(UpstreamLeg),
+    /// It is idle and of no more use: it is closed as soon as nothing of it is in flight.
+    Closing(Then),
+}
+
+/// An upstream connection.
+#[derive(Debug)]
+pub(super) struct UpstreamLeg {
+    pub(super) address: SocketAddr,
+    /// Its ends, if the self-call guard remembers them.
+    pub(super) flow: Option<Box<Flow>>,
+    pub(super) keepalive: Keepalive,
+}
+
+/// Whether keepalive was set on the upstream: it is, once a connection has lived for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keepalive {
+    NotSet,
+    Set,
+}
+
+/// What follows when an upstream connection is closed.
+#[derive(Debug)]
+pub(super) enum Then {
+    /// The next one.
+    Connect(Rc<Route>),
+    /// The local reply that is carried.
+    Reply(CloseReason),
+}
+
+/// One side's socket.
+#[derive(Debug)]
+pub(in crate::worker) struct End<S> {
+    /// `None` for an upstream that does not exist.
+    pub(in crate::worker) socket: Option<S>,
+    /// Egret has sent FIN while the other side had not: the peer's FIN ends the connection then,
+    /// and it only looks like a reset.
+    pub(super) told_end: bool,
+    /// The connection on this side was reset, or died. An end of input read afterwards is no FIN:
+    /// the error was reported before and the kernel does not repeat it.
+    pub(super) lost: Lost,
+    /// An operation that waits for this side's death is in flight.
+    pub(super) watched: Watched,
+}
+
+impl<S> Default for End<S> {
+    fn default() -> Self {
+        Self { socket: None, told_end: false, lost: Lost::No, watched: Watched::No }
+    }
+}
+
+/// Whether a side is known to be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lost {
+    No,
+    Yes,
+}
+
+/// Whether a side's death is waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Watched {
+    No,
+    Yes,
+}

@@ -1,0 +1,126 @@
+//! What time does to a connection: each is visited now and then, and has no timer of its own.
+
+use super::direction::{Held, Receive};
+use super::{Connection, Keepalive, Next, Phase, RESET_WAIT_US, Upstream, Watched};
+use crate::gate::Micros;
+use crate::metrics::{CloseReason, Recognised};
+use crate::relay::{Side, State};
+use crate::sys::kernel::{Kernel, Operation, StreamSocket};
+use crate::worker::KEEPALIVE;
+use crate::worker::context::Context;
+use crate::worker::sweep::{PERIOD_US_MAX, PERIOD_US_MIN};
+
+/// A half that has been still for so long gives up its receive, and waits for readiness only: that
+/// holds a third of the kernel's memory, and costs one more operation when bytes come again.
+const PARK_US: Micros = 2_000_000;
+
+impl<K: Kernel> Connection<K> {
+    /// Does what is due by now.
+    #[inline(never)]
+    pub(super) fn visit(&mut self, cx: &mut Context<K>) -> Next {
+        let still_us = cx.now.saturating_sub(self.moved_at);
+        match (&self.phase, &self.upstream) {
+            (Phase::Open, Upstream::Undecided { deadline }) => match *deadline <= cx.now {
+                true => self.give_up(Recognised::Deadline, cx),
+                false => Next::Rest,
+            },
+            (Phase::Open, Upstream::Connecting(connecting)) => {
+                if cx.now.saturating_sub(connecting.began) >= cx.limits.connect_us {
+                    // It completes as cancelled, which is a failed attempt.
+                    let token = self.key.token(Side::Upstream);
+                    cx.kernel.cancel(Operation::Connect, token);
+                } else if cx.now.saturating_sub(self.accepted_at) > PERIOD_US_MIN {
+                    // Most are connected before this is worth an operation.
+                    self.watch(Side::Downstream, cx);
+                }
+                Next::Rest
+            }
+            (Phase::Open, Upstream::Up(_)) => self.visit_relaying(still_us, cx),
+            (Phase::Open, Upstream::Closing(_)) if still_us >= RESET_WAIT_US => {
+                Next::End(CloseReason::ConnectFailed)
+            }
+            // It does not read.
+            (Phase::Replying { reason }, _) if still_us >= RESET_WAIT_US => Next::End(*reason),
+            (Phase::Lingering { deadline, reason }, _) if *deadline <= cx.now => Next::End(*reason),
+            (Phase::Resetting { .. }, _) => self.continue_reset(cx),
+            (Phase::Open, Upstream::None | Upstream::Closing(_))
+            | (Phase::Replying { .. } | Phase::Lingering { .. } | Phase::Closing, _) => Next::Rest,
+        }
+    }
+
+    fn visit_relaying(&mut self, still_us: Micros, cx: &mut Context<K>) -> Next {
+        let is_half_closed = self.directions.iter().any(|direction| direction.has_ended());
+        let carries = self.directions[Side::Downstream as usize].carries();
+        let is_stuck = self.gate.is_unframed() && carries;
+        if (is_half_closed || is_stuck) && still_us >= cx.limits.half_close_us {
+            return Next::End(CloseReason::HalfClose);
+        }
+        if still_us >= cx.limits.idle_us {
+            return Next::End(CloseReason::Idle);
+        }
+        self.keep_upstream_alive();
+        if cx.now.saturating_sub(self.accepted_at) >= cx.limits.name_us
+            && let Some(attribution) = self.gate.stop_observing(Recognised::Deadline)
+        {
+            self.attribute(&attribution, cx);
+        }
+        for side in Side::BOTH {
+            self.take_idle_pipe(side, still_us, cx);
+            let direction = &self.directions[side as usize];
+            if direction.operation == Some(Operation::Receive)
+                && direction.receive != Receive::No
+                && still_us >= PARK_US
+            {
+                cx.kernel.cancel(Operation::Receive, self.key.token(side));
+            }
+            if direction.is_lost_early() && still_us >= PERIOD_US_MAX {
+                // The kernel does not tell it to a watch again.
+                return Next::End(Self::loss_of(side));
+            }
+            let unread = direction.half.is_holding() || direction.operation.is_none();
+            if direction.half.is_over() || (unread && still_us >= PERIOD_US_MAX) {
+                // Nothing is read from this side (any more, or for now): only a watch finds its
+                // reset.
+                self.watch(side, cx);
+            }
+        }
+        Next::Rest
+    }
+
+    /// Not at connect: most connections do not live long enough to need it.
+    fn keep_upstream_alive(&mut self) {
+        let Upstream::Up(leg) = &mut self.upstream else { return };
+        if leg.keepalive == Keepalive::Set {
+            return;
+        }
+        leg.keepalive = Keepalive::Set;
+        if let Some(socket) = &self.ends[Side::Upstream as usize].socket
+            && let Err(error) = socket.set_keepalive(KEEPALIVE)
+        {
+            tracing::debug!(%error, "keepalive was refused");
+        }
+    }
+
+    /// A half that has been still for a while does not keep a pipe from others.
+    fn take_idle_pipe(&mut self, side: Side, still_us: Micros, cx: &mut Context<K>) {
+        let direction = &mut self.directions[side as usize];
+        if still_us >= cx.limits.slice_us()
+            && direction.half.state() == State::Filling
+            && matches!(direction.held, Held::Pipe(_))
+        {
+            direction.half.put_pipe_back();
+            self.release_held(side, cx);
+        }
+    }
+
+    /// Waits for the death of `side`, unless that is in flight already.
+    fn watch(&mut self, side: Side, cx: &mut Context<K>) {
+        let end = &mut self.ends[side as usize];
+        if end.watched == Watched::Yes {
+            return;
+        }
+        let Some(socket) = &end.socket else { return };
+        cx.kernel.poll(socket, Operation::Dead, self.key.token(side));
+        end.watched = Watched::Yes;
+    }
+}

@@ -1,0 +1,171 @@
+//! What all connections of one worker share, and what each of them may change.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::access_log::{AccessLog, Record};
+use crate::admission::Admission;
+use crate::config::Config;
+use crate::gate::{HeldSnapshot, Logging, Micros, Tables};
+use crate::metrics::WorkerMetrics;
+use crate::registry::Reader;
+use crate::relay::Side;
+use crate::sys::buffers::Buffer;
+use crate::sys::kernel::{Errno, Kernel, Recorded};
+use crate::sys::pipe::PipePool;
+use crate::worker::token::Key;
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Context<K: Kernel> {
+    pub(super) kernel: K,
+    /// Where the time begins.
+    pub(super) origin: Instant,
+    /// Coarse: read once per turn.
+    pub(super) now: Micros,
+    pub(super) recorded: Recorded,
+    reader: Reader,
+    pub(super) snapshot: HeldSnapshot,
+    pub(super) limits: Limits,
+    pub(super) tables: Tables,
+    pub(super) pipes: PipePool<K::Pipe>,
+    /// Directions that wait for a buffer, in order.
+    pub(super) starved: VecDeque<(Key, Side)>,
+    pub(super) held_acks: HeldAcks,
+    pub(super) admission: Arc<Admission>,
+    pub(super) metrics: WorkerMetrics,
+    pub(super) access_log: AccessLog,
+}
+
+/// What a context is made of, apart from the kernel.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) recorded: Recorded,
+    pub(super) reader: Reader,
+    pub(super) admission: Arc<Admission>,
+    pub(super) metrics: WorkerMetrics,
+    pub(super) access_log: AccessLog,
+    pub(super) pipes_max: usize,
+}
+
+/// New upstream connections whose handshake's last segment is held back
+/// ([`Kernel::open_socket`]) for two turns: in the first, what the downstream has sent already is
+/// received, in the second it is sent.
+#[derive(Debug, Default)]
+pub(super) struct HeldAcks {
+    keys: VecDeque<Key>,
+    /// So many of them, from the first on, have had one turn.
+    due: usize,
+}
+
+impl HeldAcks {
+    pub(super) fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// A connection has been made.
+    pub(super) fn hold(&mut self, key: Key) {
+        self.keys.push_back(key);
+    }
+
+    /// The next one that has had its two turns.
+    pub(super) fn pop_due(&mut self) -> Option<Key> {
+        self.due = self.due.checked_sub(1)?;
+        self.keys.pop_front()
+    }
+
+    /// A turn begins for those that are left.
+    pub(super) fn begin_turn(&mut self) {
+        self.due = self.keys.len();
+    }
+}
+
+/// The timeouts of the current snapshot, in microseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) connect_us: Micros,
+    pub(super) idle_us: Micros,
+    pub(super) half_close_us: Micros,
+    /// How long a name is waited for (`names.deadline`).
+    pub(super) name_us: Micros,
+}
+
+impl From<&Config> for Limits {
+    fn from(config: &Config) -> Self {
+        let micros = |time: Duration| u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2);
+        let timeouts = &config.timeouts;
+        Self {
+            name_us: micros(config.names.deadline),
+            connect_us: micros(timeouts.connect),
+            idle_us: micros(timeouts.idle),
+            half_close_us: micros(timeouts.half_close),
+        }
+    }
+}
+
+impl<K: Kernel> Context<K> {
+    pub(super) fn new(kernel: K, shared: Shared) -> Self {
+        let mut reader = shared.reader;
+        let snapshot = Rc::new(Arc::clone(reader.load()));
+        Self {
+            origin: kernel.now(),
+            now: 0,
+            recorded: shared.recorded,
+            limits: Limits::from(&*snapshot.config),
+            reader,
+            snapshot,
+            tables: Tables::default(),
+            pipes: PipePool::new(shared.pipes_max),
+            starved: VecDeque::new(),
+            held_acks: HeldAcks::default(),
+            admission: shared.admission,
+            metrics: shared.metrics,
+            access_log: shared.access_log,
+            kernel,
+        }
+    }
+
+    /// Takes up a new generation.
+    pub(super) fn refresh_snapshot(&mut self) {
+        let current = self.reader.load();
+        if !Arc::ptr_eq(current, &self.snapshot) {
+            self.snapshot = Rc::new(Arc::clone(current));
+            self.tables.routes.clear();
+            self.limits = Limits::from(&*self.snapshot.config);
+        }
+    }
+
+    /// Hands over what is not written to a counter as it happens.
+    pub(super) fn publish_metrics(&mut self) {
+        let used = self.kernel.processor_time();
+        let used_us = u64::try_from(used.as_micros()).unwrap_or(u64::MAX);
+        self.metrics.counters.busy_us.set(used_us);
+        self.metrics.publish();
+    }
+
+    /// Whether the access log is on.
+    pub(super) fn logging(&self) -> Logging {
+        if self.access_log.is_on() { Logging::On } else { Logging::Off }
+    }
+
+    pub(super) fn log(&self, record: Record) {
+        if self.access_log.log(Box::new(record)).is_err() {
+            self.metrics.counters.access_log_dropped.add(1);
+        }
+    }
+
+    /// Gives back what a receive has brought that nothing wants.
+    pub(super) fn throw_away(&mut self, result: Result<Option<Buffer>, Errno>) {
+        if let Ok(Some(unwanted)) = result {
+            self.kernel.pool_mut().release(unwanted);
+        }
+    }
+
+    /// A direction waits for a buffer.
+    pub(super) fn starve(&mut self, key: Key, side: Side) {
+        self.metrics.counters.buffers_starved.add(1);
+        self.starved.push_back((key, side));
+    }
+}

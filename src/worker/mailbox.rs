@@ -1,0 +1,54 @@
+//! The worker's end of its command channel: what the control plane asks.
+
+use std::time::Duration;
+
+use crate::mailbox::{CONNECTIONS_PER_ANSWER, ConnectionInfo, ConnectionPage, Request};
+use crate::relay::Side;
+use crate::sys::kernel::Kernel;
+use crate::worker::Worker;
+use crate::worker::connection::Connection;
+use crate::worker::token::Target;
+
+impl<K: Kernel> Worker<K> {
+    /// The control plane has asked something.
+    pub(super) fn on_commands(&mut self) {
+        self.cx.kernel.clear_waker(&self.waker);
+        while let Ok(request) = self.inbox.try_recv() {
+            match request {
+                Request::Connections { from, reply } => {
+                    // The asker may have gone away.
+                    let _ = reply.send(self.page_of_connections(from));
+                }
+                // The turn that this ends looks at the switch.
+                Request::Drain => {}
+                Request::Panic => panic!("asked to panic by the debug endpoint"),
+            }
+        }
+        self.cx.kernel.poll_waker(&self.waker, Target::Commands.encode());
+    }
+
+    fn page_of_connections(&self, from: usize) -> ConnectionPage {
+        let mut connections = Vec::new();
+        for (slot, connection) in self.connections.iter().filter(|(slot, _)| *slot >= from) {
+            if connections.len() == CONNECTIONS_PER_ANSWER {
+                return ConnectionPage { connections, next: Some(slot) };
+            }
+            connections.push(self.describe(connection));
+        }
+        ConnectionPage { connections, next: None }
+    }
+
+    fn describe(&self, connection: &Connection<K>) -> ConnectionInfo {
+        let age = self.cx.now.saturating_sub(connection.accepted_at);
+        ConnectionInfo {
+            worker: self.id,
+            downstream: connection.source,
+            original_destination: connection.original_destination,
+            cluster: connection.cluster_name(&self.cx).to_owned(),
+            phase: connection.phase_name(),
+            age: Duration::from_micros(age),
+            received_bytes: connection.directions[Side::Downstream as usize].bytes,
+            sent_bytes: connection.directions[Side::Upstream as usize].written,
+        }
+    }
+}
