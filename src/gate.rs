@@ -27,6 +27,10 @@ mod outcome;
 mod reply;
 mod route;
 
+#[cfg(any(test, feature = "internals"))]
+pub mod fuzzing;
+#[cfg(any(test, feature = "internals"))]
+mod testing;
 #[cfg(test)]
 mod tests;
 

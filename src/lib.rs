@@ -148,7 +148,7 @@ pub mod internals {
     }
 
     reach! {
-        access_log admission drain http1 http2 identity mailbox metrics problem registry relay
+        access_log admission drain gate http1 http2 identity mailbox metrics problem registry relay
         sniff worker workload
     }
 }

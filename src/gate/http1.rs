@@ -282,7 +282,9 @@ impl Http1 {
     /// See [`super::Gate::is_between_exchanges`].
     pub(super) fn is_between_exchanges(&self) -> bool {
         let is_at_head = self.pending.is_some() || self.requests.is_at_head();
-        self.mode == Mode::Gated && self.responses.is_idle() && is_at_head
+        // Where a response without an end has ended, client and Egret may disagree.
+        let is_framed = self.follows == Follows::Responses;
+        self.mode == Mode::Gated && is_framed && self.responses.is_idle() && is_at_head
     }
 
     /// See [`super::Gate::waits`]: for the end of a response.

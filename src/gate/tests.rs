@@ -1,1 +1,8 @@
-//! The gate as values in and values out.
+//! The gate as values in and values out: see `gate/testing.rs`.
+
+mod corpus;
+mod detect;
+mod functions;
+mod http1;
+mod http2;
+mod model;

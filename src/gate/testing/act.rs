@@ -1,0 +1,240 @@
+//! What the worker does when the gate has spoken, and when a side ends.
+
+use std::rc::Rc;
+
+use super::world::DESTINATION;
+use super::{Fin, ROOM, Reach, Sent, Show, policy, told};
+use crate::gate::{
+    Action, Attribution, DecidedBy, Leg, Note, Outcome, Reply, Route, RouteAction, Unfollowed,
+};
+use crate::metrics::{CloseReason, Recognised, ResponseFlags};
+use crate::registry::Verdict;
+use crate::registry::snapshot::{Claim, Target};
+use crate::relay::Side;
+use std::net::SocketAddr;
+
+impl Show {
+    /// Does what the gate says; whether there is more to ask.
+    pub(super) fn follow(&mut self, side: Side, outcome: Outcome, has_passed: &mut bool) -> bool {
+        match outcome {
+            Outcome::Pass(count) => {
+                self.pass(side, count);
+                *has_passed = true;
+            }
+            Outcome::Hold => {
+                self.sides[side as usize].is_carried = true;
+                return false;
+            }
+            Outcome::Drop(count) => {
+                let sent = &mut self.sides[side as usize];
+                let gone = &sent.bytes[sent.decided..sent.decided + count];
+                self.seen.dropped.extend_from_slice(gone);
+                sent.decided += count;
+                self.gate.dropped(side);
+            }
+            Outcome::Inject(bytes) => {
+                assert_eq!(side, Side::Downstream, "only clients are spoken to");
+                self.say(&bytes);
+            }
+            Outcome::Note(note) => self.note(&note),
+            Outcome::Act(action) => self.act(action),
+        }
+        true
+    }
+
+    fn act(&mut self, action: Action) {
+        match action {
+            Action::Decide(attribution) => self.decide(&attribution),
+            Action::Attribute(attribution) => self.attribute(&attribution),
+            Action::Unfollow(unfollowed) => self.unfollow(*unfollowed),
+            Action::Go(route) => self.go(&route),
+            Action::Reply(reply) => self.reply(&reply),
+            Action::EndResponses => {
+                self.discard(Side::Upstream);
+                self.ended(Side::Upstream);
+            }
+            Action::End(reason) => self.end(reason.label()),
+        }
+    }
+
+    fn unfollow(&mut self, unfollowed: Unfollowed) {
+        let Unfollowed { mut requests, refusal, unframed } = unfollowed;
+        self.seen.notes.insert(format!("unfollowed: {refusal:?} {unframed:?}"));
+        while let Some(answered) = requests.pop_ended().or_else(|| requests.pop_unanswered(0)) {
+            self.seen.accounted.push(told(&answered));
+        }
+    }
+
+    fn go(&mut self, route: &Route) {
+        if let Leg::Up(_) = self.leg {
+            self.discard(Side::Upstream);
+            self.sides[Side::Upstream as usize] = Sent::default();
+            self.gate.leg_replaced();
+        }
+        self.leg = Leg::None;
+        let address = match &route.action {
+            RouteAction::Passthrough => Some(DESTINATION),
+            RouteAction::Service(service) => endpoint(&service.target),
+            RouteAction::BlackHole => panic!("no way leads there: {route:?}"),
+        };
+        self.connect_or_not(address);
+    }
+
+    fn connect_or_not(&mut self, address: Option<SocketAddr>) {
+        match (address, self.reach) {
+            (Some(address), Reach::Up) => self.connect(address),
+            (None, _) => self.unreachable(CloseReason::NoEndpoint, ResponseFlags::BlackHole),
+            (_, Reach::Down) => {
+                self.unreachable(CloseReason::ConnectRefused, ResponseFlags::UpstreamFailed);
+            }
+        }
+    }
+
+    fn unreachable(&mut self, reason: CloseReason, flags: ResponseFlags) {
+        self.is_undecided = false;
+        let sent = &self.sides[Side::Downstream as usize];
+        let held = &sent.bytes[sent.decided..sent.arrived];
+        let policy = policy(&self.snapshot, Leg::None, ROOM);
+        match self.gate.unreachable(held, &policy, (flags, reason)) {
+            Some(reply) => self.reply(&reply),
+            None => self.end(reason.label()),
+        }
+    }
+
+    pub(super) fn connect(&mut self, address: SocketAddr) {
+        self.is_undecided = false;
+        self.leg = Leg::Up(address);
+        self.seen.upstreams.push((address, std::mem::take(&mut self.cleared)));
+        if let Some(attribution) = self.gate.take_attribution() {
+            self.attribute(&attribution);
+        }
+    }
+
+    fn decide(&mut self, attribution: &Attribution) {
+        self.attribute(attribution);
+        let claim = attribution.name.as_ref().map(|(name, by)| Claim { name, by: *by });
+        assert_eq!(attribution.decided_by, DecidedBy::Name, "it waits for a name");
+        let snapshot = Rc::clone(&attribution.snapshot);
+        match snapshot.decide(DESTINATION, claim).verdict {
+            Verdict::BlackHole => self.end(CloseReason::BlackHole.label()),
+            Verdict::Passthrough => self.connect_or_not(Some(DESTINATION)),
+            Verdict::Service(service, _) => self.connect_or_not(endpoint(&service.target)),
+        }
+    }
+
+    pub(super) fn attribute(&mut self, attribution: &Attribution) {
+        let Attribution { snapshot: _, decided_by, name, protocol, found, junk } = attribution;
+        let labels = format!("{decided_by:?} {name:?} {protocol:?} {found:?} {junk:?}");
+        self.seen.accounted.push(labels);
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        self.say(&reply.bytes);
+        let answers = reply.answers.iter().map(|one| format!("{} {:?}", told(one), reply.flags));
+        self.seen.accounted.extend(answers);
+        // It is answered now.
+        while self.gate.pop_unanswered(0).is_some() {}
+        self.seen.notes.extend(reply.malformed.map(|what| format!("{what:?}")));
+        self.end(reply.reason.label());
+    }
+
+    fn say(&mut self, bytes: &[u8]) {
+        self.seen.client.extend_from_slice(bytes);
+        self.seen.own.extend_from_slice(bytes);
+    }
+
+    fn end(&mut self, reason: &str) {
+        self.is_undecided = false;
+        self.leg = Leg::None;
+        self.seen.end = Some(reason.to_owned());
+    }
+
+    fn note(&mut self, note: &Note) {
+        self.seen.notes.insert(match note {
+            Note::StreamAnswered(answered) => {
+                self.seen.accounted.push(told(answered));
+                "a stream answered".to_owned()
+            }
+            Note::Http1Detected
+            | Note::Http2Detected
+            | Note::UnverifiedName
+            | Note::NameConflict
+            | Note::BlockedStream
+            | Note::FramesRefused(_)
+            | Note::ResponseUnframed(_) => format!("{note:?}"),
+        });
+    }
+
+    pub(super) fn account_ended(&mut self) {
+        while let Some(answered) = self.gate.pop_ended() {
+            self.seen.accounted.push(told(&answered));
+        }
+    }
+
+    /// FIN of `side` has come, if all before it has, and something can be done about it.
+    pub(super) fn meet_end(&mut self, side: Side) {
+        let sent = &self.sides[side as usize];
+        if sent.fin != Fin::Sent || sent.arrived < sent.bytes.len() || self.seen.end.is_some() {
+            return;
+        }
+        if self.is_undecided && side == Side::Downstream {
+            let policy = policy(&self.snapshot, Leg::None, ROOM);
+            let attribution = self.gate.give_up(Recognised::Ended, &policy);
+            return self.decide(&attribution);
+        }
+        let is_over = self.held(side).is_empty() || !self.gate.waits(side);
+        if self.upstream().is_some() && is_over {
+            self.ended(side);
+        }
+    }
+
+    fn discard(&mut self, side: Side) {
+        let sent = &mut self.sides[side as usize];
+        sent.decided = sent.arrived;
+    }
+
+    fn ended(&mut self, side: Side) {
+        self.sides[side as usize].fin = Fin::Told;
+        self.discard(side);
+        self.gate.ended(side);
+        self.account_ended();
+        if side == Side::Upstream {
+            if self.gives_way() {
+                return;
+            }
+            if self.gate.end_responses() {
+                self.discard(Side::Downstream);
+            }
+        }
+        if self.sides[side.peer() as usize].fin == Fin::Told {
+            self.end(CloseReason::Finished.label());
+        }
+    }
+
+    /// The next request has come, and needs another upstream connection.
+    fn gives_way(&mut self) -> bool {
+        let is_held = !self.held(Side::Downstream).is_empty();
+        while is_held && self.gate.is_between_exchanges() {
+            match self.ask(Side::Downstream, Leg::None) {
+                Outcome::Note(note) => self.note(&note),
+                Outcome::Act(action @ (Action::Go(_) | Action::Reply(_))) => {
+                    self.act(action);
+                    return true;
+                }
+                Outcome::Pass(_)
+                | Outcome::Hold
+                | Outcome::Drop(_)
+                | Outcome::Inject(_)
+                | Outcome::Act(_) => return false,
+            }
+        }
+        false
+    }
+}
+
+fn endpoint(target: &Target) -> Option<SocketAddr> {
+    match target {
+        Target::Endpoints(endpoints) => endpoints.first().copied(),
+        Target::OriginalDestination { .. } => Some(DESTINATION),
+    }
+}

@@ -1,0 +1,289 @@
+//! Gated HTTP/2: which frames pass, and what Egret says itself.
+
+use std::net::SocketAddr;
+
+use proptest::prelude::*;
+
+use crate::config::Mode;
+use crate::gate::testing::world::{A, B, DESTINATION, World, snapshot};
+use crate::gate::testing::{Reach, Show};
+use crate::relay::Side;
+
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+const ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+
+/// HEADERS that open and end a stream: a GET of `/` from `authority`, in literals only.
+fn get(stream: u8, authority: &str) -> Vec<u8> {
+    // :method GET, :scheme http, :path / are in the static table; :authority is its first name.
+    let mut block = vec![0x82, 0x86, 0x84, 0x01, u8::try_from(authority.len()).unwrap()];
+    block.extend(authority.bytes());
+    frame(1, 5, stream, &block)
+}
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let head = [length[1], length[2], length[3], kind, flags, 0, 0, 0, stream];
+    [&head[..], payload].concat()
+}
+
+/// A `:status` on `stream`, and the end.
+fn answer(stream: u8, status: &[u8; 3]) -> Vec<u8> {
+    [&[0, 0, 5, 1, 5, 0, 0, 0, stream, 8, 3], &status[..]].concat()
+}
+
+fn goaway(stream: u8, code: u8) -> Vec<u8> {
+    frame(7, 0, 0, &[0, 0, 0, stream, 0, 0, 0, code])
+}
+
+/// A client that sends these pieces.
+fn shown(mode: Mode, pieces: &[&[u8]]) -> Show {
+    let mut show = Show::new(&snapshot(World::Gated(mode)));
+    pieces.iter().for_each(|piece| show.send(Side::Downstream, piece));
+    show
+}
+
+#[test]
+fn an_allowed_authority_passes_cut_at_every_byte_and_so_do_the_answers() {
+    let sent = [PREFACE, &SETTINGS, &get(1, "a.example")].concat();
+    let answered = [&SETTINGS[..], &frame(0, 1, 1, b"x")].concat();
+    for cut in 1..sent.len() {
+        let mut show = shown(Mode::RegistryOnly, &[&sent[..cut], &sent[cut..]]);
+        assert_eq!(show.seen.upstreams, [(A, sent.clone())], "cut at {cut}");
+        // Who pauses where a server may speak is greeted.
+        let may_be_greeted = if cut > 1 { &SETTINGS[..] } else { &[] };
+        assert!([&[][..], may_be_greeted].contains(&&show.seen.client[..]), "cut at {cut}");
+        let greeting = std::mem::take(&mut show.seen.client);
+        for piece in answered.chunks(cut) {
+            show.send(Side::Upstream, piece);
+        }
+        assert_eq!(show.seen.client, answered, "cut at {cut}, behind {greeting:?}");
+        assert_eq!(show.seen.end, None);
+        let seen = show.close();
+        assert_eq!(seen.accounted.len(), 1, "{:?}", seen.accounted);
+        assert!(seen.accounted[0].contains("a.example"), "{:?}", seen.accounted);
+    }
+}
+
+#[test]
+fn a_blocked_authority_is_answered_502_and_nothing_passes_cut_at_every_byte() {
+    let sent = [PREFACE, &SETTINGS, &get(1, "blocked.example")].concat();
+    for cut in 1..sent.len() {
+        let seen = shown(Mode::RegistryOnly, &[&sent[..cut], &sent[cut..]]).close();
+        assert_eq!(seen.upstreams, [], "cut at {cut}");
+        let said = [&SETTINGS[..], &answer(1, b"502"), &goaway(1, 0)].concat();
+        assert_eq!(seen.client, said, "cut at {cut}: SETTINGS come once");
+        assert_eq!(seen.end.as_deref(), Some("blackhole"));
+        assert_eq!(seen.accounted, ["Some(\"blocked.example\") 502 0 up 0 down by Egret None"]);
+    }
+}
+
+#[test]
+fn who_waits_for_settings_is_greeted_and_the_acknowledgement_goes_no_further() {
+    let (first, second) = (get(1, "a.example"), get(3, "a.example"));
+    // Before the request, and behind it; what the client acknowledges later passes.
+    for behind in [[&ACK[..], &first].concat(), [&first[..], &ACK].concat()] {
+        let sent = [PREFACE, &SETTINGS, &behind, &second, &ACK].concat();
+        for cut in PREFACE.len() + SETTINGS.len()..sent.len() {
+            let at_once = PREFACE.len() + SETTINGS.len();
+            let pieces = [&sent[..at_once], &sent[at_once..cut], &sent[cut..]];
+            let mut show = shown(Mode::RegistryOnly, &pieces);
+            assert_eq!(show.seen.client, SETTINGS, "Egret's own");
+            let passed = [PREFACE, &SETTINGS, &first, &second, &ACK].concat();
+            assert_eq!(show.seen.upstreams, [(A, passed)], "cut at {cut}");
+            assert_eq!(show.seen.dropped, ACK);
+            show.send(Side::Upstream, &SETTINGS);
+            assert_eq!(show.seen.client, [SETTINGS, SETTINGS].concat(), "the server's own");
+        }
+    }
+}
+
+#[test]
+fn a_later_blocked_stream_ends_the_connection_between_two_frames() {
+    let first = [PREFACE, &SETTINGS, &get(1, "a.example")].concat();
+    let blocked = get(3, "blocked.example");
+    let data = frame(0, 0, 1, b"data");
+    let answers = [&SETTINGS[..], &data, &data].concat();
+    for sent in 0..answers.len() {
+        for cut in 0..blocked.len() {
+            let mut show = shown(Mode::RegistryOnly, &[&first]);
+            show.send(Side::Upstream, &answers[..sent]);
+            show.send(Side::Downstream, &blocked[..cut]);
+            show.send(Side::Downstream, &blocked[cut..]);
+            show.send(Side::Upstream, &answers[sent..]);
+            // The frame in which the server is passes to its end.
+            let ends = [0, 9, 22, 35];
+            let end = *ends.iter().find(|end| **end >= sent).unwrap();
+            let start = if sent == 0 { &SETTINGS[..] } else { &[] };
+            let said = [start, &answers[..end], &answer(3, b"502"), &goaway(3, 0)].concat();
+            assert_eq!(show.seen.client, said, "answered {sent}, cut at {cut}");
+            assert_eq!(show.seen.upstreams, [(A, first.clone())]);
+            assert_eq!(show.seen.end.as_deref(), Some("blackhole"));
+            assert!(show.seen.notes.contains("BlockedStream"));
+        }
+    }
+}
+
+#[test]
+fn junk_behind_the_first_request_ends_with_goaway_in_any_pieces() {
+    let first = [PREFACE, &SETTINGS, &get(1, "a.example")].concat();
+    // PUSH_PROMISE, which only servers send.
+    let junk = frame(5, 4, 1, &[0, 0, 0, 2]);
+    for cut in 0..junk.len() {
+        let show = shown(Mode::RegistryOnly, &[&first, &junk[..cut], &junk[cut..]]);
+        assert_eq!(show.seen.upstreams, [(A, first.clone())], "cut at {cut}");
+        assert_eq!(show.seen.client, [&SETTINGS[..], &goaway(1, 1)].concat(), "cut at {cut}");
+        assert_eq!(show.seen.end.as_deref(), Some("bad_request"));
+        assert!(show.seen.notes.contains("FramesRefused(PushPromise)"), "{:?}", show.seen.notes);
+    }
+}
+
+#[test]
+fn streams_that_wait_for_an_upstream_are_answered_503_when_none_can_be_reached() {
+    let body = frame(0, 1, 1, b"hi");
+    let waiting = [&get(1, "a.example")[..], &body, &get(3, "a.example")].concat();
+    for (behind, last) in [("a.example", 5), ("b.example", 3), ("blocked.example", 3)] {
+        let sent = [PREFACE, &SETTINGS, &waiting, &get(5, behind)].concat();
+        for greeted in [PREFACE.len() + SETTINGS.len(), sent.len()] {
+            let mut show = Show::new(&snapshot(World::Gated(Mode::RegistryOnly)));
+            show.reach = Reach::Down;
+            show.send(Side::Downstream, &sent[..greeted]);
+            show.send(Side::Downstream, &sent[greeted..]);
+            let answers = [1, 3, 5].map(|stream| answer(stream, b"503"));
+            let answers = answers[..usize::from(last / 2) + 1].concat();
+            let said = [&SETTINGS[..], &answers, &goaway(last, 0)].concat();
+            assert_eq!(show.seen.client, said, "{behind}");
+            assert_eq!(show.seen.upstreams, []);
+            assert_eq!(show.seen.end.as_deref(), Some("connect_refused"));
+            assert_eq!(show.seen.accounted.len(), usize::from(last / 2) + 1);
+            assert!(show.seen.accounted.iter().all(|one| one.ends_with("UpstreamFailed")));
+        }
+    }
+}
+
+#[test]
+fn a_service_without_an_endpoint_is_answered_503_under_its_own_flag() {
+    let sent = [PREFACE, &SETTINGS, &get(1, "none.example")].concat();
+    let seen = shown(Mode::RegistryOnly, &[&sent]).close();
+    assert_eq!(seen.client, [&SETTINGS[..], &answer(1, b"503"), &goaway(1, 0)].concat());
+    assert_eq!(seen.end.as_deref(), Some("no_endpoint"));
+    assert!(seen.accounted[0].ends_with("BlackHole"), "{:?}", seen.accounted);
+}
+
+/// A frame of a client, as the model sees it.
+#[derive(Debug, Clone, Copy)]
+enum Drawn {
+    Ping,
+    Data(u8),
+    Acknowledgement,
+    Request(&'static str),
+}
+
+fn leads_to(host: &str, mode: Mode) -> Option<SocketAddr> {
+    match (host, mode) {
+        ("a.example", _) => Some(A),
+        ("b.example" | "x.b.example", _) => Some(B),
+        (_, Mode::AllowAny) => Some(DESTINATION),
+        (_, Mode::RegistryOnly) => None,
+    }
+}
+
+/// The model: of the frames that have come whole, those that must have passed, and where to. Frames
+/// pass up to the first request that does not lead to the connection's upstream.
+fn model(
+    frames: &[(Drawn, Vec<u8>)],
+    (sent, greeted_at): (usize, Option<usize>),
+    mode: Mode,
+) -> Option<(SocketAddr, Vec<u8>, usize)> {
+    let mut swallows = greeted_at;
+    let (mut to, mut passed, mut end) = (None, [PREFACE, &SETTINGS].concat(), 33);
+    for (drawn, bytes) in frames {
+        if end + bytes.len() > sent {
+            // Of what is no request a part may have passed.
+            let part =
+                if matches!(drawn, Drawn::Request(_)) { 0 } else { sent.saturating_sub(end) };
+            return to.map(|to| (to, passed, part));
+        }
+        if let Drawn::Request(host) = drawn {
+            let leads = leads_to(host, mode);
+            if to.is_some() && leads != to {
+                return to.map(|to| (to, passed, 0));
+            }
+            to = Some(leads?);
+        }
+        let swallowed =
+            |at: usize| matches!(drawn, Drawn::Acknowledgement) && at < end + bytes.len();
+        match swallows.take_if(|at| swallowed(*at)) {
+            Some(_) => {}
+            None => passed.extend_from_slice(bytes),
+        }
+        end += bytes.len();
+    }
+    to.map(|to| (to, passed, 0))
+}
+
+fn drawn() -> impl Strategy<Value = Drawn> {
+    let hosts =
+        vec!["a.example", "a.example", "b.example", "x.b.example", "c.example", "d.example"];
+    prop_oneof![
+        1 => Just(Drawn::Ping),
+        2 => any::<u8>().prop_map(Drawn::Data),
+        1 => Just(Drawn::Acknowledgement),
+        4 => prop::sample::select(hosts).prop_map(Drawn::Request),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 1_000, failure_persistence: None, ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn frames_pass_up_to_the_first_request_that_leads_elsewhere(
+        drawn in prop::collection::vec(drawn(), 1..12),
+        pieces in prop::collection::vec(1_usize..60, 1..80),
+        is_strict in any::<bool>(),
+    ) {
+        let mode = if is_strict { Mode::RegistryOnly } else { Mode::AllowAny };
+        let mut streams = (1..).step_by(2);
+        // A body belongs to a stream.
+        let first = drawn.iter().position(|drawn| matches!(drawn, Drawn::Request(_)));
+        let frames: Vec<(Drawn, Vec<u8>)> = drawn.into_iter().enumerate().map(|(index, drawn)| {
+            let drawn = match drawn {
+                Drawn::Data(_) if first.is_none_or(|first| index < first) => Drawn::Ping,
+                other => other,
+            };
+            let bytes = match drawn {
+                Drawn::Ping => frame(6, 0, 0, &[7; 8]),
+                Drawn::Data(length) => frame(0, 0, 1, &vec![1; length.into()]),
+                Drawn::Acknowledgement => ACK.to_vec(),
+                Drawn::Request(host) => get(streams.next().unwrap(), host),
+            };
+            (drawn, bytes)
+        }).collect();
+        let all = frames.iter().flat_map(|(_, bytes)| bytes.iter().copied());
+        let bytes: Vec<u8> = [PREFACE, &SETTINGS].concat().into_iter().chain(all).collect();
+        let mut show = Show::new(&snapshot(World::Gated(mode)));
+        let (mut sent, mut greeted_at) = (0, None);
+        for piece in pieces {
+            let until = (sent + piece).min(bytes.len());
+            show.send(Side::Downstream, &bytes[sent..until]);
+            sent = until;
+            if greeted_at.is_none() && !show.seen.own.is_empty() {
+                greeted_at = Some(sent);
+            }
+            let expected = model(&frames, (sent, greeted_at), mode);
+            let got = &show.seen.upstreams;
+            match expected {
+                None => prop_assert_eq!(got, &[]),
+                Some((to, passed, part)) => {
+                    prop_assert_eq!(got.len(), 1);
+                    let (address, bytes) = &got[0];
+                    prop_assert_eq!(*address, to);
+                    prop_assert!(bytes.starts_with(&passed));
+                    prop_assert!(bytes.len() <= passed.len() + part);
+                }
+            }
+        }
+    }
+}
