@@ -5,8 +5,15 @@ use std::path::Path;
 #[path = "fuzz/properties.rs"]
 mod properties;
 
-/// Checks each input of `target`, whole and each part of it that begins it.
+/// The most parts of one input that are checked.
+const PARTS_MAX: usize = 64;
+
+/// Checks each input of `target`, whole and parts of it that begin it.
 fn replay(target: &str, property: fn(&[u8])) {
+    replay_parts(target, PARTS_MAX, property);
+}
+
+fn replay_parts(target: &str, parts_max: usize, property: fn(&[u8])) {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
     let inputs = std::fs::read_dir(&corpus).expect("the corpus is in the repository");
     let mut replayed = 0;
@@ -16,7 +23,7 @@ fn replay(target: &str, property: fn(&[u8])) {
         // The test's output is shown only when the property fails.
         println!("{}", path.display());
         property(&bytes);
-        for end in (0..bytes.len()).step_by(bytes.len().div_ceil(64).max(1)) {
+        for end in (0..bytes.len()).step_by(bytes.len().div_ceil(parts_max).max(1)) {
             property(&bytes[..end]);
         }
         replayed += 1;
@@ -52,4 +59,13 @@ fn the_corpus_of_files_holds_no_surprise() {
 #[test]
 fn the_corpus_of_http2_holds_no_surprise() {
     replay("http2", properties::http2);
+}
+
+#[test]
+fn the_corpus_of_the_gate_holds_no_surprise() {
+    replay("gate", properties::gate);
+    // What its readers are shown; the gate's unit tests cut these at every byte.
+    for target in ["client_hello", "request_head", "framing", "http2"] {
+        replay_parts(target, 4, properties::gate);
+    }
 }

@@ -8,6 +8,9 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+#[path = "tidy/worker.rs"]
+mod worker;
+
 const LINE_WIDTH_MAX: usize = 100;
 const FILE_LINES_MAX: usize = 400;
 const FUNCTION_LINES_MAX: usize = 60;
@@ -36,14 +39,14 @@ const LAYERS: [&[&str]; 6] = [
         "http1",
         "http2",
     ],
-    &["registry", "metrics", "access_log", "drain", "mailbox", "load", "admission"],
+    &["registry", "metrics", "access_log", "drain", "mailbox", "load", "admission", "gate"],
     &["worker", "control"],
     &["app", "check"],
     &["main", "lib"],
 ];
 
 /// Values in, values out: no sockets, no clocks, no threads, no files.
-const PURE: [&str; 11] = [
+const PURE: [&str; 12] = [
     "identity",
     "prefix",
     "yaml",
@@ -55,6 +58,7 @@ const PURE: [&str; 11] = [
     "sniff",
     "http1",
     "http2",
+    "gate",
 ];
 const IMPURE: [&str; 8] = [
     "std::fs",
@@ -84,7 +88,10 @@ impl Source {
         let name = self.path.file_stem().unwrap_or_default();
         name == "tests"
             || name == "testing"
-            || self.path.components().any(|c| c.as_os_str() == "tests")
+            || self
+                .path
+                .components()
+                .any(|c| c.as_os_str() == "tests" || c.as_os_str() == "testing")
     }
 
     /// The lines of the product, with their numbers.

@@ -3,9 +3,9 @@
 
 use std::rc::Rc;
 
+use super::HeldSnapshot;
 use super::testing::world::{WORLDS, World, snapshot};
 use super::testing::{Moves, Reach, Seen, Show};
-use super::{Gate, HeldSnapshot};
 use crate::http2::{EMPTY_SETTINGS, PREFACE};
 use crate::relay::Side;
 
@@ -71,12 +71,11 @@ pub(super) fn outcome(
             show.finish(Side::Downstream);
             show.finish(Side::Upstream);
         }
-        let is_http2 = matches!(show.gate, Gate::Http2(_));
         let mut seen = show.close();
         let passed = seen.upstreams.iter().flat_map(|(_, bytes)| bytes);
         assert!(is_part(passed, pieces.concat()), "something passes that was not sent");
         assert!(is_part(&seen.relayed, server.to_vec()), "something is answered by nobody");
-        if is_http2 {
+        if seen.notes.contains("Http2Detected") {
             without_greeting(&mut seen);
         }
         seen

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use egret::config::Config;
+use egret::internals::gate::fuzzing;
 use egret::internals::http1::{
     Asked, Body, RequestStep, RequestStream, ResponseStep, ResponseStream,
 };
@@ -173,6 +174,11 @@ pub(crate) fn http2(bytes: &[u8]) {
     assert_eq!(frames(bytes, bytes.len()), frames(bytes, 1), "a cut changed the requests");
     boundaries_agree(bytes);
     decoders_agree(bytes);
+}
+
+/// What passes where a name decides, and where one labels: see `src/gate/fuzzing.rs`.
+pub(crate) fn gate(bytes: &[u8]) {
+    fuzzing::any_bytes(bytes);
 }
 
 fn is_normal(name: &Name) {

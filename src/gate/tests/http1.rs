@@ -79,7 +79,8 @@ fn bodies_are_followed_to_their_end_cut_at_every_byte() {
         format!("{head}Content-Length: {}\r\n\r\n{BLOCKED}", BLOCKED.len()),
         format!("{head}Content-Length: 0\r\n\r\n"),
         format!(
-            "{head}Transfer-Encoding: chunked\r\n\r\n{:x};x=y\r\n{BLOCKED}\r\n3\r\nabc\r\n0\r\nT: u\r\n\r\n",
+            "{head}Transfer-Encoding: chunked\r\n\r\n\
+             {:x};x=y\r\n{BLOCKED}\r\n3\r\nabc\r\n0\r\nT: u\r\n\r\n",
             BLOCKED.len()
         ),
     ];
@@ -225,7 +226,8 @@ fn of_malformed_requests_nothing_passes_cut_at_every_byte() {
         ("GET / HTTP/1.1\nHost: a.example\n\n".to_owned(), "BareLineEnd"),
         (
             format!(
-                "POST / HTTP/1.1\r\n{host}Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
+                "POST / HTTP/1.1\r\n{host}Content-Length: 3\r\n\
+                 Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"
             ),
             "LengthWithCoding",
         ),

@@ -1,5 +1,5 @@
-//! HTTP/1 against a model of it, which was written from the rules and not from the code: which bytes
-//! of a client may pass to which upstream connection.
+//! HTTP/1 against a model of it, which was written from the rules and not from the code: which
+//! bytes of a client may pass to which upstream connection.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ struct Model<'a> {
     bytes: &'a [u8],
     sent: usize,
     at: usize,
-    /// The request whose turn it is, whether its head has passed, and whether its response has ended.
+    /// The request whose turn it is; whether its head has passed, and its response has ended.
     turn: usize,
     has_begun: bool,
     is_answered: bool,
@@ -349,7 +349,9 @@ fn texts(upstreams: &[(SocketAddr, Vec<u8>)]) -> Vec<(SocketAddr, String)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 500, failure_persistence: None, ..ProptestConfig::default()
+    })]
 
     #[test]
     fn exactly_the_bytes_pass_that_the_rules_let_pass_under_registry_only(
