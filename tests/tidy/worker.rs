@@ -140,7 +140,7 @@ fn a_state_is_changed_in_one_place() {
 }
 
 /// The arms of the match that begins on the first line: their numbers, and their patterns.
-fn arms<'a>(lines: &[(usize, &'a str)]) -> Vec<(usize, String)> {
+fn arms(lines: &[(usize, &str)]) -> Vec<(usize, String)> {
     let (_, first) = lines[0];
     // rustfmt has put the arms four columns behind the line's first word.
     let (outer, mut arms): (usize, Vec<(usize, String)>) = (indent(first), Vec::new());
