@@ -75,6 +75,11 @@ impl Model<'_> {
         }
     }
 
+    fn is_within_a_bad_head(&self) -> bool {
+        let request = self.requests.get(self.turn).filter(|_| !self.has_begun);
+        request.is_some_and(|request| request.drawn.fault.is_some() && self.sent < request.head_end)
+    }
+
     /// Before a name has come the address decides.
     fn client_ends(&mut self, mode: Mode) {
         if self.turn == 0 && !self.has_begun && !self.is_over {
@@ -152,6 +157,9 @@ const FAULTS: [&str; 4] = [
     "Bare: x\n",
 ];
 
+/// The body of a response that only FIN ends, which is whole wherever that comes.
+const END: &str = "end";
+
 impl Drawn {
     /// The head's bytes and the body's.
     fn text(&self) -> (String, String) {
@@ -196,7 +204,7 @@ impl Drawn {
                 "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
                     .into()
             }
-            Response::UntilClose => "HTTP/1.1 200 OK\r\n\r\n".to_owned() + &content("end".into()),
+            Response::UntilClose => "HTTP/1.1 200 OK\r\n\r\n".to_owned() + &content(END.into()),
             Response::Unframed => {
                 "HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n".to_owned()
                     + &content("x".into())
@@ -293,7 +301,8 @@ fn run(drawn: Vec<Drawn>, steps: &[Step], mode: Mode, moves: Moves) {
                 model.sent = until;
                 model.pass();
             }
-            Step::ClientEnds if client_open => {
+            // When the fault of a head that is not whole is seen is no rule.
+            Step::ClientEnds if client_open && !model.is_within_a_bad_head() => {
                 client_open = false;
                 show.finish(Side::Downstream);
                 model.client_ends(mode);
@@ -322,11 +331,11 @@ fn run(drawn: Vec<Drawn>, steps: &[Step], mode: Mode, moves: Moves) {
                 }
             }
             Step::ServerEnds if model.up.is_some() && !model.is_over && saying.is_some() => {
-                let said = saying.take().unwrap();
-                let is_all = said.is_empty() && asked == Some(model.turn) && is_asked;
+                let unsaid = saying.take().unwrap().len();
+                let is_begun = is_asked && asked == Some(model.turn) && unsaid <= END.len();
                 let by = requests.get(model.turn).map(|request| request.drawn.ends_by());
                 show.finish(Side::Upstream);
-                model.upstream_ends(is_all && by == Some(EndsBy::Fin));
+                model.upstream_ends(is_begun && by == Some(EndsBy::Fin));
             }
             Step::Client(_)
             | Step::Server(_)
