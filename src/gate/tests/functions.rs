@@ -201,6 +201,26 @@ fn once_the_responses_have_ended_only_the_rest_of_a_body_passes() {
 }
 
 #[test]
+fn neither_a_head_that_waits_nor_its_body_passes_once_the_responses_have_ended() {
+    let mut show = sent(GATED, ALLOWED);
+    show.send(Side::Upstream, OK.as_bytes());
+    let (mut gate, snapshot) = (show.gate, snapshot(GATED));
+    let mut tables = Tables::default();
+    let next = "POST / HTTP/1.1\r\nHost: b.example\r\nContent-Length: 90\r\n\r\nbody";
+    let mut inspect = |gate: &mut Gate, bytes: &str| {
+        let policy = policy(&snapshot, Leg::Up(A), ROOM);
+        gate.inspect(Side::Downstream, bytes.as_bytes(), &policy, &mut tables)
+    };
+    assert!(matches!(inspect(&mut gate, next), Outcome::Act(Action::Go(_))));
+    assert!(gate.end_responses());
+    for bytes in [next, "more of the body", ALLOWED] {
+        let outcome = inspect(&mut gate, bytes);
+        assert!(matches!(outcome, Outcome::Drop(count) if count == bytes.len()), "{outcome:?}");
+        assert_eq!(gate.unseen(Side::Downstream), 0);
+    }
+}
+
+#[test]
 fn the_end_of_responses_means_something_to_gated_http1_only() {
     let mut show = sent(GATED, ALLOWED);
     assert!(show.gate.end_responses());

@@ -235,7 +235,7 @@ fn drawn() -> impl Strategy<Value = Drawn> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 1_000, failure_persistence: None, ..ProptestConfig::default()
+        cases: 500, failure_persistence: None, ..ProptestConfig::default()
     })]
 
     #[test]

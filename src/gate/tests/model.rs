@@ -359,7 +359,7 @@ fn texts(upstreams: &[(SocketAddr, Vec<u8>)]) -> Vec<(SocketAddr, String)> {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: 500, failure_persistence: None, ..ProptestConfig::default()
+        cases: 300, failure_persistence: None, ..ProptestConfig::default()
     })]
 
     #[test]
