@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::HeldSnapshot;
 use super::testing::world::{WORLDS, World, snapshot};
 use super::testing::{Moves, Reach, Seen, Show};
-use crate::http2::{EMPTY_SETTINGS, PREFACE};
+use crate::http2::{EMPTY_SETTINGS, FrameStep, PREFACE, RequestFrames};
 use crate::relay::Side;
 
 /// Between what the client sends and what the server does.
@@ -88,34 +88,37 @@ fn is_part<'a>(bytes: impl IntoIterator<Item = &'a u8>, all: Vec<u8>) -> bool {
     bytes.into_iter().all(|byte| all.any(|other| other == *byte))
 }
 
-/// A client that pauses before its first request is sent SETTINGS at once, and not later; its
-/// acknowledgement of these is dropped. Nothing else may depend on the pause.
+/// A client that pauses before its first request is sent SETTINGS at once, and not later; the
+/// acknowledgement that comes next is dropped. Nothing else may depend on the pause.
 fn without_greeting(seen: &mut Seen) {
     if seen.own.starts_with(&EMPTY_SETTINGS) {
         seen.own.drain(..EMPTY_SETTINGS.len());
     }
     // In another order, if the greeting came.
     seen.client.clear();
-    let dropped = std::mem::take(&mut seen.dropped);
-    if dropped.is_empty() {
-        for (_, passed) in &mut seen.upstreams {
-            *passed = without_first_acknowledgement(passed);
-        }
+    seen.dropped.clear();
+    for (_, passed) in &mut seen.upstreams {
+        *passed = without_acknowledgements(passed);
     }
 }
 
-/// `bytes` of a client of HTTP/2 without its first acknowledgement of SETTINGS.
-fn without_first_acknowledgement(bytes: &[u8]) -> Vec<u8> {
-    let mut at = if bytes.starts_with(PREFACE) { PREFACE.len() } else { 0 };
-    while let Some(head) = bytes.get(at..at + 9) {
-        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-        let end = (at + 9 + length).min(bytes.len());
-        if head[3] == 4 && head[4] & 1 == 1 {
-            return [&bytes[..at], &bytes[end..]].concat();
+/// `bytes` of a client of HTTP/2, without the frames that acknowledge SETTINGS.
+fn without_acknowledgements(bytes: &[u8]) -> Vec<u8> {
+    let (mut frames, mut at) = (RequestFrames::default(), PREFACE.len().min(bytes.len()));
+    let mut kept = bytes[..at].to_vec();
+    loop {
+        match frames.next(&bytes[at..]) {
+            FrameStep::Pass { bytes: length } | FrameStep::Request { bytes: length, .. } => {
+                kept.extend_from_slice(&bytes[at..at + length]);
+                at += length;
+            }
+            FrameStep::SettingsAck { bytes: length } => at += length,
+            FrameStep::NeedMore | FrameStep::Refused(_) => {
+                kept.extend_from_slice(&bytes[at..]);
+                return kept;
+            }
         }
-        at = end;
     }
-    bytes.to_vec()
 }
 
 /// Where no upstream connection can be made, nothing passes.
