@@ -2,48 +2,30 @@
 //! factor of two from second to second. What does not depend on that is compared: how many requests
 //! the server counted, how much processor time one took, and that rate and latency fit together.
 //!
-//! Costs are compared in an optimised build only (scripts/test.sh makes one): without optimisation
-//! loadgen costs three times as much, and leaves the server cold caches.
+//! Costs are compared in an optimised build only (scripts/test.sh makes one, and names it by
+//! LOADGEN_BINARY): without optimisation loadgen costs three times as much, and leaves the server
+//! cold caches.
 
 use std::ops::RangeInclusive;
 
 use serde_json::Value;
 
 use crate::number_after;
-use crate::support::{Cost, Iperf, Nginx, Serve, alone, cost, loadgen, median, on_one_core};
+use crate::support::{
+    Cost, Iperf, Nginx, Serve, alone, assert_ratios, cost, is_optimised, loadgen, on_one_core,
+};
 
 const CONNECTIONS: f64 = 64.0;
-/// Interleaved; the median of the ratios inside a round is judged. When it lies outside, there are
-/// as many rounds again, twice at most, and the median of all is judged.
-const ROUNDS: usize = 5;
-const ROUNDS_MAX: usize = 3 * ROUNDS;
-
-/// Whether costs say something.
-const OPTIMISED: bool = !cfg!(debug_assertions);
 
 /// How far apart costs may lie, as a factor. Seen on a core of which others took up to half: 0.9 to
 /// 1.05 for what a request costs the server next to wrk, 0.85 to 1.0 for both sides together
 /// (loadgen's own is lower), 0.95 to 1.15 for a byte next to iperf3.
 const SAME_COST: RangeInclusive<f64> = 0.8..=1.25;
 
-/// The medians of what `round` returns: ratios of costs, which must lie in [`SAME_COST`].
-fn assert_same_costs<const N: usize>(names: [&str; N], mut round: impl FnMut() -> [f64; N]) {
-    let mut ratios = [(); N].map(|()| Vec::new());
-    loop {
-        for (ratios, ratio) in ratios.iter_mut().zip(round()) {
-            ratios.push(ratio);
-        }
-        let rounds = ratios[0].len();
-        if rounds % ROUNDS != 0 {
-            continue;
-        }
-        let medians = ratios.clone().map(median);
-        println!("after {rounds} rounds: {names:?}: {medians:.2?}");
-        if !OPTIMISED || medians.iter().all(|ratio| SAME_COST.contains(ratio)) {
-            return;
-        }
-        assert!(rounds < ROUNDS_MAX, "loadgen's cost as a share of {names:?}: {medians:.2?}");
-    }
+/// The ratios of costs that `round` returns lie in [`SAME_COST`].
+fn assert_same_costs<const N: usize>(names: [&str; N], round: impl FnMut() -> [f64; N]) {
+    let any = 0.0..=f64::INFINITY;
+    assert_ratios(names, if is_optimised() { &SAME_COST } else { &any }, round);
 }
 
 /// What one tool said of one second.

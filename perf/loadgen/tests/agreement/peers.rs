@@ -7,8 +7,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// Hand every connection to `handle`, one after the other.
-fn serve(mut handle: impl FnMut(TcpStream, u64) + Send + 'static) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+fn serve(handle: impl FnMut(TcpStream, u64) + Send + 'static) -> SocketAddr {
+    serve_on(TcpListener::bind("127.0.0.1:0").unwrap(), handle)
+}
+
+fn serve_on(
+    listener: TcpListener,
+    mut handle: impl FnMut(TcpStream, u64) + Send + 'static,
+) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     thread::spawn(move || {
         for (number, stream) in (0..).zip(listener.incoming().flatten()) {
@@ -65,6 +71,7 @@ pub(crate) fn paced_http(per_second: f64) -> SocketAddr {
     let pace = Pace::new(per_second);
     serve(move |mut stream, _| {
         let pace = pace.clone();
+        pace.begin();
         thread::spawn(move || {
             stream.set_nodelay(true).unwrap();
             let mut buffer = [0; 4096];
@@ -82,8 +89,15 @@ pub(crate) fn paced_http(per_second: f64) -> SocketAddr {
 /// Relay so many bytes a second from the clients, over all connections.
 pub(crate) fn paced_relay(target: SocketAddr, bytes_per_second: f64) -> SocketAddr {
     let pace = Pace::new(bytes_per_second);
-    serve(move |downstream, _| {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // On loopback the kernel has megabytes of buffers, of which a client counts what it puts there.
+    // A client's are sized by the segments that this end takes.
+    let socket = socket2::SockRef::from(&listener);
+    socket.set_tcp_mss(1448).unwrap();
+    socket.set_recv_buffer_size(128 << 10).unwrap();
+    serve_on(listener, move |downstream, _| {
         let upstream = TcpStream::connect(target).unwrap();
+        pace.begin();
         let (back, forth) = (upstream.try_clone().unwrap(), downstream.try_clone().unwrap());
         let pace = pace.clone();
         thread::spawn(move || relay(downstream, upstream, |bytes| pace.wait(bytes.len() as f64)));
@@ -91,7 +105,7 @@ pub(crate) fn paced_relay(target: SocketAddr, bytes_per_second: f64) -> SocketAd
     })
 }
 
-/// Units at a constant rate, whoever asks for them.
+/// Units at a constant rate, as long as there are clients that want more.
 #[derive(Clone)]
 struct Pace {
     per_second: f64,
@@ -103,16 +117,20 @@ impl Pace {
         Self { per_second, next: Arc::new(Mutex::new(Instant::now())) }
     }
 
-    /// Wait for so many units. What was not asked for is not saved up, beyond what a thread that
-    /// woke up late must make good.
-    fn wait(&self, units: f64) {
-        const CREDIT: Duration = Duration::from_millis(20);
+    /// A client has come: what was not asked for before is not saved up.
+    fn begin(&self) {
         let mut next = self.next.lock().unwrap();
-        let now = Instant::now();
-        *next = (*next).max(now - CREDIT) + Duration::from_secs_f64(units / self.per_second);
+        *next = (*next).max(Instant::now());
+    }
+
+    /// Wait for so many units. What a busy machine has kept this thread or its clients from is made
+    /// good: they ask again as soon as they run.
+    fn wait(&self, units: f64) {
+        let mut next = self.next.lock().unwrap();
+        *next += Duration::from_secs_f64(units / self.per_second);
         let due = *next;
         drop(next);
-        thread::sleep(due.saturating_duration_since(now));
+        thread::sleep(due.saturating_duration_since(Instant::now()));
     }
 }
 

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -35,8 +36,17 @@ pub(crate) fn on_one_core(program: &str) -> Command {
     command
 }
 
+/// The program that is tested instead of the one that cargo has built beside the tests.
+const OTHER_PROGRAM: &str = "LOADGEN_BINARY";
+
 pub(crate) fn loadgen() -> Command {
-    on_one_core(env!("CARGO_BIN_EXE_loadgen"))
+    let other = std::env::var(OTHER_PROGRAM);
+    on_one_core(other.as_deref().unwrap_or(env!("CARGO_BIN_EXE_loadgen")))
+}
+
+/// Whether loadgen is an optimised build: what it costs says something.
+pub(crate) fn is_optimised() -> bool {
+    !cfg!(debug_assertions) || std::env::var_os(OTHER_PROGRAM).is_some()
 }
 
 /// Run it to its end; its standard output.
@@ -51,7 +61,36 @@ pub(crate) fn load(arguments: &[&str]) -> Value {
     serde_json::from_str(&output(loadgen().args(arguments))).unwrap()
 }
 
-pub(crate) fn median(mut values: Vec<f64>) -> f64 {
+/// The median of each of the ratios that `round` returns lies in `range`: loadgen's number as a share
+/// of another. The runs of a round are interleaved, so that a slow moment of the machine hits all of
+/// them. When a median lies outside, there are as many rounds again, four times at most, and the
+/// median of all is judged.
+pub(crate) fn assert_ratios<const N: usize>(
+    names: [&str; N],
+    range: &RangeInclusive<f64>,
+    mut round: impl FnMut() -> [f64; N],
+) {
+    const ROUNDS: usize = 3;
+    const ROUNDS_MAX: usize = 5 * ROUNDS;
+    let mut ratios = [(); N].map(|()| Vec::new());
+    loop {
+        for (ratios, ratio) in ratios.iter_mut().zip(round()) {
+            ratios.push(ratio);
+        }
+        let rounds = ratios[0].len();
+        if !rounds.is_multiple_of(ROUNDS) {
+            continue;
+        }
+        let medians = ratios.clone().map(median);
+        println!("after {rounds} rounds, as a share of {names:?}: {medians:.2?}");
+        if medians.iter().all(|ratio| range.contains(ratio)) {
+            return;
+        }
+        assert!(rounds < ROUNDS_MAX, "loadgen's as a share of {names:?}: {medians:.2?}");
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
