@@ -30,11 +30,11 @@ ROOT=$(dirname "$PERF")
 . "$ROOT/scripts/lib.sh"
 
 BOUNDS=$PERF/instructions.tsv
-PROGRAM=${CARGO_TARGET_DIR:-$ROOT/target}/count/count
 # Where callgrind counts; the name of a function in perf/micro/src/bin/count.rs.
 COUNTED=count::measured_calls
 
 UPDATE=
+LOGS=
 
 main() {
     case ${1:-} in
@@ -45,14 +45,13 @@ main() {
     esac
     (($# <= 1)) || usage_error "it takes one option at most"
     need_packages valgrind=valgrind cc=gcc
-    have cargo || die "cargo is missing; install Rust as https://rustup.rs says"
-    cargo build --quiet --locked --profile count --package egret-micro --bin count \
-        --manifest-path "$ROOT/Cargo.toml" || die "the build failed; its messages are above"
+    build_measured_programs
     count_all
 }
 
 count_all() {
     local operation calls before allowed now over=() rows=()
+    run_all
     printf '%-28s %14s %14s %9s %9s\n' operation before now change allowed
     while IFS=$'\t' read -r operation calls before allowed; do
         [[ $operation == \#* ]] && rows+=("$operation"$'\t'"$calls"$'\t'"$before"$'\t'"$allowed") &&
@@ -72,14 +71,25 @@ count_all() {
     fi
 }
 
+# Each operation, as many at a time as there are processors: what else runs changes no count.
+# What valgrind says of an operation is in a file of its name in LOGS.
+run_all() {
+    LOGS=$(mktemp -d)
+    trap 'rm -rf "$LOGS"' EXIT
+    # bash -c gives each its own redirection. A failure is found in the log.
+    # shellcheck disable=SC2016
+    awk -F '\t' '!/^#/ { print $1, $2 }' "$BOUNDS" |
+        xargs --max-procs="$(nproc)" --max-lines=1 bash -c 'exec valgrind --tool=callgrind \
+            --callgrind-out-file=/dev/null --toggle-collect="$2" "$3" "$4" "$5" \
+            >"$1/$4" 2>&1' bash "$LOGS" "$COUNTED" "$MEASURED/count" || true
+}
+
 # instructions_per_call OPERATION CALLS
 instructions_per_call() {
-    local output total
-    output=$(valgrind --tool=callgrind --callgrind-out-file=/dev/null \
-        --toggle-collect="$COUNTED" "$PROGRAM" "$1" "$2" 2>&1) || die "$1 failed: $output"
-    total=$(sed -n 's/.*Collected : \([0-9]*\)$/\1/p' <<<"$output")
+    local total
+    total=$(sed -n 's/.*Collected : \([0-9]*\)$/\1/p' "$LOGS/$1")
     # Zero when the function was not found, which would pass for ever.
-    ((total > 0)) || die "callgrind counted nothing in $COUNTED: $output"
+    ((${total:-0} > 0)) || die "callgrind counted nothing of $1 in $COUNTED: $(cat "$LOGS/$1")"
     say $((total / $2))
 }
 

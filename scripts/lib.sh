@@ -115,3 +115,17 @@ find_or_build_egret() {
     EGRET_BINARY=$(readlink -f "$EGRET_BINARY")
     export EGRET_BINARY
 }
+
+# build_measured_programs: what is measured on any machine, optimised but without the time that
+# link-time optimisation takes. MEASURED becomes the directory of egret, loadgen and count. Always
+# these three: cargo joins the features of what it builds together, and would build the
+# dependencies again for another choice.
+build_measured_programs() {
+    have cargo || die "cargo is missing; install Rust as https://rustup.rs says"
+    have cc || need_packages cc=gcc
+    cargo build --quiet --locked --profile count --bins --package egret --package egret-loadgen \
+        --package egret-micro --manifest-path "$ROOT/Cargo.toml" ||
+        die "the build failed; its messages are above"
+    MEASURED=$(readlink -f "${CARGO_TARGET_DIR:-$ROOT/target}/count")
+    export MEASURED
+}

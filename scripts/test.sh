@@ -1,14 +1,17 @@
 #!/usr/bin/env bash
 # test.sh: the gate. What CI runs and a newcomer runs; every section must pass.
 #
-#     scripts/test.sh
+#     scripts/test.sh                everything
+#     scripts/test.sh --fast         format, clippy, unit, tidy and demo: what finds most mistakes
+#     scripts/test.sh SECTION...     these sections, in the gate's order
+#     scripts/test.sh --list         the names of the sections, and what they are
 #
-# Sections: format, clippy, shellcheck, unit and property tests, in-process integration tests and
-# the tidy rules, documentation examples, end-to-end tests in network namespaces, the load generator
-# held against other tools, the baseline relays, the instruction counts of the pure parts
-# (perf/instructions.sh), the demo (scripts/run.sh), and the performance suite at its smallest
-# (perf/run.sh): it must work, and its ratio is shown, not judged. All sections run, even after one
-# has failed; the last lines hold the totals.
+# All sections run, even after one has failed; the last lines hold the time of each and the totals.
+# With --fast the demo runs the tests' build of Egret, else an optimised one.
+#
+# Cargo builds twice: for tests, and optimised without link-time optimisation (profile `count`) for
+# all that measures and for the demo. The counts of instructions (perf/instructions.sh) have bounds;
+# the ratio of the performance suite (perf/run.sh, at its smallest) is shown, not judged.
 #
 # Needs Rust with rustfmt and clippy, a C compiler and the Debian packages named below. As root
 # what is missing is installed; else it is named, and the gate fails. Without root the sections that
@@ -20,42 +23,73 @@ ROOT=$(dirname "$SCRIPTS")
 # shellcheck source=scripts/lib.sh
 . "$SCRIPTS/lib.sh"
 
+# Each is run by the function section_NAME, with _ for -.
+SECTIONS=(format clippy shellcheck build unit tidy integration doc netns baselines
+    optimised loadgen instructions demo perf-unit perf)
+FAST=(format clippy unit tidy demo)
+declare -A TITLES=(
+    [format]="cargo fmt"
+    [clippy]="clippy, and what the product does not use"
+    [shellcheck]="shellcheck of all scripts"
+    [build]="build of all tests"
+    [unit]="unit and property tests"
+    [tidy]="tidy rules"
+    [integration]="in-process integration tests"
+    [doc]="documentation examples"
+    [netns]="end-to-end tests in network namespaces"
+    [baselines]="baseline relays"
+    [optimised]="optimised build"
+    [loadgen]="load generator against wrk, h2load, iperf3"
+    [instructions]="instruction counts of the pure parts"
+    [demo]="demo, scripts/run.sh"
+    [perf-unit]="performance suite, unit tests"
+    [perf]="performance suite, one profile"
+)
+
+CHOSEN=()
+FAST_RUN=
 LOG=
 PASSED=()
 FAILED=()
+TABLE=()
 
 main() {
-    case ${1:-} in
-        "") ;;
-        -h | --help) print_header "$0" && exit 0 ;;
-        *) usage_error "it takes no arguments, not '$1'" ;;
-    esac
+    local name
+    parse_options "$@"
     cd "$ROOT"
     LOG=$(mktemp)
     trap 'rm -f "$LOG"' EXIT
     tools
     raise_descriptor_limit
-
-    section "format" cargo fmt --all --check
-    section "clippy" cargo clippy --workspace --all-targets --locked -- -D warnings
-    # Without the feature `internals` the compiler sees what nothing uses.
-    section "clippy, the product alone" cargo clippy --locked --lib --bins -- -D warnings
-    section "shellcheck" shellcheck_all
-    section "unit and property tests" cargo test --workspace --locked --lib --bins --no-fail-fast
-    section "in-process integration tests, tidy" integration_tests
-    section "documentation examples" cargo test --workspace --locked --doc
-    section "end-to-end tests in network namespaces" end_to_end_tests
-    section "load generator against wrk, h2load, iperf3" \
-        cargo test --profile count --locked --package egret-loadgen --test agreement
-    section "baseline relays" \
-        "$SCRIPTS/lab.sh" enter cargo test --locked --package egret-baselines --test redirected
-    section "instruction counts" perf/instructions.sh
-    section "demo" "$SCRIPTS/run.sh" --name "gate-$$"
-    section "performance suite, unit tests" \
-        python3 -B -m unittest discover --start-directory perf --top-level-directory perf
-    section "performance suite, one profile" \
-        perf/run.sh --quick --proxy direct,haproxy,egret --profile rr64
+    for name in "${SECTIONS[@]}"; do
+        if [[ " ${CHOSEN[*]} " == *" $name "* ]]; then
+            section "$name"
+        fi
+    done
     totals
+}
+
+parse_options() {
+    while (($#)); do
+        case $1 in
+            --fast) FAST_RUN=1 && CHOSEN+=("${FAST[@]}") ;;
+            --list) list && exit 0 ;;
+            -h | --help) print_header "$0" && exit 0 ;;
+            *)
+                [[ -v TITLES[$1] ]] || usage_error "there is no section or option '$1'"
+                CHOSEN+=("$1")
+                ;;
+        esac
+        shift
+    done
+    ((${#CHOSEN[@]})) || CHOSEN=("${SECTIONS[@]}")
+}
+
+list() {
+    local name
+    for name in "${SECTIONS[@]}"; do
+        printf '%-14s %s\n' "$name" "${TITLES[$name]}"
+    done
 }
 
 tools() {
@@ -76,7 +110,17 @@ raise_descriptor_limit() {
     ulimit -Sn "$(ulimit -Hn)"
 }
 
-shellcheck_all() {
+section_format() {
+    cargo fmt --all --check
+}
+
+section_clippy() {
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+    # The product alone, without the feature `internals`: the compiler sees what nothing uses.
+    cargo clippy --lib --bins --locked -- -D warnings
+}
+
+section_shellcheck() {
     local files
     mapfile -t files < <(git ls-files '*.sh' .ci/run)
     ((${#files[@]} >= 5)) || {
@@ -87,41 +131,109 @@ shellcheck_all() {
     shellcheck --external-sources "${files[@]}"
 }
 
-# Every target under tests/ but the one that needs namespaces.
-integration_tests() {
+# cargo_test ARGUMENT...: always of the whole workspace, because another choice of packages has other
+# features, and cargo would build the dependencies again.
+cargo_test() {
+    cargo test --workspace --locked --no-fail-fast "$@"
+}
+
+section_build() {
+    cargo_test --no-run --tests
+}
+
+section_unit() {
+    cargo_test --lib --bins
+}
+
+section_tidy() {
+    cargo_test --test tidy
+}
+
+# Every other target under tests/ but the one that needs namespaces.
+section_integration() {
     local file name targets=()
     for file in tests/*.rs tests/*/main.rs; do
         name=${file#tests/}
         name=${name%/main.rs}
         name=${name%.rs}
-        [[ $name == netns || $name == '*' ]] || targets+=(--test "$name")
+        [[ $name == netns || $name == tidy ]] || targets+=(--test "$name")
     done
-    cargo test --workspace --locked --no-fail-fast "${targets[@]}"
+    cargo_test "${targets[@]}"
 }
 
-end_to_end_tests() {
-    "$SCRIPTS/lab.sh" enter cargo test --locked --test netns
+section_doc() {
+    cargo_test --doc
 }
 
-# section TITLE COMMAND...
+section_netns() {
+    "$SCRIPTS/lab.sh" enter cargo test --workspace --locked --test netns
+}
+
+section_baselines() {
+    "$SCRIPTS/lab.sh" enter cargo test --workspace --locked --test redirected
+}
+
+section_optimised() {
+    build_measured_programs
+}
+
+section_loadgen() {
+    build_measured_programs
+    LOADGEN_BINARY=$MEASURED/loadgen cargo_test --test agreement
+}
+
+section_instructions() {
+    perf/instructions.sh
+}
+
+section_demo() {
+    local binary
+    if [[ $FAST_RUN ]]; then
+        cargo_test --no-run --test tidy
+        binary=$(readlink -f "${CARGO_TARGET_DIR:-target}/debug/egret")
+    else
+        build_measured_programs
+        binary=$MEASURED/egret
+    fi
+    EGRET_BINARY=$binary "$SCRIPTS/run.sh" --name "gate-$$"
+}
+
+section_perf_unit() {
+    python3 -B -m unittest discover --start-directory perf --top-level-directory perf
+}
+
+section_perf() {
+    build_measured_programs
+    EGRET_BINARY=$MEASURED/egret LOADGEN_BINARY=$MEASURED/loadgen \
+        perf/run.sh --quick --proxy direct,haproxy,egret --profile rr64
+}
+
+# section NAME
 section() {
-    local title=$1 start=$SECONDS code=0
-    shift
-    say "" && say "== $title =="
-    { "$@" 2>&1 || code=$?; } > >(tee -a "$LOG")
+    local name=$1 start=$SECONDS code=0 result=passed
+    say "" && say "== $name: ${TITLES[$name]} =="
+    # A shell of its own, so that it ends at the first command that fails: `set -e` has no effect
+    # inside a condition.
+    set +e
+    {
+        (set -e; "section_${name//-/_}")
+        code=$?
+    } > >(tee -a "$LOG") 2>&1
+    set -e
     # The pipe's other end must have written everything before the next heading.
     wait "$!" 2>/dev/null || true
     if ((code)); then
-        FAILED+=("$title")
-        say "-- $title: FAILED (exit $code) after $((SECONDS - start)) s"
+        result="FAILED (exit $code)"
+        FAILED+=("$name")
     else
-        PASSED+=("$title")
-        say "-- $title: passed in $((SECONDS - start)) s"
+        PASSED+=("$name")
     fi
+    say "-- $name: $result in $((SECONDS - start)) s"
+    TABLE+=("$(printf '%-14s %5d s  %s' "$name" "$((SECONDS - start))" "$result")")
 }
 
 totals() {
-    local counts title
+    local counts
     # What cargo test says at the end of each target.
     counts=$(awk '/^test result: / {
         for (i = 2; i <= NF; i++) {
@@ -131,9 +243,7 @@ totals() {
         }
     } END { printf "%d tests passed, %d failed, %d ignored", passed, failed, ignored }' "$LOG")
     say "" && say "== totals =="
-    for title in "${FAILED[@]}"; do
-        say "FAILED: $title"
-    done
+    printf '%s\n' "${TABLE[@]}"
     say "${#PASSED[@]} sections passed, ${#FAILED[@]} failed; $counts; $SECONDS s"
     ((${#FAILED[@]} == 0))
 }

@@ -98,7 +98,7 @@ def _epilog():
         "--profile and --proxy the proxies marked * are measured in their usual profiles only, and "
         "those marked - not at all.", 88),
         "", *textwrap.wrap(
-        "Exit code 0; 1 when a check "
+        "LOADGEN_BINARY names another load generator than the release build. Exit code 0; 1 when a check "
         "failed or the run could not go on (what was measured is kept, and labelled); 64 for a "
         "wrong command line. perf/README.md says what is measured and how to read it. "
         "Results go to perf/runs, which git ignores.", 88)]

@@ -70,19 +70,21 @@ def _install_packages(programs, say):
 
 
 def _build(tools, options, programs, say):
-    packages = {"loadgen": "egret-loadgen"}
-    given = {"egret": options.egret or os.environ.get("EGRET_BINARY"), "egret-b": options.egret_b}
-    for program in sorted(programs & set(given)):
+    needed = {*programs, "loadgen"}
+    given = {"egret": options.egret or os.environ.get("EGRET_BINARY"), "egret-b": options.egret_b,
+             "loadgen": os.environ.get("LOADGEN_BINARY")}
+    packages = {"egret": "egret", "loadgen": "egret-loadgen"}
+    packages.update((name, "egret-baselines") for name in programs if name.startswith("relay-"))
+    packages = {program: package for program, package in packages.items()
+                if program in needed and not given.get(program)}
+    for program in sorted(needed & set(given)):
         if given[program]:
             path = pathlib.Path(given[program]).resolve()
             if not os.access(path, os.X_OK):
                 raise SuiteError(f"there is no program '{given[program]}'")
             tools.paths[program] = str(path)
-        else:
-            packages[program] = "egret"
-    packages.update((program, "egret-baselines") for program in programs
-                    if program.startswith("relay-"))
-    say("building " + ", ".join(sorted(packages)) + " (the first time takes some minutes)")
+    if packages:
+        say("building " + ", ".join(sorted(packages)) + " (the first time takes some minutes)")
     # Package by package: cargo joins the features of what it builds together, and Egret would be
     # built once more, and another one than everybody else's.
     for package in sorted(set(packages.values())):
