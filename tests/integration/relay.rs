@@ -383,16 +383,15 @@ fn a_piece_that_comes_while_the_one_before_is_sent_in_silence_waits_for_nothing_
             }
             // Two pieces of each connection come in one turn of the worker, the last of them
             // together, so that they are sent through the ring.
-            proxy.faults.gather(4);
+            proxy.faults.gather(4, 2);
             pairs[0].0.write_all(b"one").unwrap();
             eventually("it is gathered", || proxy.faults.gathering() == 1);
-            proxy.faults.pause(true);
             pairs[1].0.write_all(b"one").unwrap();
             eventually("it is gathered", || proxy.faults.gathering() == 2);
             pairs[0].0.write_all(b"two").unwrap();
             pairs[1].0.write_all(b"two").unwrap();
             let began = Instant::now();
-            proxy.faults.pause(false);
+            proxy.faults.resume();
             for (_, server) in &mut pairs {
                 let mut read = [0; 6];
                 server.read_exact(&mut read).unwrap();
@@ -403,7 +402,7 @@ fn a_piece_that_comes_while_the_one_before_is_sent_in_silence_waits_for_nothing_
         .collect();
     times.sort();
     // Else a timer of the worker would end the wait, 31 ms after it began the last time.
-    assert!(times[TRIES / 2] < Duration::from_millis(6), "{times:?}");
+    assert!(times[TRIES / 2] < Duration::from_millis(15), "{times:?}");
 }
 
 #[test]

@@ -42,7 +42,9 @@ struct Plan {
     gathered: usize,
     /// How many of them have come.
     gathering: usize,
-    /// Waits do not begin.
+    /// After so many of them no wait begins.
+    pauses_at: usize,
+    /// No wait begins.
     paused: bool,
 }
 
@@ -104,10 +106,12 @@ impl Faults {
         self.inner.lock().unwrap().receives_singly = true;
     }
 
-    /// Keeps what is received until there is that much of it, and then passes it in one turn.
-    pub(crate) fn gather(&self, receives: usize) {
+    /// Keeps what is received until there is that much of it, and then passes it in one turn. After
+    /// `pauses_at` receives the ring's next wait begins only with [`Faults::resume`]: what comes
+    /// until then comes together.
+    pub(crate) fn gather(&self, receives: usize, pauses_at: usize) {
         let mut plan = self.inner.lock().unwrap();
-        (plan.gathered, plan.gathering) = (receives, 0);
+        (plan.gathered, plan.gathering, plan.pauses_at) = (receives, 0, pauses_at);
     }
 
     /// How much has been gathered.
@@ -115,9 +119,9 @@ impl Faults {
         self.inner.lock().unwrap().gathering
     }
 
-    /// The ring's next wait begins only when this is called with `false`.
-    pub(crate) fn pause(&self, paused: bool) {
-        self.inner.lock().unwrap().paused = paused;
+    /// Lets the waits begin again.
+    pub(crate) fn resume(&self) {
+        self.inner.lock().unwrap().paused = false;
     }
 
     pub(crate) fn is_holding(&self) -> bool {
@@ -149,6 +153,7 @@ impl Faults {
             return None;
         }
         plan.gathering += 1;
+        plan.paused |= plan.gathering == plan.pauses_at;
         let are_all = plan.gathering == plan.gathered;
         if are_all {
             plan.gathered = 0;
