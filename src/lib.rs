@@ -25,10 +25,10 @@
 //! connection as an event, and `worker/connection.rs` does what follows with what all connections
 //! share (`worker/context.rs`). A handler returns what is to happen next.
 //!
-//! **Inspected.** Every connection has a [`gate`], which is shown the bytes before they pass and says
-//! how many may. It is pure, and all rules about what may pass are in it. Whether a name could
-//! change the decision, the current snapshot of the [`registry`] says. If so, `gate/detect.rs` holds
-//! the first bytes, and nothing is connected yet: [`sniff`] says what they are (TLS, HTTP/1,
+//! **Inspected.** Every connection has a [`gate`], which is shown the bytes before they pass and
+//! says how many may. It is pure, and all rules about what may pass are in it. Whether a name could
+//! change the decision, the current snapshot of the [`registry`] says. If so, `gate/detect.rs`
+//! holds the first bytes, and nothing is connected yet: [`sniff`] says what they are (TLS, HTTP/1,
 //! HTTP/2, opaque) and reads a ClientHello's name. If not, the same detection only observes, for a
 //! label. `worker/connection/time.rs` ends the wait at `names.deadline`.
 //!
@@ -45,9 +45,9 @@
 //!
 //! **Relayed.** A connection is two halves, one per direction. [`relay`] is a half as a state
 //! machine: it says what comes next and touches nothing. `worker/connection/transfer.rs` does it:
-//! receives into a buffer that the kernel picks and sends from it; `splice.rs` beside it uses a pipe
-//! when the half moves bulk. `direction.rs` is a half with what it holds and waits for, and with
-//! the bytes that may not pass yet.
+//! it receives into a buffer that the kernel picks, and sends from it; `splice.rs` beside it uses a
+//! pipe when the half moves bulk. `direction.rs` is a half with what it holds and waits for, and
+//! with the bytes that may not pass yet.
 //!
 //! **Asked again.** A kept HTTP connection makes many requests, and where names decide, each is
 //! judged by its own host. [`http1`] finds where each request and response begins and ends;
@@ -68,8 +68,8 @@
 //! **Seen from outside.** The [`control`] plane serves scrapes, health probes and the admin
 //! pages, takes signals, asks DNS for the addresses of the registry's names, and makes changed
 //! files and addresses into the next snapshot. It reaches a worker by what both may read, by its
-//! [`mailbox`], and by the [`drain`] switch that ends the process. [`check`] answers the same questions without a running proxy: `egret check` and
-//! `egret explain`.
+//! [`mailbox`], and by the [`drain`] switch that ends the process. [`check`] answers the same
+//! questions without a running proxy: `egret check` and `egret explain`.
 //!
 //! A module imports from lower layers and its own; `ARCHITECTURE.md` has the table.
 //!

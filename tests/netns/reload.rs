@@ -16,6 +16,9 @@ use crate::scrape::{CLOSED, GENERATION, RELOADS};
 const FAILED: (&str, &str) = ("result", "failure");
 const MIB: u64 = 1 << 20;
 
+/// How soon a connection that says nothing is blocked.
+const SOON: &str = "deadline: 200ms";
+
 /// Swaps of the configuration under load.
 const SWAPS: u64 = 1000;
 
@@ -104,7 +107,7 @@ fn a_thousand_swaps_under_load_fail_no_connection() {
 #[test]
 fn a_reload_leaves_open_connections_alone() {
     let lab = Lab::new();
-    let options = Options::default();
+    let options = Options { names: SOON, ..Options::default() };
     let proxy = Proxy::start(&lab, &options);
     let server = lab.serve(web(10, 8000), echo);
     let mut peer = lab.connect(web(10, 8000));
@@ -124,8 +127,8 @@ fn a_reload_leaves_open_connections_alone() {
 fn a_broken_file_changes_nothing() {
     let lab = Lab::new();
     let good = static_entry("orders.example.com", "203.0.113.11", "203.0.113.12");
-    let options =
-        Options { policy: Policy::RegistryOnly, registry: good.clone(), ..Options::default() };
+    let (policy, registry) = (Policy::RegistryOnly, good.clone());
+    let options = Options { policy, registry, names: SOON, ..Options::default() };
     let proxy = Proxy::start(&lab, &options);
     let server = lab.serve(web(12, 8080), echo);
     let config = options.config();

@@ -133,7 +133,7 @@ impl Show {
         let answers = reply.answers.iter().map(|one| format!("{} {:?}", told(one), reply.flags));
         self.seen.accounted.extend(answers);
         // It is answered now.
-        while self.gate.pop_unanswered(0).is_some() {}
+        self.gate.replied();
         self.seen.notes.extend(reply.malformed.map(|what| format!("{what:?}")));
         self.end(reply.reason.label());
     }

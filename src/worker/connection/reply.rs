@@ -32,8 +32,6 @@ impl<K: Kernel> Connection<K> {
         for answered in reply.answers {
             self.account_answered(answered, reply.flags, cx);
         }
-        // A request that is answered here has not passed, and is not counted as unanswered too.
-        while self.gate.pop_unanswered(cx.now).is_some() {}
         if let Upstream::Up(_) = self.upstream {
             // Bytes of the upstream that have not passed never will.
             self.directions[Side::Upstream as usize].discard_carried();

@@ -61,10 +61,10 @@ pub(crate) fn load(arguments: &[&str]) -> Value {
     serde_json::from_str(&output(loadgen().args(arguments))).unwrap()
 }
 
-/// The median of each of the ratios that `round` returns lies in `range`: loadgen's number as a share
-/// of another. The runs of a round are interleaved, so that a slow moment of the machine hits all of
-/// them. When a median lies outside, there are as many rounds again, four times at most, and the
-/// median of all is judged.
+/// The median of each of the ratios that `round` returns lies in `range`: loadgen's number as a
+/// share of another. The runs of a round are interleaved, so that a slow moment of the machine hits
+/// all of them. When a median lies outside, there are as many rounds again, four times at most, and
+/// the median of all is judged.
 pub(crate) fn assert_ratios<const N: usize>(
     names: [&str; N],
     range: &RangeInclusive<f64>,
