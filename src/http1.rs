@@ -7,8 +7,8 @@
 //! count and classify: the bytes pass unchanged, and whoever calls holds them.
 //!
 //! The two directions differ on purpose. A request whose end two parsers could see in two places is
-//! refused ([`Refusal`]): behind it a blocked request could hide. An answer that cannot be framed
-//! ([`Lost`]) can harm nobody but the workload that asked for it, as it could without a proxy; it
+//! refused ([`RequestError`]): behind it a blocked request could hide. An answer that cannot be framed
+//! ([`FramingError`]) can harm nobody but the workload that asked for it, as it could without a proxy; it
 //! may pass as it is until its connection closes.
 
 mod chunked;
@@ -26,7 +26,7 @@ pub use request_head::Body;
 pub use request_head::{RequestHead, Upgrade, Version};
 pub use request_stream::{RequestStep, RequestStream};
 pub use response_head::Turn;
-pub use response_stream::{Answered, Asked, Lost, ResponseStep, ResponseStream};
+pub use response_stream::{Answered, Asked, FramingError, ResponseStep, ResponseStream};
 
 use strum::{EnumCount, EnumDiscriminants, IntoStaticStr, VariantArray};
 
@@ -54,12 +54,12 @@ pub const UNANSWERED_MAX: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, EnumDiscriminants)]
 #[strum_discriminants(
     vis(pub(crate)),
-    name(RefusalKind),
-    doc = "A [`Refusal`] without its details: what the metric counts by.",
+    name(RequestErrorKind),
+    doc = "A [`RequestError`] without its details: what the metric counts by.",
     derive(EnumCount, IntoStaticStr, VariantArray),
     strum(serialize_all = "snake_case")
 )]
-pub enum Refusal {
+pub enum RequestError {
     /// More than [`HEAD_BYTES_MAX`].
     #[error("the request head is longer than 32 KiB")]
     HeadTooLarge,
@@ -125,7 +125,7 @@ pub enum Refusal {
     BadTrailer,
 }
 
-impl Refusal {
+impl RequestError {
     /// The status that the workload is answered.
     #[must_use]
     pub const fn status(self) -> u16 {

@@ -46,7 +46,7 @@ pub const PATH_BYTES_MAX: usize = 2 * 1024;
 pub const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, frame::SETTINGS, 0, 0, 0, 0, 0];
 
 /// Why nothing more of a connection may pass. One variant per label value of the metric that counts
-/// them; the words are those of [`crate::http1::Refusal`] where the reason is the same.
+/// them; the words are those of [`crate::http1::RequestError`] where the reason is the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, EnumDiscriminants)]
 #[strum_discriminants(
     vis(pub(crate)),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use crate::prefix;
 use crate::registry::service_entry::ByAddress;
 use crate::registry::snapshot::{
-    Claim, Decision, Match, NameSource, Service, Snapshot, Standing, Target, Verdict,
+    Claim, Decision, Match, NameSource, NameTrust, Service, Snapshot, Target, Verdict,
 };
 use crate::sniff::Name;
 use crate::workload::Workload;
@@ -157,11 +157,11 @@ fn how(service: &Service, matched: Match, destination: SocketAddr) -> String {
     }
 }
 
-fn vouched(snapshot: &Snapshot, standing: Standing) -> Option<String> {
+fn vouched(snapshot: &Snapshot, standing: NameTrust) -> Option<String> {
     match standing {
-        Standing::NotNeeded => None,
-        Standing::Verified => Some("verified: it goes to the entry's own endpoints".into()),
-        Standing::Unverified => {
+        NameTrust::NotNeeded => None,
+        NameTrust::Verified => Some("verified: it goes to the entry's own endpoints".into()),
+        NameTrust::Unverified => {
             let action = snapshot.config.names.unverified.as_str();
             let why = "the entry has no endpoints, and the address is none of its own";
             Some(format!("unverified: {why}; names.unverified is {action}"))

@@ -19,11 +19,11 @@ use super::{
     Policy, Reply, Route, Tables,
 };
 use crate::http1::{
-    self, Asked, KnownHeads, Lost, Refusal, RequestHead, RequestStep, RequestStream, ResponseStep,
-    ResponseStream, Turn, Upgrade,
+    self, Asked, FramingError, KnownHeads, RequestError, RequestHead, RequestStep, RequestStream,
+    ResponseStep, ResponseStream, Turn, Upgrade,
 };
 use crate::metrics::CloseReason;
-use crate::registry::snapshot::Standing;
+use crate::registry::snapshot::NameTrust;
 use crate::relay::Side;
 
 /// The most bytes that are kept of what has passed and could not be read yet, while observing.
@@ -53,8 +53,8 @@ enum Follows {
 /// An observed connection that cannot be followed any further.
 #[derive(Debug, Default)]
 pub(super) struct Unreadable {
-    pub(super) refusal: Option<Refusal>,
-    pub(super) unframed: Option<Lost>,
+    pub(super) refusal: Option<RequestError>,
+    pub(super) unframed: Option<FramingError>,
 }
 
 /// See the module.
@@ -162,7 +162,7 @@ impl Http1 {
                     Route::decide(policy.snapshot, source, destination, name.cloned())
                 };
                 let route = self.route.insert(tables.routes.find(asker, name, decide));
-                if route.standing == Standing::Unverified {
+                if route.standing == NameTrust::Unverified {
                     return Outcome::Note(Note::UnverifiedName);
                 }
                 route
@@ -219,7 +219,7 @@ impl Http1 {
             // the connection can carry no response any more: it is as if it had ended here.
             ResponseStep::Unasked => Outcome::Act(Action::EndResponses),
             // What follows is told as bytes that pass.
-            ResponseStep::Lost(lost) => {
+            ResponseStep::Unframed(lost) => {
                 self.follows = Follows::Unframed;
                 Outcome::Note(Note::ResponseUnframed(lost))
             }

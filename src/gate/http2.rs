@@ -15,7 +15,7 @@ use crate::http2::{
     RequestFrames,
 };
 use crate::metrics::{CloseReason, ResponseFlags};
-use crate::registry::snapshot::{NameSource, Standing};
+use crate::registry::snapshot::{NameSource, NameTrust};
 use crate::relay::Side;
 
 /// The most streams that are answered 503 at a time: as many as servers let a client open. Their
@@ -165,7 +165,7 @@ impl Http2 {
         if claimed.conflict {
             self.notes.push(Note::NameConflict);
         }
-        if route.standing == Standing::Unverified {
+        if route.standing == NameTrust::Unverified {
             self.notes.push(Note::UnverifiedName);
         }
         match policy.leg {

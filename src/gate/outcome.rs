@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::{Answered, HeldSnapshot, Http1, Micros, Reply, Route, Routes};
 use crate::access_log::Protocol;
-use crate::http1::{KnownHeads, Lost, Refusal};
+use crate::http1::{FramingError, KnownHeads, RequestError};
 use crate::http2::FrameError;
 use crate::metrics::{CloseReason, Recognised};
 use crate::registry::snapshot::NameSource;
@@ -85,7 +85,7 @@ pub(crate) enum Note {
     /// No further frame may pass.
     FramesRefused(FrameError),
     /// The end of a response cannot be determined any more.
-    ResponseUnframed(Lost),
+    ResponseUnframed(FramingError),
 }
 
 /// What the worker does.
@@ -134,7 +134,7 @@ pub(crate) enum DecidedBy {
 pub(crate) struct Unfollowed {
     pub(crate) requests: Box<Http1>,
     /// The request that cannot be read, if it is one that a gate would refuse.
-    pub(crate) refusal: Option<Refusal>,
+    pub(crate) refusal: Option<RequestError>,
     /// Why a response cannot be framed.
-    pub(crate) unframed: Option<Lost>,
+    pub(crate) unframed: Option<FramingError>,
 }

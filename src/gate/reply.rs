@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::{Micros, Route};
-use crate::http1::{Refusal, RequestHead};
+use crate::http1::{RequestError, RequestHead};
 use crate::http2::FrameError;
 use crate::metrics::{CloseReason, ResponseFlags};
 
@@ -70,7 +70,7 @@ pub(crate) struct Reply {
 /// Why a request or a connection is refused.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Malformed {
-    Request(Refusal),
+    Request(RequestError),
     Frames(FrameError),
 }
 

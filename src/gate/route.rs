@@ -13,7 +13,7 @@ use crate::config::Mode;
 use crate::identity::Identity;
 use crate::metrics::{ResponseFlags, SeriesIndex};
 use crate::registry::snapshot::{
-    Claim, Cluster, Decision, NameSource, Service, Standing, Target as ServiceTarget,
+    Claim, Cluster, Decision, NameSource, NameTrust, Service, Target as ServiceTarget,
 };
 use crate::registry::{Snapshot, Verdict};
 use crate::sniff::Name;
@@ -51,7 +51,7 @@ pub(crate) struct Route {
     pub(crate) source: Identity<Workload>,
     pub(crate) cluster: Identity<Cluster>,
     pub(crate) action: RouteAction,
-    pub(crate) standing: Standing,
+    pub(crate) standing: NameTrust,
     mode: Mode,
     /// The account's note: the series that was found last, with what it was found by.
     pub(crate) series: Cell<Option<(u16, ResponseFlags, SeriesIndex)>>,
@@ -133,7 +133,7 @@ impl Route {
             source: snapshot.workload(asker.source).clone(),
             cluster: snapshot.cluster(verdict).clone(),
             action: RouteAction::from(verdict),
-            standing: Standing::NotNeeded,
+            standing: NameTrust::NotNeeded,
             mode: snapshot.config.outbound_traffic_policy.mode,
             series: Cell::new(None),
         }
@@ -157,7 +157,7 @@ impl Route {
     pub(crate) fn decider(&self) -> Decider {
         match &self.action {
             RouteAction::Service(service) => Decider::Entry(Arc::clone(service)),
-            RouteAction::BlackHole if self.standing == Standing::Unverified => Decider::Unverified,
+            RouteAction::BlackHole if self.standing == NameTrust::Unverified => Decider::Unverified,
             RouteAction::Passthrough | RouteAction::BlackHole => Decider::Policy(self.mode),
         }
     }

@@ -4,7 +4,7 @@
 //! that has found a bad byte stays before it, so what passes does not depend on how the bytes were
 //! cut.
 
-use super::{BODY_BYTES_MAX, CHUNK_EXTRA_BYTES_MAX, Refusal, is_token};
+use super::{BODY_BYTES_MAX, CHUNK_EXTRA_BYTES_MAX, RequestError, is_token};
 
 /// The most digits of a size, leading zeros included.
 const SIZE_DIGITS_MAX: u8 = 16;
@@ -25,7 +25,7 @@ pub(super) enum Piece {
     /// So many bytes belong to the body, and it ends with them.
     Last(usize),
     /// The first byte is bad.
-    Bad(Refusal),
+    Bad(RequestError),
 }
 
 /// What the next byte belongs to.
@@ -121,12 +121,12 @@ impl Chunked {
     }
 
     /// Where `byte` leads.
-    fn step(&mut self, byte: u8) -> Result<Place, Refusal> {
+    fn step(&mut self, byte: u8) -> Result<Place, RequestError> {
         match (self.place, byte) {
             (Place::Size { value, digits }, _) => self.size(value, digits, byte),
             (Place::Extension { value }, b'\r') => Ok(Place::SizeEnd { value }),
             (Place::Extension { value }, _) if is_text(byte) => {
-                self.count_extra(Refusal::BadChunk)?;
+                self.count_extra(RequestError::BadChunk)?;
                 Ok(Place::Extension { value })
             }
             (Place::SizeEnd { value }, b'\n') => {
@@ -143,33 +143,33 @@ impl Chunked {
             (
                 Place::Extension { .. } | Place::SizeEnd { .. } | Place::DataCr | Place::DataLf,
                 _,
-            ) => Err(Refusal::BadChunk),
+            ) => Err(RequestError::BadChunk),
             (place, _) => {
-                let place = trailer(place, byte).ok_or(Refusal::BadTrailer)?;
-                self.count_extra(Refusal::BadTrailer)?;
+                let place = trailer(place, byte).ok_or(RequestError::BadTrailer)?;
+                self.count_extra(RequestError::BadTrailer)?;
                 Ok(place)
             }
         }
     }
 
-    fn size(&mut self, value: u64, digits: u8, byte: u8) -> Result<Place, Refusal> {
+    fn size(&mut self, value: u64, digits: u8, byte: u8) -> Result<Place, RequestError> {
         let digit = match byte {
             b'0'..=b'9' => byte - b'0',
             b'a'..=b'f' => byte - b'a' + 10,
             b'A'..=b'F' => byte - b'A' + 10,
             b';' if digits > 0 => return Ok(Place::Extension { value }),
             b'\r' if digits > 0 => return Ok(Place::SizeEnd { value }),
-            _ => return Err(Refusal::BadChunk),
+            _ => return Err(RequestError::BadChunk),
         };
         // Sixteen digits are 64 bits: the shift loses nothing.
         let value = value << 4 | u64::from(digit);
         if digits == SIZE_DIGITS_MAX || value > BODY_BYTES_MAX {
-            return Err(Refusal::BadChunk);
+            return Err(RequestError::BadChunk);
         }
         Ok(Place::Size { value, digits: digits + 1 })
     }
 
-    fn count_extra(&mut self, refusal: Refusal) -> Result<(), Refusal> {
+    fn count_extra(&mut self, refusal: RequestError) -> Result<(), RequestError> {
         if self.extra_bytes == CHUNK_EXTRA_BYTES_MAX {
             return Err(refusal);
         }
@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     /// Bytes of the body, if it ends; else why it does not.
-    fn read_all(body: &[u8], piece_bytes: usize) -> Result<Option<usize>, Refusal> {
+    fn read_all(body: &[u8], piece_bytes: usize) -> Result<Option<usize>, RequestError> {
         let mut chunked = Chunked::default();
         let mut taken = 0;
         let mut arrived = 0;
@@ -219,12 +219,12 @@ mod tests {
 
     #[test]
     fn each_body_has_one_reading_however_it_is_cut() {
-        let bad_chunk = Err(Refusal::BadChunk);
-        let bad_trailer = Err(Refusal::BadTrailer);
+        let bad_chunk = Err(RequestError::BadChunk);
+        let bad_trailer = Err(RequestError::BadTrailer);
         let long_extension = format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(8 * 1024));
         let too_long_extension = format!("1;{}\r\na\r\n0\r\n\r\n", "x".repeat(8 * 1024 + 1));
         let too_long_trailer = format!("0\r\nA:{}\r\n\r\n", "x".repeat(8 * 1024));
-        let table: &[(&str, Result<Option<usize>, Refusal>)] = &[
+        let table: &[(&str, Result<Option<usize>, RequestError>)] = &[
             ("0\r\n\r\n", Ok(Some(5))),
             ("5\r\nhello\r\n0\r\n\r\n", Ok(Some(15))),
             ("5\r\nhello\r\n0\r\n\r\nGET /", Ok(Some(15))),

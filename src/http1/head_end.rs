@@ -5,7 +5,7 @@
 
 use memchr::memchr;
 
-use super::{HEAD_BYTES_MAX, Refusal};
+use super::{HEAD_BYTES_MAX, RequestError};
 
 /// Empty lines that may stand before a head (RFC 9112 2.2 asks for one).
 const BLANK_LINES_MAX: u8 = 4;
@@ -48,7 +48,7 @@ impl HeadEnd {
 
     /// The length of the head, once its end is in `bytes`: all that came since the last message's
     /// end, each time more of it.
-    pub(super) fn find(&mut self, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+    pub(super) fn find(&mut self, bytes: &[u8]) -> Result<Option<usize>, RequestError> {
         let bytes = &bytes[..bytes.len().min(HEAD_BYTES_MAX)];
         while let Some(offset) = memchr(b'\n', &bytes[self.scanned_bytes..]) {
             let line_end = self.scanned_bytes + offset;
@@ -60,7 +60,7 @@ impl HeadEnd {
         }
         self.scanned_bytes = bytes.len();
         match bytes.len() {
-            HEAD_BYTES_MAX => Err(Refusal::HeadTooLarge),
+            HEAD_BYTES_MAX => Err(RequestError::HeadTooLarge),
             _ => Ok(None),
         }
     }
@@ -71,20 +71,20 @@ impl HeadEnd {
     }
 
     /// Whether `line`, without its LF, is the one that ends the head.
-    fn line(&mut self, line: &[u8]) -> Result<bool, Refusal> {
+    fn line(&mut self, line: &[u8]) -> Result<bool, RequestError> {
         let line = match (line.strip_suffix(b"\r"), self.lines) {
             (Some(line), _) => line,
             (None, Lines::Lenient) => line,
-            (None, Lines::Strict) => return Err(Refusal::BareLineEnd),
+            (None, Lines::Strict) => return Err(RequestError::BareLineEnd),
         };
         match (line.first(), self.first_line) {
             (None, FirstLine::Seen) => return Ok(true),
             (None, FirstLine::Awaited) if self.blank_lines < BLANK_LINES_MAX => {
                 self.blank_lines += 1;
             }
-            (None, FirstLine::Awaited) => return Err(Refusal::BadRequestLine),
+            (None, FirstLine::Awaited) => return Err(RequestError::BadRequestLine),
             (Some(b' ' | b'\t'), FirstLine::Seen) if self.lines == Lines::Strict => {
-                return Err(Refusal::FoldedField);
+                return Err(RequestError::FoldedField);
             }
             (Some(_), _) => self.first_line = FirstLine::Seen,
         }

@@ -6,7 +6,7 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::{HEADERS_MAX, Refusal, content_length, list};
+use super::{HEADERS_MAX, RequestError, content_length, list};
 use crate::sniff::{Authority, Name, NameError};
 
 /// The port that an `http` target without one means.
@@ -81,18 +81,18 @@ struct Fields<'a> {
 
 impl RequestHead {
     /// Reads `head`, which [`super::head_end::HeadEnd`] has cut out.
-    pub(super) fn parse(head: &[u8]) -> Result<Self, Refusal> {
+    pub(super) fn parse(head: &[u8]) -> Result<Self, RequestError> {
         let mut storage = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let mut request = httparse::Request::new(&mut []);
         let parsed = request.parse_with_uninit_headers(head, &mut storage).map_err(refusal)?;
         let (Some(method), Some(target), Some(version)) =
             (request.method, request.path, request.version)
         else {
-            return Err(Refusal::BadRequestLine);
+            return Err(RequestError::BadRequestLine);
         };
         // The parser and the search for the end see the same end, or nobody knows where it is.
         if parsed != httparse::Status::Complete(head.len()) {
-            return Err(Refusal::BareLineEnd);
+            return Err(RequestError::BareLineEnd);
         }
         let version = match version {
             0 => Version::Http10,
@@ -118,13 +118,13 @@ impl RequestHead {
 }
 
 impl<'a> Fields<'a> {
-    fn collect(headers: &[httparse::Header<'a>]) -> Result<Self, Refusal> {
+    fn collect(headers: &[httparse::Header<'a>]) -> Result<Self, RequestError> {
         let mut fields = Self::default();
         for httparse::Header { name, value } in headers {
             // The length first: most fields are none of these.
             match name.len() {
                 4 if name.eq_ignore_ascii_case("host") => {
-                    once(&mut fields.host, value, Refusal::SeveralHosts)?;
+                    once(&mut fields.host, value, RequestError::SeveralHosts)?;
                 }
                 7 if name.eq_ignore_ascii_case("upgrade") => {
                     fields.upgrade = true;
@@ -135,10 +135,10 @@ impl<'a> Fields<'a> {
                     fields.keep_alive |= has(value, b"keep-alive");
                 }
                 14 if name.eq_ignore_ascii_case("content-length") => {
-                    once(&mut fields.length, value, Refusal::SeveralLengths)?;
+                    once(&mut fields.length, value, RequestError::SeveralLengths)?;
                 }
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
-                    once(&mut fields.coding, value, Refusal::BadCoding)?;
+                    once(&mut fields.coding, value, RequestError::BadCoding)?;
                 }
                 _ => {}
             }
@@ -146,20 +146,20 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    fn body(&self, version: Version) -> Result<Body, Refusal> {
+    fn body(&self, version: Version) -> Result<Body, RequestError> {
         match (self.coding, self.length, version) {
             (None, None, _) => Ok(Body::None),
             (None, Some(length), _) => match content_length(length) {
-                None => Err(Refusal::BadLength),
+                None => Err(RequestError::BadLength),
                 Some(0) => Ok(Body::None),
                 Some(length) => Ok(Body::Length(length)),
             },
-            (Some(_), Some(_), _) => Err(Refusal::LengthWithCoding),
-            (Some(_), None, Version::Http10) => Err(Refusal::CodingInHttp10),
+            (Some(_), Some(_), _) => Err(RequestError::LengthWithCoding),
+            (Some(_), None, Version::Http10) => Err(RequestError::CodingInHttp10),
             (Some(coding), None, Version::Http11) => {
                 match coding.eq_ignore_ascii_case(b"chunked") {
                     true => Ok(Body::Chunked),
-                    false => Err(Refusal::BadCoding),
+                    false => Err(RequestError::BadCoding),
                 }
             }
         }
@@ -178,7 +178,11 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn once<'a>(slot: &mut Option<&'a [u8]>, value: &'a [u8], again: Refusal) -> Result<(), Refusal> {
+fn once<'a>(
+    slot: &mut Option<&'a [u8]>,
+    value: &'a [u8],
+    again: RequestError,
+) -> Result<(), RequestError> {
     match slot.replace(value) {
         None => Ok(()),
         Some(_) => Err(again),
@@ -195,33 +199,33 @@ fn authority(
     target: &str,
     version: Version,
     host: Option<&[u8]>,
-) -> Result<Option<Authority>, Refusal> {
+) -> Result<Option<Authority>, RequestError> {
     if method.eq_ignore_ascii_case("connect") {
-        return Err(Refusal::Connect);
+        return Err(RequestError::Connect);
     }
     let host = match (host, version) {
-        (None, Version::Http11) => return Err(Refusal::NoHost),
+        (None, Version::Http11) => return Err(RequestError::NoHost),
         (None, Version::Http10) => None,
         (Some(host), _) => named(host)?,
     };
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok(host);
     }
-    let in_target = absolute_form(target).ok_or(Refusal::BadTarget)?;
-    let in_target = Authority::parse(in_target).map_err(Refusal::BadHost)?;
+    let in_target = absolute_form(target).ok_or(RequestError::BadTarget)?;
+    let in_target = Authority::parse(in_target).map_err(RequestError::BadHost)?;
     match host {
         None if version == Version::Http10 => Ok(Some(in_target)),
         Some(host) if is_same(&host, &in_target) => Ok(Some(host)),
-        _ => Err(Refusal::HostMismatch),
+        _ => Err(RequestError::HostMismatch),
     }
 }
 
 /// The host that a Host field names; an empty one names none (RFC 9110 7.2).
-fn named(value: &[u8]) -> Result<Option<Authority>, Refusal> {
+fn named(value: &[u8]) -> Result<Option<Authority>, RequestError> {
     match Authority::parse(value) {
         Ok(authority) => Ok(Some(authority)),
         Err(NameError::Empty) if value.is_empty() => Ok(None),
-        Err(error) => Err(Refusal::BadHost(error)),
+        Err(error) => Err(RequestError::BadHost(error)),
     }
 }
 
@@ -238,13 +242,13 @@ fn is_same(one: &Authority, other: &Authority) -> bool {
     one.host == other.host && one.port.unwrap_or(HTTP_PORT) == other.port.unwrap_or(HTTP_PORT)
 }
 
-fn refusal(error: httparse::Error) -> Refusal {
+fn refusal(error: httparse::Error) -> RequestError {
     match error {
-        httparse::Error::HeaderName => Refusal::BadFieldName,
-        httparse::Error::HeaderValue => Refusal::BadFieldValue,
-        httparse::Error::NewLine => Refusal::BareLineEnd,
-        httparse::Error::Token | httparse::Error::Status => Refusal::BadRequestLine,
-        httparse::Error::TooManyHeaders => Refusal::TooManyHeaders,
-        httparse::Error::Version => Refusal::BadVersion,
+        httparse::Error::HeaderName => RequestError::BadFieldName,
+        httparse::Error::HeaderValue => RequestError::BadFieldValue,
+        httparse::Error::NewLine => RequestError::BareLineEnd,
+        httparse::Error::Token | httparse::Error::Status => RequestError::BadRequestLine,
+        httparse::Error::TooManyHeaders => RequestError::TooManyHeaders,
+        httparse::Error::Version => RequestError::BadVersion,
     }
 }

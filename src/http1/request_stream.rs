@@ -10,7 +10,7 @@
 
 use std::rc::Rc;
 
-use super::Refusal;
+use super::RequestError;
 use super::chunked::{Chunked, Piece};
 use super::head_end::{HeadEnd, Lines};
 use super::known_heads::{KnownHeads, Place};
@@ -45,7 +45,7 @@ pub enum RequestStep {
         bytes: usize,
     },
     /// Nothing from here on may pass.
-    Refused(Refusal),
+    Refused(RequestError),
 }
 
 /// Follows one downstream's requests.
@@ -73,7 +73,7 @@ enum State {
     /// The last request is over.
     Over,
     /// A request was refused.
-    Refused(Refusal),
+    Refused(RequestError),
 }
 
 /// Whether the present request changes the protocol.
@@ -240,7 +240,7 @@ impl RequestStream {
         &mut self,
         bytes: &[u8],
         known: Option<&mut KnownHeads>,
-    ) -> Result<RequestStep, Refusal> {
+    ) -> Result<RequestStep, RequestError> {
         let State::Head(head_end) = &mut self.state else {
             unreachable!("called in this state only");
         };

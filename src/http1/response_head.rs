@@ -2,11 +2,11 @@
 //!
 //! Lenient where servers are sloppy and the framing is still plain: bare LF, folded fields, space
 //! before a colon, fields that are none. Where it is not plain, the body runs until the connection
-//! closes, or the framing is lost ([`Lost`]).
+//! closes, or the framing is lost ([`FramingError`]).
 
 use std::mem::MaybeUninit;
 
-use super::response_stream::{Asked, Lost};
+use super::response_stream::{Asked, FramingError};
 use super::{HEADERS_MAX, Version, content_length};
 
 /// What one answer is.
@@ -67,7 +67,7 @@ enum Coding {
 
 impl ResponseHead {
     /// Reads `head`, which [`super::head_end::HeadEnd`] has cut out, as the answer to `asked`.
-    pub(super) fn parse(head: &[u8], asked: Asked) -> Result<Self, Lost> {
+    pub(super) fn parse(head: &[u8], asked: Asked) -> Result<Self, FramingError> {
         let mut storage = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let mut response = httparse::Response::new(&mut []);
         let parsed = httparse::ParserConfig::default()
@@ -79,10 +79,10 @@ impl ResponseHead {
         let (Ok(httparse::Status::Complete(parsed_len)), Some(status @ 100..), Some(version)) =
             (parsed, response.code, response.version)
         else {
-            return Err(Lost::BadHead);
+            return Err(FramingError::BadHead);
         };
         if parsed_len != head.len() {
-            return Err(Lost::BadHead);
+            return Err(FramingError::BadHead);
         }
         let version = match version {
             0 => Version::Http10,
@@ -99,10 +99,10 @@ impl ResponseHead {
     }
 }
 
-fn turn(status: u16, asked: Asked) -> Result<Turn, Lost> {
+fn turn(status: u16, asked: Asked) -> Result<Turn, FramingError> {
     match (status, asked.wants_upgrade) {
         (101, true) => Ok(Turn::Switched),
-        (101, false) => Err(Lost::UnaskedSwitch),
+        (101, false) => Err(FramingError::UnaskedSwitch),
         (100..200, _) => Ok(Turn::Interim),
         (_, true) => Ok(Turn::Declined),
         (_, false) => Ok(Turn::Final),
@@ -110,15 +110,16 @@ fn turn(status: u16, asked: Asked) -> Result<Turn, Lost> {
 }
 
 impl Fields {
-    fn collect(headers: &[httparse::Header<'_>]) -> Result<Self, Lost> {
+    fn collect(headers: &[httparse::Header<'_>]) -> Result<Self, FramingError> {
         let mut fields = Self::default();
         for httparse::Header { name, value } in headers {
             if name.eq_ignore_ascii_case("content-length") {
                 // Servers repeat it; as long as all agree there is one length.
                 for listed in value.split(|byte| *byte == b',') {
-                    let length = content_length(listed.trim_ascii()).ok_or(Lost::BadLength)?;
+                    let length =
+                        content_length(listed.trim_ascii()).ok_or(FramingError::BadLength)?;
                     if fields.length.replace(length).is_some_and(|before| before != length) {
-                        return Err(Lost::BadLength);
+                        return Err(FramingError::BadLength);
                     }
                 }
             } else if name.eq_ignore_ascii_case("transfer-encoding") {
@@ -131,9 +132,9 @@ impl Fields {
         Ok(fields)
     }
 
-    fn body(&self, version: Version) -> Result<ResponseBody, Lost> {
+    fn body(&self, version: Version) -> Result<ResponseBody, FramingError> {
         match (self.coding, self.length, version) {
-            (Coding::Chunked | Coding::Other, Some(_), _) => Err(Lost::LengthWithCoding),
+            (Coding::Chunked | Coding::Other, Some(_), _) => Err(FramingError::LengthWithCoding),
             (Coding::Chunked, None, Version::Http11) => Ok(ResponseBody::Chunked),
             // Clients disagree about chunks in HTTP/1.0. That the close ends it, all can agree on.
             (Coding::Chunked, None, Version::Http10) => Ok(ResponseBody::UntilClose),

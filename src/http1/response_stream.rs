@@ -49,13 +49,13 @@ pub enum ResponseStep {
     Unasked,
     /// From here on nobody knows where an answer ends. Told once; if the worker asks on, the rest
     /// is [`ResponseStep::Opaque`] until the upstream closes.
-    Lost(Lost),
+    Unframed(FramingError),
 }
 
 /// Why an answer's framing is lost. One variant per label value of the metric that counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Lost {
+pub enum FramingError {
     /// Not a head of HTTP/1.
     #[error("the answer does not begin with a head of HTTP/1")]
     BadHead,
@@ -236,7 +236,7 @@ impl<T> ResponseStream<T> {
             State::Chunked(chunked) => match chunked.read(bytes) {
                 Piece::Within(piece) => self.body(piece, false),
                 Piece::Last(piece) => self.body(piece, true),
-                Piece::Bad(_) => self.lose(Lost::BadChunk),
+                Piece::Bad(_) => self.lose(FramingError::BadChunk),
             },
             State::UntilClose => self.body(bytes.len(), false),
             State::Opaque => {
@@ -304,13 +304,13 @@ impl<T> ResponseStream<T> {
             return ResponseStep::Head(head);
         }
         if !begins_like_an_answer(bytes) {
-            return self.lose(Lost::BadHead);
+            return self.lose(FramingError::BadHead);
         }
         let head_len = match head_end.find(bytes) {
             Ok(Some(head_len)) => head_len,
             Ok(None) => return ResponseStep::NeedMore,
-            Err(super::Refusal::HeadTooLarge) => return self.lose(Lost::HeadTooLarge),
-            Err(_) => return self.lose(Lost::BadHead),
+            Err(super::RequestError::HeadTooLarge) => return self.lose(FramingError::HeadTooLarge),
+            Err(_) => return self.lose(FramingError::BadHead),
         };
         match ResponseHead::parse(&bytes[..head_len], asked) {
             Ok(head) => {
@@ -361,9 +361,9 @@ impl<T> ResponseStream<T> {
         self.state = new_head();
     }
 
-    fn lose(&mut self, lost: Lost) -> ResponseStep {
+    fn lose(&mut self, lost: FramingError) -> ResponseStep {
         self.state = State::Opaque;
-        ResponseStep::Lost(lost)
+        ResponseStep::Unframed(lost)
     }
 }
 

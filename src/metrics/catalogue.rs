@@ -12,7 +12,7 @@ use super::requests::Measure;
 use super::timing::{CONNECT_BOUNDS_US, TURN_BOUNDS_US};
 use super::{CloseReason, DnsResult, Recognised, ReloadResult};
 use crate::drain::Phase;
-use crate::http1::{Lost, RefusalKind};
+use crate::http1::{FramingError, RequestErrorKind};
 use crate::http2::FrameErrorKind;
 use crate::sniff::NameError;
 
@@ -209,12 +209,12 @@ pub(super) const CATALOGUE: &[Row] = &[
     counter(
         "egret_http_refused_requests_total",
         "HTTP/1 requests whose framing or head is refused, by reason.",
-        |out| out.by_value::<RefusalKind>("reason", |w| &w.refused_requests),
+        |out| out.by_value::<RequestErrorKind>("reason", |w| &w.refused_requests),
     ),
     counter(
         "egret_http_unframed_answers_total",
         "HTTP/1 answers whose end cannot be told, by reason.",
-        |out| out.by_value::<Lost>("reason", |w| &w.unframed_answers),
+        |out| out.by_value::<FramingError>("reason", |w| &w.unframed_answers),
     ),
     counter(
         "egret_http_upstream_switches_total",

@@ -6,7 +6,7 @@
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
 use super::{Cell, CloseReason};
-use crate::http1::{Lost, Refusal, RefusalKind};
+use crate::http1::{FramingError, RequestError, RequestErrorKind};
 use crate::http2::{FrameError, FrameErrorKind};
 use crate::sniff::{NameError, OpaqueReason};
 
@@ -56,8 +56,8 @@ pub struct WorkerCounters {
     /// Requests that name two hosts.
     pub name_conflicts: Cell,
     pub(super) junk_names: [Cell; NameError::COUNT],
-    pub(super) refused_requests: [Cell; RefusalKind::COUNT],
-    pub(super) unframed_answers: [Cell; Lost::COUNT],
+    pub(super) refused_requests: [Cell; RequestErrorKind::COUNT],
+    pub(super) unframed_answers: [Cell; FramingError::COUNT],
     pub(super) refused_frames: [Cell; FrameErrorKind::COUNT],
     /// Upstream connections that gave way to another one.
     pub upstream_switches: Cell,
@@ -90,8 +90,8 @@ impl WorkerCounters {
 
     /// The counter of requests refused for `reason`.
     #[must_use]
-    pub fn refused_requests(&self, reason: Refusal) -> &Cell {
-        &self.refused_requests[RefusalKind::from(reason) as usize]
+    pub fn refused_requests(&self, reason: RequestError) -> &Cell {
+        &self.refused_requests[RequestErrorKind::from(reason) as usize]
     }
 
     /// The counter of HTTP/2 connections that were refused for `reason`.
@@ -102,7 +102,7 @@ impl WorkerCounters {
 
     /// The counter of answers whose framing was lost for `reason`.
     #[must_use]
-    pub fn unframed_answers(&self, reason: Lost) -> &Cell {
+    pub fn unframed_answers(&self, reason: FramingError) -> &Cell {
         &self.unframed_answers[reason as usize]
     }
 }
@@ -234,7 +234,7 @@ mod tests {
         have_cells_of_their_own(CloseReason::VARIANTS, |one| w.closed(one));
         have_cells_of_their_own(Recognised::VARIANTS, |one| w.recognised(one));
         have_cells_of_their_own(NameError::VARIANTS, |one| w.junk_names(one));
-        have_cells_of_their_own(Lost::VARIANTS, |one| w.unframed_answers(one));
+        have_cells_of_their_own(FramingError::VARIANTS, |one| w.unframed_answers(one));
         have_cells_of_their_own(ReloadResult::VARIANTS, |one| c.reloads(one));
         have_cells_of_their_own(DnsResult::VARIANTS, |one| c.dns_resolutions(one));
     }
@@ -243,17 +243,17 @@ mod tests {
     fn a_reason_with_details_counts_as_one_whatever_they_are() {
         let counters = WorkerCounters::default();
         for details in NameError::VARIANTS {
-            counters.refused_requests(Refusal::BadHost(*details)).add(1);
+            counters.refused_requests(RequestError::BadHost(*details)).add(1);
             counters.refused_frames(FrameError::BadHost(*details)).add(1);
         }
         counters.refused_frames(FrameError::Hpack(HpackError::Truncated)).add(1);
         counters.refused_frames(FrameError::Hpack(HpackError::ListTooLarge)).add(1);
         let all = NameError::COUNT as u64;
-        assert_eq!(counters.refused_requests(Refusal::BadHost(NameError::Empty)).get(), all);
+        assert_eq!(counters.refused_requests(RequestError::BadHost(NameError::Empty)).get(), all);
         assert_eq!(counters.refused_frames(FrameError::BadHost(NameError::Empty)).get(), all);
         assert_eq!(counters.refused_frames(FrameError::Hpack(HpackError::Truncated)).get(), 2);
         // The last of each list.
-        assert_eq!(counters.refused_requests(Refusal::BadTrailer).get(), 0);
+        assert_eq!(counters.refused_requests(RequestError::BadTrailer).get(), 0);
         assert_eq!(counters.refused_frames(FrameError::Connect).get(), 0);
     }
 }

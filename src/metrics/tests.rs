@@ -9,7 +9,7 @@ use super::catalogue::{CATALOGUE, Kind};
 use super::testing::{Samples, cluster, read_strictly, reserved, workload};
 use super::*;
 use crate::drain::Phase;
-use crate::http1::{Lost, Refusal};
+use crate::http1::{FramingError, RequestError};
 use crate::http2::FrameError;
 use crate::http2::hpack::HpackError;
 use crate::registry::snapshot::{Cluster, Identity};
@@ -189,9 +189,9 @@ fn numbered_hub() -> MetricsHub {
             c.recognised(Recognised::ServerFirst),
             c.recognised(Recognised::TooLarge),
             c.junk_names(NameError::BadByte),
-            c.refused_requests(Refusal::BadHost(NameError::BadPort)),
+            c.refused_requests(RequestError::BadHost(NameError::BadPort)),
             c.refused_frames(FrameError::Hpack(HpackError::ListTooLarge)),
-            c.unframed_answers(Lost::BadChunk),
+            c.unframed_answers(FramingError::BadChunk),
         ];
         (1..).zip(cells).for_each(|(n, cell)| cell.add(100 * id as u64 + n));
         worker.record_connect(Duration::from_millis(2));

@@ -7,7 +7,7 @@
 //!
 //! The more specific entry wins: exact address, longest prefix, exact host, longest wildcard, bare
 //! port. Only entries that have the port compete, and by name only those whose protocol spells its
-//! name where the connection did. A name is a claim of the workload: [`Standing`] says whether
+//! name where the connection did. A name is a claim of the workload: [`NameTrust`] says whether
 //! anything vouches for it.
 
 use std::net::{IpAddr, SocketAddr};
@@ -79,7 +79,7 @@ pub enum Verdict<'a> {
 
 /// What vouches for the name that decided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum NameTrust {
     /// No name decided, or the entry takes any address on the port.
     NotNeeded,
     /// The connection goes to the entry's own endpoints, wherever the workload meant it to go.
@@ -95,7 +95,7 @@ pub struct Decision<'a> {
     /// What happens.
     pub verdict: Verdict<'a>,
     /// What vouches for the name.
-    pub standing: Standing,
+    pub standing: NameTrust,
 }
 
 /// One immutable generation.
@@ -176,11 +176,11 @@ impl Snapshot {
                 Mode::AllowAny => Verdict::Passthrough,
                 Mode::RegistryOnly => Verdict::BlackHole,
             };
-            return Decision { verdict, standing: Standing::NotNeeded };
+            return Decision { verdict, standing: NameTrust::NotNeeded };
         };
         let standing = service.standing(matched);
         let is_refused =
-            standing == Standing::Unverified && self.config.names.unverified == Unverified::Block;
+            standing == NameTrust::Unverified && self.config.names.unverified == Unverified::Block;
         let verdict =
             if is_refused { Verdict::BlackHole } else { Verdict::Service(service, matched) };
         Decision { verdict, standing }
@@ -245,12 +245,12 @@ fn services_of<'a>(
 }
 
 /// What vouches for a name by which a port of `entry` with this reach is found.
-fn standing_by_name(entry: &ServiceEntry, of_port: Reach) -> Standing {
+fn standing_by_name(entry: &ServiceEntry, of_port: Reach) -> NameTrust {
     match entry.resolution {
-        Resolution::Static | Resolution::Dns => Standing::Verified,
+        Resolution::Static | Resolution::Dns => NameTrust::Verified,
         // Every address is the entry's own: whatever the name, the port alone would do.
-        Resolution::None if of_port.by_address == ByAddress::Any => Standing::NotNeeded,
-        Resolution::None | Resolution::DynamicDns => Standing::Unverified,
+        Resolution::None if of_port.by_address == ByAddress::Any => NameTrust::NotNeeded,
+        Resolution::None | Resolution::DynamicDns => NameTrust::Unverified,
     }
 }
 

@@ -219,7 +219,7 @@ fn a_lazy_send_that_falls_short_is_told_at_once() {
 }
 
 #[test]
-fn a_standing_receive_goes_on_until_its_credit_is_used_up() {
+fn a_multishot_receive_goes_on_until_its_credit_is_used_up() {
     let ((socket, mut peer), mut ring) = (pair(), ring());
     ring.receive_multishot(&socket, Expect::Nothing, TOKEN);
     let (mut pieces, mut bytes) = (0, 0);
@@ -241,7 +241,7 @@ fn a_standing_receive_goes_on_until_its_credit_is_used_up() {
 }
 
 #[test]
-fn a_cancelled_standing_receive_completes_as_cancelled_and_keeps_nothing() {
+fn a_cancelled_multishot_receive_completes_as_cancelled_and_keeps_nothing() {
     let ((socket, mut peer), mut ring) = (pair(), ring());
     ring.receive_multishot(&socket, Expect::Nothing, TOKEN);
     peer.write_all(b"one").unwrap();

@@ -6,10 +6,10 @@
 
 mod completions;
 mod entry;
+mod multishot;
 mod operations;
-mod quiet;
 mod setup;
-mod standing;
+mod skip;
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,10 +25,10 @@ use crate::sys::socket::Socket;
 use crate::sys::writable::WritableWaits;
 
 use entry::EntryPoint;
-use quiet::{Crowd, QuietSends};
+use multishot::MultishotReceives;
 pub use setup::SetupError;
 use setup::{check_operations, set_up};
-use standing::StandingReceives;
+use skip::{Batch, SkipSends};
 
 /// Submissions that fit before they must be handed to the kernel.
 const SUBMISSIONS: u32 = 1024;
@@ -72,10 +72,10 @@ pub struct Uring {
     turn: VecDeque<cqueue::Entry>,
     /// How many more may be handed out before the next wait.
     left_in_turn: usize,
-    crowd: Crowd,
+    batch: Batch,
     hurried: bool,
-    quiet: QuietSends,
-    standing: StandingReceives,
+    skip_sends: SkipSends,
+    multishot: MultishotReceives,
     writable: WritableWaits,
     /// When a timeout in the ring will end a wait, if one is in flight.
     alarm: Option<Instant>,
@@ -110,7 +110,7 @@ impl Uring {
     pub fn new(buffers: u16) -> Result<Self, SetupError> {
         let (mut ring, features) = set_up()?;
         check_operations(&ring)?;
-        let quiet = QuietSends::new(&mut ring).map_err(SetupError::Resources)?;
+        let skip_sends = SkipSends::new(&mut ring).map_err(SetupError::Resources)?;
         let buffers = BufferPool::new(buffers).map_err(SetupError::Resources)?;
         let (address, entries) = buffers.registration();
         // SAFETY: the ring memory is mapped, page aligned, of the stated number of entries, and is
@@ -129,10 +129,10 @@ impl Uring {
             addresses: Vec::with_capacity(SUBMISSIONS as usize),
             turn: VecDeque::with_capacity(COMPLETIONS_PER_TURN),
             left_in_turn: 0,
-            crowd: Crowd::Many,
+            batch: Batch::Many,
             hurried: false,
-            quiet,
-            standing: StandingReceives::Unknown,
+            skip_sends,
+            multishot: MultishotReceives::Unsupported,
             writable,
             alarm: None,
             alarm_time: Box::new(Timespec::new()),
@@ -143,7 +143,7 @@ impl Uring {
             defers: features.contains("defer_taskrun"),
             not_send: std::marker::PhantomData,
         };
-        uring.standing = standing::try_out(&mut uring).map_err(SetupError::Resources)?;
+        uring.multishot = multishot::try_out(&mut uring).map_err(SetupError::Resources)?;
         Ok(uring)
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::access_log::{Decider, NameOrigin, Outcome, Protocol, Record};
 use crate::gate::{Answered, Attribution, DecidedBy, Route, RouteAction, Unfollowed};
 use crate::metrics::{CloseReason, Recognised, ResponseFlags, SeriesIndex, SeriesKey};
-use crate::registry::snapshot::{Claim, Cluster, Decision, Match, NameSource, Standing};
+use crate::registry::snapshot::{Claim, Cluster, Decision, Match, NameSource, NameTrust};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
 use crate::sniff::Name;
@@ -67,11 +67,11 @@ impl<K: Kernel> Connection<K> {
             DecidedBy::Name => snapshot.decide(self.original_destination, claim),
             DecidedBy::Address => Decision {
                 verdict: snapshot.lookup(self.original_destination),
-                standing: Standing::NotNeeded,
+                standing: NameTrust::NotNeeded,
             },
         };
         // Of a stream of HTTP/2 the gate has told it.
-        if decision.standing == Standing::Unverified && *protocol != Protocol::Http2 {
+        if decision.standing == NameTrust::Unverified && *protocol != Protocol::Http2 {
             cx.metrics.counters.unverified_names.add(1);
         }
         self.settle(snapshot, &decision, claim, *protocol, cx);

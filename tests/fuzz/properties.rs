@@ -215,7 +215,7 @@ fn answers(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
         ResponseStep::Body { bytes, ends: true } => Told::Some("end".into(), bytes),
         ResponseStep::Opaque { bytes } => Told::Rest("opaque", bytes),
         ResponseStep::Unasked => Told::Over("unasked".into()),
-        ResponseStep::Lost(lost) => Told::Over(lost.to_string()),
+        ResponseStep::Unframed(lost) => Told::Over(lost.to_string()),
     })
 }
 

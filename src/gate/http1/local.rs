@@ -5,12 +5,17 @@ use std::rc::Rc;
 use super::super::reply::{self, Malformed};
 use super::super::{Action, Answered, AnsweredBy, Asker, Exchange, Outcome, Policy, Reply, Route};
 use super::{Http1, logged};
-use crate::http1::{HEAD_BYTES_MAX, Refusal};
+use crate::http1::{HEAD_BYTES_MAX, RequestError};
 use crate::metrics::{CloseReason, ResponseFlags};
 
 impl Http1 {
     /// The request is malformed: 400 or 431, behind the responses before it.
-    pub(super) fn refuse(&self, refusal: Refusal, bytes: &[u8], policy: &Policy<'_>) -> Outcome {
+    pub(super) fn refuse(
+        &self,
+        refusal: RequestError,
+        bytes: &[u8],
+        policy: &Policy<'_>,
+    ) -> Outcome {
         if !self.responses.is_idle() {
             return Outcome::Hold;
         }

@@ -84,7 +84,7 @@ impl Http1 {
                     return Ok(());
                 }
                 ResponseStep::Unasked => return Err(Unreadable::default()),
-                ResponseStep::Lost(lost) => {
+                ResponseStep::Unframed(lost) => {
                     return Err(Unreadable { refusal: None, unframed: Some(lost) });
                 }
             }

@@ -14,7 +14,7 @@ enum Told {
     Opaque(usize),
     Discard(usize),
     AwaitUpgrade,
-    Refused(Refusal),
+    Refused(RequestError),
 }
 
 /// Shows `bytes` to `stream` as they arrive, up to each of the `cuts`.
@@ -143,13 +143,13 @@ fn each_accepted_head_has_one_meaning() {
 
 #[test]
 fn each_bad_head_is_refused_for_its_reason() {
-    use Refusal as R;
+    use RequestError as R;
     let get = "GET / HTTP/1.1\r\nHost: example.com\r\n";
     let many = "A: b\r\n".repeat(HEADERS_MAX);
     let long = format!("{get}A: {}\r\n\r\n", "x".repeat(HEAD_BYTES_MAX));
     let with = |fields: &str| format!("{get}{fields}\r\n");
     let first = |line: &str| format!("{line}\r\nHost: example.com\r\n\r\n");
-    let table: Vec<(String, Refusal)> = vec![
+    let table: Vec<(String, RequestError)> = vec![
         // Request lines.
         (first("GET  / HTTP/1.1"), R::BadRequestLine),
         (first("GET / HTTP/1.1 "), R::BareLineEnd),
@@ -314,7 +314,7 @@ fn a_body_that_looks_like_a_request_is_a_body() {
 #[test]
 fn a_refused_stream_stays_refused() {
     let mut stream = RequestStream::default();
-    let refused = RequestStep::Refused(Refusal::NoHost);
+    let refused = RequestStep::Refused(RequestError::NoHost);
     assert_eq!(stream.next(b"GET / HTTP/1.1\r\n\r\n"), refused);
     assert_eq!(stream.next(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"), refused);
     assert_eq!(stream.next(b""), refused);

@@ -16,7 +16,7 @@ enum Told {
     Body { bytes: usize, ends: bool },
     Opaque(usize),
     Unasked,
-    Lost(Lost),
+    Unframed(FramingError),
 }
 
 fn stream(asked: &[Asked]) -> ResponseStream {
@@ -39,8 +39,8 @@ fn tell_from(stream: &mut ResponseStream, bytes: &[u8], cuts: &[usize]) -> Vec<T
                     told.push(Told::Unasked);
                     return told;
                 }
-                ResponseStep::Lost(lost) => {
-                    told.push(Told::Lost(lost));
+                ResponseStep::Unframed(lost) => {
+                    told.push(Told::Unframed(lost));
                     continue;
                 }
                 ResponseStep::Head(head) => {
@@ -133,27 +133,31 @@ fn an_answer_that_cannot_be_framed_is_lost_and_then_opaque() {
     let long = format!("{ok}A: {}", "x".repeat(HEAD_BYTES_MAX));
     let head = |fields: &str| format!("{ok}{fields}\r\n\r\nhi");
     let table = [
-        ("ICY 200 OK\r\n\r\n".to_owned(), Lost::BadHead),
-        ("S".to_owned(), Lost::BadHead),
-        ("\0\0\u{12}\u{4}".to_owned(), Lost::BadHead),
-        ("HTTP/2 200 OK\r\n\r\n".to_owned(), Lost::BadHead),
-        ("HTTP/1.1 20 OK\r\n\r\n".to_owned(), Lost::BadHead),
-        ("HTTP/1.1 099 OK\r\n\r\n".to_owned(), Lost::BadHead),
-        (long, Lost::HeadTooLarge),
-        (head("Content-Length: x"), Lost::BadLength),
-        (head("Content-Length: 2, 3"), Lost::BadLength),
-        (head("Content-Length: 2\r\nContent-Length: 3"), Lost::BadLength),
-        (head("Content-Length: 2\r\nTransfer-Encoding: chunked"), Lost::LengthWithCoding),
-        ("HTTP/1.1 101 Switching Protocols\r\n\r\nhi".to_owned(), Lost::UnaskedSwitch),
+        ("ICY 200 OK\r\n\r\n".to_owned(), FramingError::BadHead),
+        ("S".to_owned(), FramingError::BadHead),
+        ("\0\0\u{12}\u{4}".to_owned(), FramingError::BadHead),
+        ("HTTP/2 200 OK\r\n\r\n".to_owned(), FramingError::BadHead),
+        ("HTTP/1.1 20 OK\r\n\r\n".to_owned(), FramingError::BadHead),
+        ("HTTP/1.1 099 OK\r\n\r\n".to_owned(), FramingError::BadHead),
+        (long, FramingError::HeadTooLarge),
+        (head("Content-Length: x"), FramingError::BadLength),
+        (head("Content-Length: 2, 3"), FramingError::BadLength),
+        (head("Content-Length: 2\r\nContent-Length: 3"), FramingError::BadLength),
+        (head("Content-Length: 2\r\nTransfer-Encoding: chunked"), FramingError::LengthWithCoding),
+        ("HTTP/1.1 101 Switching Protocols\r\n\r\nhi".to_owned(), FramingError::UnaskedSwitch),
     ];
     for (answer, lost) in table {
         let told = tell_from(&mut stream(&[GET]), answer.as_bytes(), &[]);
-        assert_eq!(told, [Told::Lost(lost), Told::Opaque(answer.len())], "{lost:?}");
+        assert_eq!(told, [Told::Unframed(lost), Told::Opaque(answer.len())], "{lost:?}");
     }
     let padded = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \r\nhi\r\n0\r\n\r\n";
     assert_eq!(
         tell(&[GET], padded)[1..],
-        [Told::Body { bytes: 1, ends: false }, Told::Lost(Lost::BadChunk), Told::Opaque(12)]
+        [
+            Told::Body { bytes: 1, ends: false },
+            Told::Unframed(FramingError::BadChunk),
+            Told::Opaque(12)
+        ]
     );
 }
 

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-use super::{Answers, Match, Standing};
+use super::{Answers, Match, NameTrust};
 use crate::identity::Identity;
 use crate::prefix;
 use crate::registry::service_entry::{
@@ -69,7 +69,7 @@ pub struct Service {
     /// Where the document stands.
     pub origin: Origin,
     /// Of a connection that finds it by its name.
-    standing: Standing,
+    standing: NameTrust,
     cursor: AtomicUsize,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct Of<'a> {
     pub(super) cluster: Identity<Cluster>,
     pub(super) reach: Reach,
     /// What vouches for a name by which it is found.
-    pub(super) standing: Standing,
+    pub(super) standing: NameTrust,
 }
 
 impl Service {
@@ -109,10 +109,10 @@ impl Service {
     }
 
     /// What vouches for the name of a connection that found this service so.
-    pub(super) fn standing(&self, matched: Match) -> Standing {
+    pub(super) fn standing(&self, matched: Match) -> NameTrust {
         match matched {
             Match::Address | Match::Resolved | Match::Prefix(_) | Match::Port => {
-                Standing::NotNeeded
+                NameTrust::NotNeeded
             }
             Match::Host | Match::Wildcard => self.standing,
         }

@@ -12,8 +12,8 @@ use io_uring::{opcode, squeue};
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 
-use super::quiet::{self, Crowd};
-use super::standing::{self, StandingReceives};
+use super::multishot::{self, MultishotReceives};
+use super::skip::{self, Batch};
 use super::{COMPLETIONS_PER_TURN, GROUP, IGNORED, POLL_FIRST, Uring, user_data};
 use crate::sys::buffers::{BUFFER_BYTES, Buffer, BufferPool};
 use crate::sys::kernel::{
@@ -65,12 +65,12 @@ impl Kernel for Uring {
     }
 
     fn receive_multishot(&mut self, socket: &Socket, expect: Expect, token: Token) {
-        match self.standing {
-            StandingReceives::Known => {
-                let entry = standing::entry(socket.as_raw_fd(), expect);
+        match self.multishot {
+            MultishotReceives::Supported => {
+                let entry = multishot::entry(socket.as_raw_fd(), expect);
                 self.push(Operation::Receive, token, entry);
             }
-            StandingReceives::Unknown => self.receive(socket, BUFFER_BYTES, expect, token),
+            MultishotReceives::Unsupported => self.receive(socket, BUFFER_BYTES, expect, token),
         }
     }
 
@@ -84,17 +84,17 @@ impl Kernel for Uring {
     ) {
         let length = bytes.end - bytes.start;
         let bytes = self.buffers.range(buffer, bytes);
-        if self.crowd == Crowd::Lone {
+        if self.batch == Batch::One {
             let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
             let result = nix::sys::socket::send(socket.as_raw_fd(), bytes, flags);
             return self.aside.push_back(Completion::Sent { token, result });
         }
         let start = bytes.as_ptr();
-        let notice = self.quiet.possible(notice);
-        let entry = quiet::send_entry(socket.as_raw_fd(), start, length, notice);
+        let notice = self.skip_sends.possible(notice);
+        let entry = skip::send_entry(socket.as_raw_fd(), start, length, notice);
         self.push(Operation::Send, token, entry);
         if notice == Notice::Skip {
-            self.quiet.queued(user_data(Operation::Send, token), length);
+            self.skip_sends.queued(user_data(Operation::Send, token), length);
         }
     }
 
@@ -181,16 +181,16 @@ impl Kernel for Uring {
         self.enter_until(want, deadline)?;
         self.take_completions();
         self.left_in_turn = COMPLETIONS_PER_TURN;
-        self.crowd = if self.turn.len() > 1 { Crowd::Many } else { Crowd::Lone };
+        self.batch = if self.turn.len() > 1 { Batch::Many } else { Batch::One };
         let all_ran = self.ring.submission().is_empty();
         if all_ran && !self.ring.submission().cq_overflow() {
-            self.quiet.settle(&self.turn);
+            self.skip_sends.settle(&self.turn);
         }
         Ok(())
     }
 
     fn next_completion(&mut self) -> Option<Completion<Socket>> {
-        if let Some(sent) = self.quiet.next_sent() {
+        if let Some(sent) = self.skip_sends.next_sent() {
             return Some(sent);
         }
         while self.left_in_turn > 0

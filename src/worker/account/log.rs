@@ -9,7 +9,7 @@ use crate::config::Mode;
 use crate::gate::{Answered, AnsweredBy, Logged, Micros};
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::registry::Verdict;
-use crate::registry::snapshot::{Claim, Decision, Match, NameSource, Standing};
+use crate::registry::snapshot::{Claim, Decision, Match, NameSource, NameTrust};
 use crate::relay::Side;
 use crate::sys::kernel::{Kernel, StreamSocket};
 use crate::worker::connection::Connection;
@@ -144,7 +144,7 @@ pub(super) fn outcome(verdict: Verdict<'_>) -> Outcome {
 pub(super) fn decider(decision: &Decision<'_>, mode: Mode) -> Decider {
     match (decision.verdict, decision.standing) {
         (Verdict::Service(service, _), _) => Decider::Entry(Arc::clone(service)),
-        (Verdict::BlackHole, Standing::Unverified) => Decider::Unverified,
+        (Verdict::BlackHole, NameTrust::Unverified) => Decider::Unverified,
         _ => Decider::Policy(mode),
     }
 }

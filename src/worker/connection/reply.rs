@@ -4,7 +4,7 @@
 use super::direction::Receive;
 use super::{Connection, LINGER_US, Next, Phase, Then, Upstream};
 use crate::gate::{Malformed, Reply};
-use crate::http1::Refusal;
+use crate::http1::RequestError;
 use crate::metrics::CloseReason;
 use crate::relay::Side;
 use crate::sys::kernel::{Kernel, Operation, StreamSocket};
@@ -20,7 +20,7 @@ impl<K: Kernel> Connection<K> {
             Some(Malformed::Frames(error)) => counters.refused_frames(error).add(1),
             Some(Malformed::Request(refusal)) => {
                 counters.refused_requests(refusal).add(1);
-                if refusal == Refusal::HostMismatch {
+                if refusal == RequestError::HostMismatch {
                     counters.name_conflicts.add(1);
                 }
             }

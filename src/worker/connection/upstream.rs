@@ -12,7 +12,7 @@ use crate::admission::Flow;
 use crate::config::Action;
 use crate::gate::{Detect, Gate, HeldSnapshot, Micros, Route, RouteAction, TLS_ACCESS_DENIED};
 use crate::metrics::CloseReason;
-use crate::registry::snapshot::{Decision, Service, Standing, Target};
+use crate::registry::snapshot::{Decision, NameTrust, Service, Target};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
 use crate::sys::kernel::{Errno, Expect, Kernel, StreamSocket};
@@ -68,7 +68,7 @@ impl<K: Kernel> Connection<K> {
             return Next::Advance(Side::Downstream);
         }
         let verdict = snapshot.lookup(destination);
-        let decision = Decision { verdict, standing: Standing::NotNeeded };
+        let decision = Decision { verdict, standing: NameTrust::NotNeeded };
         let is_observed = snapshot.config.names.decide_on(destination.port());
         if is_observed && !matches!(verdict, Verdict::BlackHole) {
             self.gate = Gate::Detect(Detect::observed(HeldSnapshot::clone(&snapshot)));

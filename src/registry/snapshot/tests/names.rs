@@ -56,7 +56,7 @@ fn claimed(
     }
 }
 
-fn standing(snapshot: &Snapshot, destination: &str, by: NameSource, text: &str) -> Standing {
+fn standing(snapshot: &Snapshot, destination: &str, by: NameSource, text: &str) -> NameTrust {
     let name = name(text);
     snapshot.decide(destination.parse().unwrap(), Some(Claim { name: &name, by })).standing
 }
@@ -197,15 +197,15 @@ fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
     any.ports[0].number = 443;
     let entries = [web, listed, relay, dynamic, resolving(named(&["e.com"], Protocol::Tls)), any];
     let expected = [
-        ("192.0.2.1:443", "a.example.com", Standing::Unverified),
-        ("192.0.2.1:443", "b.example.com", Standing::Unverified),
-        ("192.0.2.8:443", "b.example.com", Standing::NotNeeded),
-        ("192.0.2.1:443", "x.c.example.com", Standing::Verified),
-        ("192.0.2.1:443", "x.d.example.com", Standing::Unverified),
-        ("192.0.2.1:443", "e.com", Standing::Verified),
-        ("192.0.2.1:443", "example.net", Standing::NotNeeded),
+        ("192.0.2.1:443", "a.example.com", NameTrust::Unverified),
+        ("192.0.2.1:443", "b.example.com", NameTrust::Unverified),
+        ("192.0.2.8:443", "b.example.com", NameTrust::NotNeeded),
+        ("192.0.2.1:443", "x.c.example.com", NameTrust::Verified),
+        ("192.0.2.1:443", "x.d.example.com", NameTrust::Unverified),
+        ("192.0.2.1:443", "e.com", NameTrust::Verified),
+        ("192.0.2.1:443", "example.net", NameTrust::NotNeeded),
         // Its second host on a port that takes every address.
-        ("192.0.2.1:443", "g.com", Standing::NotNeeded),
+        ("192.0.2.1:443", "g.com", NameTrust::NotNeeded),
     ];
     let allowing = with(Config::default(), &entries, &Answers::default());
     let mut config = Config::default();
@@ -223,7 +223,7 @@ fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
             matches!(decision.verdict, Verdict::BlackHole)
         };
         assert!(!verdict(&allowing), "{host}");
-        assert_eq!(verdict(&blocking), expected == Standing::Unverified, "{host}");
+        assert_eq!(verdict(&blocking), expected == NameTrust::Unverified, "{host}");
     }
     let warned: Vec<&str> =
         warnings.iter().filter_map(|w| w.message.split(" has neither").next()).collect();

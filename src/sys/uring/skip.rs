@@ -1,11 +1,11 @@
-//! Sends that complete in silence.
+//! CQE-skip sends: sends whose success posts no completion.
 //!
 //! A send never waits (MSG_DONTWAIT), so it has run when the enter that hands it over returns. If
-//! nobody waits for its end, a completion of its own would only end a sleep: with
-//! IOSQE_CQE_SKIP_SUCCESS (Linux 5.17) there is none, and the end is told with whatever completes
-//! next. MSG_WAITALL makes a send that is taken in part a failed one, which is not silent
-//! (io_uring_enter(2)). That the kernel keeps to this is tried out once per ring, because bytes
-//! would be lost without a word if it did not.
+//! nothing waits for its end, a completion of its own would only end a sleep. With
+//! IOSQE_CQE_SKIP_SUCCESS (Linux 5.17) the kernel posts none, and the ring reports the success with
+//! the completion that comes next. MSG_WAITALL turns a partial send into a failed one, which does
+//! post a completion (io_uring_enter(2)). Each ring tries once whether the kernel does so, because
+//! bytes would be lost unnoticed if it did not.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,65 +21,65 @@ use crate::sys::socket::Socket;
 
 /// How many completions a turn has brought.
 ///
-/// What is sent for one alone goes by send(2) at once: the peer that it wakes runs before this
-/// thread goes to sleep, and the next bytes often need no wait. Sends for many go together, because
-/// then the peers run when all of them have their bytes (see perf/README.md).
+/// In a batch of one, bytes are sent by send(2) at once: the peer that they wake runs before this
+/// thread goes to sleep, and the next bytes often need no wait. In a larger batch, sends go through
+/// the ring together, so that the peers run when all of them have their bytes (perf/README.md).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Crowd {
-    Lone,
+pub(super) enum Batch {
+    One,
     Many,
 }
 
-/// Whether the kernel tells of a silent send that falls short.
+/// Whether the kernel posts a completion for a CQE-skip send that is partial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shortfalls {
-    Told,
-    Untold,
+    Posted,
+    NotPosted,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct QuietSend {
+struct SkipSend {
     user_data: u64,
     length: u32,
 }
 
-/// The silent sends of one ring.
+/// The CQE-skip sends of one ring.
 #[derive(Debug)]
-pub(super) struct QuietSends {
+pub(super) struct SkipSends {
     shortfalls: Shortfalls,
     /// Handed over, or about to be; in this order.
-    queued: Vec<QuietSend>,
-    /// Known to have been taken in full, and not told yet.
-    taken: VecDeque<QuietSend>,
+    queued: Vec<SkipSend>,
+    /// They have succeeded, and are not reported yet.
+    taken: VecDeque<SkipSend>,
 }
 
-impl QuietSends {
-    /// Tries out what the kernel does.
+impl SkipSends {
+    /// Finds out what the kernel does.
     pub(super) fn new(ring: &mut IoUring) -> io::Result<Self> {
         let shortfalls = try_out(ring)?;
         Ok(Self { shortfalls, queued: Vec::new(), taken: VecDeque::new() })
     }
 
-    /// The notice that can be given for one that is wanted.
+    /// The notice that this kernel can give.
     pub(super) fn possible(&self, notice: Notice) -> Notice {
         match self.shortfalls {
-            Shortfalls::Told => notice,
-            Shortfalls::Untold => Notice::Prompt,
+            Shortfalls::Posted => notice,
+            Shortfalls::NotPosted => Notice::Prompt,
         }
     }
 
-    /// A silent send was queued.
+    /// A CQE-skip send was queued.
     pub(super) fn queued(&mut self, user_data: u64, length: u32) {
-        self.queued.push(QuietSend { user_data, length });
+        self.queued.push(SkipSend { user_data, length });
     }
 
-    /// All that were queued have run, and `told` holds all completions that there are: whichever is
-    /// not among them has succeeded.
-    pub(super) fn settle(&mut self, told: &VecDeque<cqueue::Entry>) {
+    /// All queued sends have run, and `posted` holds every completion that the kernel has posted: a
+    /// send that is not among them has succeeded.
+    pub(super) fn settle(&mut self, posted: &VecDeque<cqueue::Entry>) {
         if self.queued.is_empty() {
             return;
         }
-        let sends = told.iter().map(cqueue::Entry::user_data);
+        let sends = posted.iter().map(cqueue::Entry::user_data);
         for user_data in sends.filter(|&one| operation_of(one) == Some(Operation::Send)) {
             if let Some(at) = self.queued.iter().position(|send| send.user_data == user_data) {
                 self.queued.remove(at);
@@ -88,9 +88,9 @@ impl QuietSends {
         self.taken.extend(self.queued.drain(..));
     }
 
-    /// The next one to be told.
+    /// The next success to be reported.
     pub(super) fn next_sent(&mut self) -> Option<Completion<Socket>> {
-        let QuietSend { user_data, length } = self.taken.pop_front()?;
+        let SkipSend { user_data, length } = self.taken.pop_front()?;
         let token = token_of(user_data);
         Some(Completion::Sent { token, result: Ok(length as usize) })
     }
@@ -137,7 +137,9 @@ fn try_out(ring: &mut IoUring) -> io::Result<Shortfalls> {
     let told: Vec<(u64, i32)> =
         ring.completion().map(|entry| (entry.user_data(), entry.result())).collect();
     Ok(match told[..] {
-        [(SHORT, taken)] if taken > 0 && taken.unsigned_abs() < MORE_THAN_FITS => Shortfalls::Told,
-        _ => Shortfalls::Untold,
+        [(SHORT, taken)] if taken > 0 && taken.unsigned_abs() < MORE_THAN_FITS => {
+            Shortfalls::Posted
+        }
+        _ => Shortfalls::NotPosted,
     })
 }

@@ -1,10 +1,10 @@
-//! Receives that stay: one submission for many receives (IORING_RECV_MULTISHOT, Linux 6.0).
+//! Multishot receives: one submission for many receives (IORING_RECV_MULTISHOT, Linux 6.0).
 //!
 //! A receive that is submitted again for each piece costs the kernel a request, a look at the
-//! socket and a wait that is hung up and taken down again. One that stays costs that once, but
-//! knows no back-pressure: it would receive as fast as the source sends. So it is given a credit
-//! (`optlen`, Linux 6.17), and ends when that many bytes have come. Whether the kernel keeps to it
-//! is tried out once per ring, since older ones know no credit.
+//! socket, and arming and disarming a wait. A multishot receive costs that once, but has no
+//! back-pressure: it would receive as fast as the source sends. So it is given a credit (`optlen`,
+//! Linux 6.17), and ends when that many bytes have come. Each ring tries once whether the kernel
+//! keeps to the credit, since older ones ignore it.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -21,11 +21,11 @@ const MULTISHOT: u16 = 2;
 
 /// What the kernel can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum StandingReceives {
-    /// Receives that stay, with a credit.
-    Known,
+pub(super) enum MultishotReceives {
+    /// Multishot receives with a credit.
+    Supported,
     /// A receive ends with its first bytes.
-    Unknown,
+    Unsupported,
 }
 
 /// Receives from `socket` until the credit is used up.
@@ -53,7 +53,7 @@ fn entry_with_credit(socket: RawFd, expect: Expect, credit_bytes: u32) -> squeue
 }
 
 /// Receives the same bytes with a credit that is used up by them, and with one that is not.
-pub(super) fn try_out(ring: &mut Uring) -> io::Result<StandingReceives> {
+pub(super) fn try_out(ring: &mut Uring) -> io::Result<MultishotReceives> {
     const BYTES: &[u8] = b"credit";
     let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
     let mut went_on = [false; 2];
@@ -73,7 +73,11 @@ pub(super) fn try_out(ring: &mut Uring) -> io::Result<StandingReceives> {
         ring.enter(0, None)?;
         ring.took_one_that_goes_on();
     }
-    Ok(if went_on == [false, true] { StandingReceives::Known } else { StandingReceives::Unknown })
+    Ok(if went_on == [false, true] {
+        MultishotReceives::Supported
+    } else {
+        MultishotReceives::Unsupported
+    })
 }
 
 impl Uring {
