@@ -308,10 +308,11 @@ impl<K: Kernel> Worker<K> {
     /// Arms the accepts whose pause is over at `until`.
     fn resume_accepts(&mut self, until: Micros) {
         for index in 0..self.listeners.len() {
-            if self.listeners[index].empties(until) {
-                self.empty_and_close(index);
-            } else {
-                self.listeners[index].resume(until, &mut self.cx);
+            match self.listeners[index].due() {
+                Some(at) if at > until => {}
+                None => {}
+                Some(_) if self.listeners[index].empties() => self.empty_and_close(index),
+                Some(_) => self.listeners[index].arm(&mut self.cx),
             }
         }
     }

@@ -150,7 +150,10 @@ impl Detect {
                 let name = Ok(name.map(|name| (name, NameSource::Host)));
                 labels(name, Protocol::Http2, Recognised::Http2)
             }
-            Seen::Opaque(reason) => labels(Ok(None), Protocol::Tcp, Recognised::from(reason)),
+            Seen::Opaque(reason) => Found::Labels(Action::AttributeNameless(
+                Rc::clone(snapshot),
+                Recognised::from(reason),
+            )),
             Seen::Http1(passed) => {
                 let asker = Asker {
                     generation: snapshot.generation,

@@ -19,7 +19,7 @@ use super::{
     Policy, Reply, Route, Tables,
 };
 use crate::http1::{
-    self, Asked, FramingError, KnownHeads, RequestError, RequestHead, RequestStep, RequestStream,
+    Asked, FramingError, KnownHeads, RequestError, RequestHead, RequestStep, RequestStream,
     ResponseStep, ResponseStream, Turn, Upgrade,
 };
 use crate::metrics::CloseReason;
@@ -99,23 +99,28 @@ impl Http1 {
         policy: &Policy<'_>,
         tables: &mut Tables,
     ) -> Result<Outcome, Unreadable> {
-        if side == Side::Upstream
-            && let Some(first) = self.responses.first_mut()
-            && first.responded.is_none()
-        {
-            first.responded = Some(policy.now);
-        }
         match (self.mode, side) {
             (Mode::Gated, Side::Downstream) => Ok(self.request(bytes, policy, tables)),
-            (Mode::Gated, Side::Upstream) => Ok(self.response(bytes, &mut tables.heads)),
+            (Mode::Gated, Side::Upstream) => {
+                self.responses_begin(policy.now);
+                Ok(self.response(bytes, &mut tables.heads))
+            }
             (Mode::Observed, Side::Downstream) => {
                 self.observe_requests(bytes, policy, tables)?;
                 Ok(Outcome::Pass(bytes.len()))
             }
             (Mode::Observed, Side::Upstream) => {
+                self.responses_begin(policy.now);
                 self.observe_responses(bytes, &mut tables.heads)?;
                 Ok(Outcome::Pass(bytes.len()))
             }
+        }
+    }
+
+    /// Bytes of a response have come.
+    fn responses_begin(&mut self, now: Micros) {
+        if let Some(first) = self.responses.first_mut() {
+            first.responded.get_or_insert(now);
         }
     }
 
@@ -196,6 +201,7 @@ impl Http1 {
             responded: None,
             request_bytes: head.head_len as u64,
             offers_h2c: head.upgrade == Upgrade::H2c,
+            answered_by: AnsweredBy::Upstream,
             logged,
         };
         self.responses.asked(Asked::from(&*head), exchange);
@@ -333,13 +339,13 @@ impl Http1 {
 
     /// See [`super::Gate::pop_ended`].
     pub(crate) fn pop_ended(&mut self) -> Option<Answered> {
-        self.responses.pop_ended().map(from_upstream)
+        self.responses.pop_ended()
     }
 
     /// See [`super::Gate::pop_unanswered`]: also a head that was read and has not passed.
     pub(crate) fn pop_unanswered(&mut self, now: Micros) -> Option<Answered> {
         if let Some(unanswered) = self.responses.pop_unanswered() {
-            return Some(from_upstream(unanswered));
+            return Some(unanswered);
         }
         let (head, route) = (self.pending.take()?, self.route.as_ref()?);
         let exchange = Exchange {
@@ -348,24 +354,15 @@ impl Http1 {
             responded: None,
             request_bytes: head.head_len as u64,
             offers_h2c: false,
+            answered_by: AnsweredBy::Upstream,
             logged: None,
         };
-        let answered_by = AnsweredBy::Upstream;
-        Some(Answered { exchange, status: 0, response_bytes: 0, answered_by })
+        Some(Answered { request: exchange, status: 0, bytes: 0 })
     }
 
     /// See [`super::Gate::route`].
     pub(crate) fn route(&self) -> Option<&Rc<Route>> {
         self.route.as_ref()
-    }
-}
-
-fn from_upstream(answered: http1::Answered<Exchange>) -> Answered {
-    Answered {
-        exchange: answered.request,
-        status: answered.status,
-        response_bytes: answered.bytes,
-        answered_by: AnsweredBy::Upstream,
     }
 }
 

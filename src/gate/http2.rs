@@ -353,7 +353,8 @@ fn answered(route: Rc<Route>, claimed: Claimed, status: u16, policy: &Policy<'_>
         responded: None,
         request_bytes: 0,
         offers_h2c: false,
+        answered_by: AnsweredBy::Egret,
         logged,
     };
-    Answered { exchange, status, response_bytes: 0, answered_by: AnsweredBy::Egret }
+    Answered { request: exchange, status, bytes: 0 }
 }

@@ -95,6 +95,8 @@ pub(crate) enum Action {
     Decide(Box<Attribution>),
     /// The labels of an observed connection are known.
     Attribute(Box<Attribution>),
+    /// An observed connection shows no name, for this reason: the snapshot's address labels it.
+    AttributeNameless(HeldSnapshot, Recognised),
     /// The connection is observed HTTP/1 no longer: account it as TCP, under this route.
     Unfollow(Box<Unfollowed>),
     /// Connect to where this route leads, in place of an upstream connection that is idle.

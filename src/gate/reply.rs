@@ -23,19 +23,13 @@ pub(crate) struct Exchange {
     pub(crate) request_bytes: u64,
     /// It offers to go on with HTTP/2.
     pub(crate) offers_h2c: bool,
+    pub(crate) answered_by: AnsweredBy,
     /// For the access log, if it is on.
     pub(crate) logged: Option<Box<Logged>>,
 }
 
 /// A request with the end of its response.
-#[derive(Debug)]
-pub(crate) struct Answered {
-    pub(crate) exchange: Exchange,
-    /// 0: no final response has begun.
-    pub(crate) status: u16,
-    pub(crate) response_bytes: u64,
-    pub(crate) answered_by: AnsweredBy,
-}
+pub(crate) type Answered = crate::http1::Answered<Exchange>;
 
 /// Where a response comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -295,7 +295,8 @@ pub(super) fn policy(snapshot: &HeldSnapshot, leg: Leg, room: usize) -> Policy<'
 
 /// What is accounted of a request.
 fn told(answered: &Answered) -> String {
-    let Answered { exchange, status, response_bytes, answered_by } = answered;
+    let Answered { request: exchange, status, bytes: response_bytes } = answered;
+    let answered_by = exchange.answered_by;
     // Of a malformed request it is chance how much has come.
     let sent = if *status == 400 { 0 } else { exchange.request_bytes };
     let name = &exchange.route.name;

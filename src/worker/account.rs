@@ -78,6 +78,19 @@ impl<K: Kernel> Connection<K> {
         decision
     }
 
+    /// An observed connection shows no name: the address labels it.
+    pub(super) fn attribute_nameless(
+        &mut self,
+        snapshot: &Snapshot,
+        found: Recognised,
+        cx: &mut Context<K>,
+    ) {
+        cx.metrics.counters.recognised(found).add(1);
+        let verdict = snapshot.lookup(self.original_destination);
+        let decision = Decision { verdict, standing: NameTrust::NotNeeded };
+        self.settle(snapshot, &decision, None, Protocol::Tcp, cx);
+    }
+
     /// The labels are these: what the connection has moved so far is accounted.
     pub(super) fn settle(
         &mut self,
@@ -214,7 +227,7 @@ impl<K: Kernel> Connection<K> {
         flags: ResponseFlags,
         cx: &mut Context<K>,
     ) {
-        let Answered { exchange, status, response_bytes, .. } = &answered;
+        let Answered { request: exchange, status, bytes: response_bytes } = &answered;
         let took_us = cx.now.saturating_sub(exchange.began);
         let route = &exchange.route;
         let series = match route.series.get() {

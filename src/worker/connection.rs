@@ -146,7 +146,7 @@ impl<K: Kernel> Connection<K> {
 
     fn fate(&self) -> Fate {
         match self.phase {
-            Phase::Closing if self.in_flight().next().is_none() => Fate::Over,
+            Phase::Closing if !self.is_in_flight() => Fate::Over,
             Phase::Open
             | Phase::Replying { .. }
             | Phase::Lingering { .. }
@@ -223,6 +223,26 @@ impl<K: Kernel> Connection<K> {
         }
     }
 
+    /// Whether [`Self::in_flight`] has any.
+    fn is_in_flight(&self) -> bool {
+        let receives = |direction: &Direction<K::Pipe>| direction.receive != Receive::No;
+        let waits = |direction: &Direction<K::Pipe>| direction.operation.is_some();
+        self.directions.iter().any(|direction| receives(direction) || waits(direction))
+            || self.ends.iter().any(|end| end.watched == Watched::Yes)
+            || self.connects()
+    }
+
+    /// The connect of the present attempt is in flight.
+    fn connects(&self) -> bool {
+        match &self.upstream {
+            Upstream::Connecting(connecting) => connecting.is_in_flight(),
+            Upstream::Undecided { .. }
+            | Upstream::None
+            | Upstream::Up(_)
+            | Upstream::Closing(_) => false,
+        }
+    }
+
     /// The operations in flight, with the side that their tokens carry.
     fn in_flight(&self) -> impl Iterator<Item = (Operation, Side)> + '_ {
         let waited_for = |side: Side| self.directions[side as usize].operation;
@@ -237,14 +257,7 @@ impl<K: Kernel> Connection<K> {
             let watched = self.ends[side as usize].watched == Watched::Yes;
             watched.then_some((Operation::Dead, side))
         });
-        let connects = match &self.upstream {
-            Upstream::Connecting(connecting) => connecting.is_in_flight(),
-            Upstream::Undecided { .. }
-            | Upstream::None
-            | Upstream::Up(_)
-            | Upstream::Closing(_) => false,
-        };
-        let connect = connects.then_some((Operation::Connect, Side::Upstream));
+        let connect = self.connects().then_some((Operation::Connect, Side::Upstream));
         halves.chain(receives).chain(watches).chain(connect)
     }
 

@@ -75,19 +75,9 @@ impl<L: ListenSocket> Accepting<L> {
         cx.kernel.accept(listener, Target::Listener(self.index).encode());
     }
 
-    /// Arms the accept again if its pause is over at `until`.
-    pub(super) fn resume<K>(&mut self, until: Micros, cx: &mut Context<K>)
-    where
-        K: Kernel<Listener = L, Socket = L::Socket>,
-    {
-        if matches!(self.state, AcceptState::Paused(end) if end <= until) {
-            self.arm(cx);
-        }
-    }
-
-    /// Whether the queue is to be emptied now, and the listener closed.
-    pub(super) fn empties(&self, until: Micros) -> bool {
-        matches!(self.state, AcceptState::Emptying(at) if at <= until)
+    /// Whether the queue is to be emptied, and the listener closed, when it is due.
+    pub(super) fn empties(&self) -> bool {
+        matches!(self.state, AcceptState::Emptying(_))
     }
 
     /// The accept has ended, for this reason if it has failed. Whether the queue is to be emptied.

@@ -52,14 +52,10 @@ impl Http1 {
             responded: None,
             request_bytes: head_len.min(HEAD_BYTES_MAX) as u64,
             offers_h2c: false,
+            answered_by: AnsweredBy::Egret,
             logged: pending.and_then(|head| logged(head, bytes, policy.logging)),
         };
-        let answer = Answered {
-            exchange,
-            status,
-            response_bytes: words.len() as u64,
-            answered_by: AnsweredBy::Egret,
-        };
+        let answer = Answered { request: exchange, status, bytes: words.len() as u64 };
         Reply {
             bytes: words,
             reason: CloseReason::Finished,

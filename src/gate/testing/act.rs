@@ -46,6 +46,9 @@ impl Show {
         match action {
             Action::Decide(attribution) => self.decide(&attribution),
             Action::Attribute(attribution) => self.attribute(&attribution),
+            Action::AttributeNameless(_, found) => {
+                self.seen.accounted.push(format!("Address None Tcp Some({found:?}) None"));
+            }
             Action::Unfollow(unfollowed) => self.unfollow(*unfollowed),
             Action::Go(route) => self.go(&route),
             Action::Reply(reply) => self.reply(&reply),

@@ -24,7 +24,8 @@ impl<K: Kernel> Connection<K> {
         took_us: Micros,
         cx: &Context<K>,
     ) {
-        let Answered { mut exchange, status, response_bytes, answered_by } = answered;
+        let Answered { request: mut exchange, status, bytes: response_bytes } = answered;
+        let answered_by = exchange.answered_by;
         let Some(logged) = exchange.logged.take() else { return };
         let route = &exchange.route;
         let protocol = match &*logged {

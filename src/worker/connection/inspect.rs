@@ -117,7 +117,9 @@ impl<K: Kernel> Connection<K> {
         match action {
             Action::Decide(attribution) => self.decide(&attribution, cx),
             // Done where they are met: bytes go on passing.
-            Action::Attribute(_) | Action::Unfollow(_) => Next::Inspect(side),
+            Action::Attribute(_) | Action::AttributeNameless(..) | Action::Unfollow(_) => {
+                Next::Inspect(side)
+            }
             Action::Go(_) | Action::Reply(_) if !self.is_upstream_at_rest() => {
                 // It is said again when the response has passed.
                 Next::Advance(side)
@@ -133,6 +135,7 @@ impl<K: Kernel> Connection<K> {
     }
 
     /// Asks the gate until it lets no more pass: how many bytes pass, and why no more do.
+    #[inline(always)]
     fn ask(&mut self, side: Side, cx: &mut Context<K>) -> (usize, Stop) {
         let mut passing = 0;
         loop {
@@ -150,6 +153,9 @@ impl<K: Kernel> Connection<K> {
                 Outcome::Act(Action::Attribute(attribution)) => {
                     self.attribute(&attribution, cx);
                 }
+                Outcome::Act(Action::AttributeNameless(snapshot, found)) => {
+                    self.attribute_nameless(&snapshot, found, cx);
+                }
                 Outcome::Act(Action::Unfollow(unfollowed)) => self.unfollow(*unfollowed, cx),
                 Outcome::Act(action) => return (passing, Stop::Act(action)),
             }
@@ -158,6 +164,7 @@ impl<K: Kernel> Connection<K> {
 
     /// Adds up what the gate lets pass of the bytes that are undecided, behind the first `passing`.
     /// Returns what it says then: [`Outcome::Pass`] if all may pass.
+    #[inline(always)]
     fn outcome(
         &mut self,
         side: Side,
@@ -201,6 +208,7 @@ impl<K: Kernel> Connection<K> {
         }
     }
 
+    #[inline(always)]
     fn leg(&self) -> Leg {
         match &self.upstream {
             Upstream::Up(leg) => Leg::Up(leg.address),
