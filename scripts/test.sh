@@ -61,6 +61,7 @@ main() {
     trap 'rm -f "$LOG"' EXIT
     tools
     raise_descriptor_limit
+    prepare_cargo
     for name in "${SECTIONS[@]}"; do
         if [[ " ${CHOSEN[*]} " == *" $name "* ]]; then
             section "$name"
@@ -103,6 +104,13 @@ tools() {
         have rustup || die "cargo $component is missing; install rustfmt and clippy"
         rustup component add rustfmt clippy || die "rustup could not add rustfmt and clippy"
     done
+}
+
+# What incremental builds keep is of no use to a first build, and costs it time.
+prepare_cargo() {
+    if [[ ! -d ${CARGO_TARGET_DIR:-target}/debug/incremental ]]; then
+        export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
+    fi
 }
 
 # The end-to-end tests hold both ends of some thousand connections.
