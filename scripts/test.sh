@@ -106,9 +106,10 @@ tools() {
     done
 }
 
-# What incremental builds keep is of no use to a first build, and costs it time.
+# What incremental builds keep is of no use to a first build, and costs it time. Where there is
+# some, somebody works, and builds again.
 prepare_cargo() {
-    if [[ ! -d ${CARGO_TARGET_DIR:-target}/debug/incremental ]]; then
+    if ! compgen -G "${CARGO_TARGET_DIR:-target}/debug/incremental/*" >/dev/null; then
         export CARGO_INCREMENTAL=${CARGO_INCREMENTAL:-0}
     fi
 }
