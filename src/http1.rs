@@ -7,9 +7,9 @@
 //! count and classify: the bytes pass unchanged, and whoever calls holds them.
 //!
 //! The two directions differ on purpose. A request whose end two parsers could see in two places is
-//! refused ([`RequestError`]): behind it a blocked request could hide. An answer that cannot be framed
-//! ([`FramingError`]) can harm nobody but the workload that asked for it, as it could without a proxy; it
-//! may pass as it is until its connection closes.
+//! refused ([`RequestError`]): behind it a blocked request could hide. A response that cannot be
+//! framed ([`FramingError`]) can harm only the workload that asked for it, as it could without a
+//! proxy; it may pass as it is until its connection closes.
 
 mod chunked;
 mod head_end;

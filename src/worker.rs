@@ -311,7 +311,7 @@ impl<K: Kernel> Worker<K> {
             match self.listeners[index].due() {
                 Some(at) if at > until => {}
                 None => {}
-                Some(_) if self.listeners[index].empties() => self.empty_and_close(index),
+                Some(_) if self.listeners[index].begins_to_empty() => self.empty_and_close(index),
                 Some(_) => self.listeners[index].arm(&mut self.cx),
             }
         }

@@ -132,7 +132,7 @@ impl Http2 {
         if let (Some(first), Leg::None) = (&self.first, leg) {
             return Some(Outcome::Act(Action::Go(Rc::clone(&first.route))));
         }
-        if self.allowed > 0 {
+        if self.allowed > 0 && !bytes.is_empty() {
             let passing = self.allowed.min(bytes.len());
             self.allowed -= passing;
             return Some(Outcome::Pass(passing));

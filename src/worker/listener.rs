@@ -75,9 +75,14 @@ impl<L: ListenSocket> Accepting<L> {
         cx.kernel.accept(listener, Target::Listener(self.index).encode());
     }
 
-    /// Whether the queue is to be emptied, and the listener closed, when it is due.
-    pub(super) fn empties(&self) -> bool {
-        matches!(self.state, AcceptState::Emptying(_))
+    /// Whether the queue is to be emptied now that it is due. If so it is not due any more: what
+    /// the queue holds may be over at once, and a connection that is over resumes what is due.
+    pub(super) fn begins_to_empty(&mut self) -> bool {
+        let empties = matches!(self.state, AcceptState::Emptying(_));
+        if empties {
+            self.state = AcceptState::Closing;
+        }
+        empties
     }
 
     /// The accept has ended, for this reason if it has failed. Whether the queue is to be emptied.
@@ -114,7 +119,10 @@ impl<L: ListenSocket> Accepting<L> {
                 cx.kernel.cancel(Operation::Accept, Target::Listener(self.index).encode());
                 false
             }
-            AcceptState::Paused(_) | AcceptState::Emptying(_) => true,
+            AcceptState::Paused(_) | AcceptState::Emptying(_) => {
+                self.state = AcceptState::Closing;
+                true
+            }
             AcceptState::Closing | AcceptState::Closed => false,
         }
     }

@@ -1,8 +1,9 @@
 //! How a connection ends: FIN and reset as they are met, the end accounted once and told to the
 //! side that lives, and everything given back when nothing is in flight.
 
+use super::Lost;
+use super::direction::{Held, Source};
 use super::{Connection, LostBy, Next, Phase, RESET_WAIT_US, Upstream, Watched};
-use super::{Lost, direction::Held};
 use crate::metrics::CloseReason;
 use crate::relay::Side;
 use crate::sys::kernel::{Errno, Kernel, StreamSocket};
@@ -33,6 +34,11 @@ impl<K: Kernel> Connection<K> {
                 return next;
             }
             next = self.end_responses();
+        }
+        let downstream = &self.directions[Side::Downstream as usize];
+        if side == Side::Upstream && downstream.source == Source::Ended && downstream.carries() {
+            // What is carried waits for nothing any more.
+            next = Next::Inspect(Side::Downstream);
         }
         if self.directions[side.peer() as usize].half.is_over() {
             // Closing sends the second FIN.

@@ -95,7 +95,9 @@ impl<K: Kernel> Connection<K> {
             Stop::Nothing => Next::Advance(side),
             Stop::Hold => {
                 let is_over = self.directions[side as usize].source == Source::Ended;
-                match is_over && !self.gate.waits(side) && !self.is_undecided() {
+                let other_is_over = self.directions[side.peer() as usize].half.is_over();
+                let waits = self.gate.waits(side) && !other_is_over;
+                match is_over && !waits && !self.is_undecided() {
                     // What is held will never be whole.
                     true => Next::Ended(side),
                     false => Next::Advance(side),

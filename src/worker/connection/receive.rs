@@ -3,7 +3,7 @@
 use super::direction::{Arrived, Held, Receive, Source};
 use super::{Connection, LostBy, Next, Phase, Upstream};
 use crate::gate::Gate;
-use crate::relay::Side;
+use crate::relay::{Side, State};
 use crate::sys::buffers::Buffer;
 use crate::sys::kernel::{Errno, Kernel, Operation};
 use crate::worker::context::Context;
@@ -18,10 +18,14 @@ impl<K: Kernel> Connection<K> {
         cx: &mut Context<K>,
     ) -> Next {
         let direction = &mut self.directions[side as usize];
+        let was_single = direction.receive == Receive::Once;
         if rearm {
             direction.receive = Receive::No;
         }
-        if direction.operation == Some(Operation::Receive) {
+        // A half that was about to send what it carries, and could not, waits for nothing: what
+        // comes then is what it would have received next.
+        let is_free = direction.operation.is_none() && direction.half.state() == State::Receiving;
+        if direction.operation == Some(Operation::Receive) || (was_single && is_free) {
             direction.operation = None;
             return self.take_up(side, arrived, cx);
         }

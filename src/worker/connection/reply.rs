@@ -33,8 +33,9 @@ impl<K: Kernel> Connection<K> {
             self.account_answered(answered, reply.flags, cx);
         }
         if let Upstream::Up(_) = self.upstream {
-            // Bytes of the upstream that have not passed never will.
-            self.directions[Side::Upstream as usize].discard_carried();
+            // Bytes of the upstream that may not have passed yet never will.
+            let direction = &mut self.directions[Side::Upstream as usize];
+            direction.drop_next(direction.carried().len());
             self.carry_reply(&reply.bytes);
             return self.begin_closing(Then::Reply(reply.reason), cx);
         }

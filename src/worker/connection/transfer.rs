@@ -221,9 +221,11 @@ impl<K: Kernel> Connection<K> {
             (Phase::Open, Upstream::Undecided { .. }) | (Phase::Replying { .. }, _) => {
                 return Next::Advance(side);
             }
-            (Phase::Lingering { .. }, _) => return Next::LingerInput,
+            (Phase::Lingering { .. }, _) if side == Side::Downstream => return Next::LingerInput,
             (Phase::Open, Upstream::None | Upstream::Connecting(_))
-            | (Phase::Resetting { .. } | Phase::Closing, _) => return Next::Rest,
+            | (Phase::Lingering { .. } | Phase::Resetting { .. } | Phase::Closing, _) => {
+                return Next::Rest;
+            }
         }
         match direction.half.state() {
             State::Filling => self.fill(side, cx),

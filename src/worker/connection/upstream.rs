@@ -287,6 +287,9 @@ impl<K: Kernel> Connection<K> {
         if self.in_flight().any(|(_, side)| side == Side::Upstream) {
             return Next::Rest;
         }
+        if !matches!(self.upstream, Upstream::Closing(_)) {
+            return Next::Rest;
+        }
         let Upstream::Closing(then) = std::mem::replace(&mut self.upstream, Upstream::None) else {
             return Next::Rest;
         };
