@@ -290,3 +290,22 @@ fn an_observed_connection_ends_as_its_peers_do() {
     let mut lab = Lab::new(Mode::AllowAny, true);
     for_seeds(RUNS / 4, |draw, notes| run(&mut lab, Mode::AllowAny, true, draw, notes));
 }
+
+/// A receive is in flight when the request that was carried is answered: it belongs to the half
+/// that waits for nothing, so what it brings must be read on.
+#[test]
+fn a_lingering_connection_sees_the_end_of_a_client_that_pipelined() {
+    let mut lab = Lab::new(Mode::RegistryOnly, false);
+    let mut client = lab.connect();
+    client.send(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    client.send(b"POST / HTTP/1.1\r\nHost: blocked.example\r\nContent-Length: 9\r\n\r\n");
+    lab.settle();
+    lab.upstreams[0].end.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+    lab.settle();
+    assert!(!lab.is_empty(), "it lingers");
+    client.send(b"some body");
+    lab.settle();
+    client.finish();
+    lab.settle();
+    assert!(lab.is_empty(), "the client has ended, and no time has passed");
+}

@@ -184,6 +184,11 @@ impl Lab {
         }
     }
 
+    /// Whether no connection is left, at this moment of the clock.
+    pub(super) fn is_empty(&self) -> bool {
+        self.worker.connections.is_empty()
+    }
+
     /// Both ends are gone: nothing of the connection may be left, once its timeouts are over.
     pub(super) fn close(&mut self, mut client: End) {
         self.settle();
