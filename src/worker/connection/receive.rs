@@ -62,10 +62,10 @@ impl<K: Kernel> Connection<K> {
                 let is_undecided = self.is_undecided();
                 let direction = &mut self.directions[side as usize];
                 direction.source = Source::Ended;
-                match !direction.carries() {
+                match direction.carries() {
                     _ if is_undecided => Next::GiveUp,
-                    true => Next::Ended(side),
-                    false => Next::Inspect(side),
+                    true => Next::Inspect(side),
+                    false => Next::Ended(side),
                 }
             }
             Err(error) => self.receive_failed(side, error, cx),

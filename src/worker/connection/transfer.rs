@@ -169,9 +169,9 @@ impl<K: Kernel> Connection<K> {
             (Phase::Open, Upstream::Undecided { .. } | Upstream::Connecting(_), _)
             | (Phase::Open, Upstream::None, _) => Next::Advance(side),
             (Phase::Replying { reason }, _, Side::Upstream) => {
-                match !self.directions[side as usize].carries() {
-                    true => Next::Linger(*reason),
-                    false => Next::Advance(side),
+                match self.directions[side as usize].carries() {
+                    true => Next::Advance(side),
+                    false => Next::Linger(*reason),
                 }
             }
             (Phase::Replying { .. }, _, Side::Downstream)
@@ -195,19 +195,19 @@ impl<K: Kernel> Connection<K> {
             // Its completion comes here; or nothing will pass any more.
             return Next::Rest;
         }
-        match (!direction.carries(), direction.operation) {
-            (false, Some(Operation::Receive) | None) => {
+        match (direction.carries(), direction.operation) {
+            (true, Some(Operation::Receive) | None) => {
                 // A receive that is in flight brings what comes behind these.
                 direction.operation = None;
                 self.inspect(side, cx)
             }
             // Its end comes here again.
-            (false, Some(wait)) => {
+            (true, Some(wait)) => {
                 cx.kernel.cancel(wait, self.key.token(side));
                 Next::Rest
             }
-            (true, None) => self.advance(side, cx),
-            (true, Some(_)) => Next::Rest,
+            (false, None) => self.advance(side, cx),
+            (false, Some(_)) => Next::Rest,
         }
     }
 
@@ -233,9 +233,9 @@ impl<K: Kernel> Connection<K> {
             // A pipe was put back during the wait, or the receive was refused with EAGAIN.
             State::Receiving => {
                 direction.expect = Expect::Bytes;
-                match !direction.carries() {
-                    true => Next::Advance(side),
-                    false => Next::Inspect(side),
+                match direction.carries() {
+                    true => Next::Inspect(side),
+                    false => Next::Advance(side),
                 }
             }
             State::Sending { .. } => Next::Advance(side),

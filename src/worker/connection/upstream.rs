@@ -266,9 +266,7 @@ impl<K: Kernel> Connection<K> {
 
     /// The upstream connection, which is idle, gives way.
     pub(super) fn begin_closing(&mut self, then: Then, cx: &mut Context<K>) -> Next {
-        if let Upstream::Up(leg) = &mut self.upstream
-            && let Some(flow) = leg.flow.take()
-        {
+        if let Some(flow) = self.take_flow() {
             cx.admission.forget_flow(&flow);
         }
         for (operation, side) in self.in_flight() {
