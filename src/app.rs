@@ -23,13 +23,13 @@ use anyhow::{Context, Result};
 
 use crate::access_log::{self, AccessLog};
 use crate::admission::Admission;
+use crate::commands::{Command, CommandSender};
 use crate::config::{Capture, Config};
 use crate::control::{self, Control, reload};
+use crate::diagnostics::{Diagnostic, Severity};
 use crate::drain::Drain;
 use crate::load::{self, Loaded};
-use crate::mailbox::{Mailbox, Request};
 use crate::metrics::MetricsHub;
-use crate::problem::{Problem, Severity};
 use crate::registry::{Answers, Registry, Snapshot};
 use crate::sys::kernel::{Kernel, Recorded};
 use crate::sys::socket::Listener;
@@ -109,14 +109,14 @@ impl App {
         F: Fn(u16) -> Result<K, SetupError> + Clone + Send + 'static,
     {
         let config = Arc::clone(&loaded.config);
-        let (snapshot, problems) = first_generation(&loaded);
+        let (snapshot, diagnostics) = first_generation(&loaded);
         listen::check_mark(&config)?;
         let budget = Budget::plan(&config)?;
         let listeners = listen::bind(&config, budget.workers)?;
         let control = Control::bind(&config)?;
         let addresses =
             Addresses { listen: listen::addresses(&listeners)?, control: control.addresses() };
-        let source = reload_source(loaded, problems, options.config_file);
+        let source = reload_source(loaded, diagnostics, options.config_file);
         let (access_log, access_log_queue) = access_log::open(&config.access_log);
         let shared = Shared {
             registry: Registry::new(snapshot),
@@ -127,10 +127,10 @@ impl App {
         };
         refresh_own_addresses(&shared.admission);
         let mut threads = Threads::new();
-        let mut mailboxes = Vec::new();
+        let mut senders = Vec::new();
         for (id, listeners) in listeners.into_iter().enumerate() {
-            let (mailbox, inbox, waker) = mailbox()?;
-            mailboxes.push(mailbox);
+            let (sender, inbox, waker) = command_channel()?;
+            senders.push(sender);
             let parts = shared.parts(id, listeners, (inbox, waker), &config, &budget);
             let (make_kernel, buffers) = (make_kernel.clone(), budget.buffers_per_worker);
             let make_kernel = move || make_kernel(buffers);
@@ -141,7 +141,7 @@ impl App {
             .start(control::Inputs {
                 registry: shared.registry.clone(),
                 drain: shared.drain.clone(),
-                workers: mailboxes,
+                workers: senders,
                 metrics: shared.metrics.clone(),
                 access_log: access_log_queue,
                 source,
@@ -184,7 +184,7 @@ impl Shared {
         &self,
         id: usize,
         listeners: Vec<Listener>,
-        (inbox, waker): (Receiver<Request>, Waker),
+        (inbox, waker): (Receiver<Command>, Waker),
         config: &Config,
         budget: &Budget,
     ) -> Parts<Listener> {
@@ -221,44 +221,48 @@ impl Shared {
 }
 
 /// The first snapshot, before any name is resolved, and its warnings, which are logged.
-fn first_generation(loaded: &Loaded) -> (Snapshot, Vec<Problem>) {
-    let (snapshot, problems) = loaded.build(1, &Answers::default());
-    for problem in &problems {
-        tracing::warn!(%problem, "configuration");
+fn first_generation(loaded: &Loaded) -> (Snapshot, Vec<Diagnostic>) {
+    let (snapshot, diagnostics) = loaded.build(1, &Answers::default());
+    for diagnostic in &diagnostics {
+        tracing::warn!(problem = %diagnostic, "configuration");
     }
-    (snapshot, problems)
+    (snapshot, diagnostics)
 }
 
-/// Where the later generations come from; `problems` are all those of the first one.
-fn reload_source(first: Loaded, problems: Vec<Problem>, config_file: PathBuf) -> reload::Source {
+/// Where the later generations come from; `diagnostics` are all those of the first one.
+fn reload_source(
+    first: Loaded,
+    diagnostics: Vec<Diagnostic>,
+    config_file: PathBuf,
+) -> reload::Source {
     let load = move || {
         let mut loaded = load::load(&config_file)?;
         if let Err(error) = listen::check_mark(&loaded.config) {
             // It would fail every upstream connection.
-            loaded.problems.push(Problem {
+            loaded.diagnostics.push(Diagnostic {
                 severity: Severity::Error,
                 file: config_file.clone(),
                 line: None,
                 message: format!("{error:#}"),
                 fix: String::new(),
             });
-            return Err(loaded.problems);
+            return Err(loaded.diagnostics);
         }
         Ok(loaded)
     };
     reload::Source {
         load: Box::new(load),
         first,
-        problems,
+        diagnostics,
         poll: reload::POLL,
         watching: reload::Watching::EventsAndPoll,
     }
 }
 
-fn mailbox() -> Result<(Mailbox, Receiver<Request>, Waker)> {
+fn command_channel() -> Result<(CommandSender, Receiver<Command>, Waker)> {
     let waker = Waker::new().context("eventfd")?;
-    let (mailbox, inbox) = Mailbox::new(waker.clone());
-    Ok((mailbox, inbox, waker))
+    let (sender, inbox) = CommandSender::new(waker.clone());
+    Ok((sender, inbox, waker))
 }
 
 fn recorded(capture: Capture) -> Recorded {

@@ -8,8 +8,8 @@ use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use crate::diagnostics::{Diagnostic, Severity};
 use crate::load;
-use crate::problem::{Problem, Severity};
 use crate::registry::Answers;
 
 mod explain;
@@ -37,18 +37,18 @@ pub fn default_config_file() -> PathBuf {
     chosen.to_path_buf()
 }
 
-/// Every problem in `config_file` and the files that it names, and a summary.
+/// Every diagnostic in `config_file` and the files that it names, and a summary.
 #[must_use]
 pub fn check(config_file: &Path) -> Outcome {
     let file = config_file.display();
     match load::load(config_file) {
         Ok(loaded) => {
-            let (snapshot, problems) = loaded.build(0, &Answers::default());
-            let mut text = lines(&problems);
+            let (snapshot, diagnostics) = loaded.build(0, &Answers::default());
+            let mut text = lines(&diagnostics);
             let _ = writeln!(
                 text,
                 "{file}: ok: {}, {}, {} ({}), {}, policy {}",
-                count(warnings(&problems), "warning"),
+                count(warnings(&diagnostics), "warning"),
                 count(loaded.files.len(), "file"),
                 plural(loaded.entries.len(), "service entry", "service entries"),
                 count(snapshot.services().len(), "service"),
@@ -57,7 +57,7 @@ pub fn check(config_file: &Path) -> Outcome {
             );
             Outcome { text, code: EXIT_OK }
         }
-        Err(problems) => refused(&problems, config_file),
+        Err(diagnostics) => refused(&diagnostics, config_file),
     }
 }
 
@@ -77,24 +77,24 @@ pub fn explain(
             let text = explain::text(&snapshot, source, destination, host);
             Outcome { text, code: EXIT_OK }
         }
-        Err(problems) => refused(&problems, config_file),
+        Err(diagnostics) => refused(&diagnostics, config_file),
     }
 }
 
-fn refused(problems: &[Problem], config_file: &Path) -> Outcome {
-    let mut text = lines(problems);
-    let (warnings, file) = (warnings(problems), config_file.display());
-    let errors = count(problems.len() - warnings, "error");
+fn refused(diagnostics: &[Diagnostic], config_file: &Path) -> Outcome {
+    let mut text = lines(diagnostics);
+    let (warnings, file) = (warnings(diagnostics), config_file.display());
+    let errors = count(diagnostics.len() - warnings, "error");
     let _ = writeln!(text, "{file}: refused: {errors}, {}", count(warnings, "warning"));
     Outcome { text, code: EXIT_BAD_CONFIG }
 }
 
-fn lines(problems: &[Problem]) -> String {
-    problems.iter().map(|problem| format!("{problem}\n")).collect()
+fn lines(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect()
 }
 
-fn warnings(problems: &[Problem]) -> usize {
-    problems.iter().filter(|problem| problem.severity == Severity::Warning).count()
+fn warnings(diagnostics: &[Diagnostic]) -> usize {
+    diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Warning).count()
 }
 
 fn count(number: usize, what: &str) -> String {

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use crate::problem::Problem;
+use crate::diagnostics::Diagnostic;
 
 mod names;
 mod parse;
@@ -249,11 +249,11 @@ impl Default for Config {
 
 impl Config {
     /// The configuration in `text` and the warnings about it. `file` is where the text comes from:
-    /// it stands in the problems, and relative paths in the text are joined to its directory.
+    /// it stands in the diagnostics, and relative paths in the text are joined to its directory.
     ///
     /// # Errors
-    /// Every problem found, when at least one of them is an error.
-    pub fn parse(text: &str, file: &Path) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
+    /// Every diagnostic found, when at least one of them is an error.
+    pub fn parse(text: &str, file: &Path) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         parse::config(text, file)
     }
 

@@ -3,8 +3,8 @@
 //! It runs the admin, metrics and health servers, takes the signals and resolves the registry's
 //! names ([`dns`]); helper threads of its own read changed files ([`reload`]), write the
 //! [`access_log`], and write a scrape while it lasts. It reaches the workers through what they
-//! publish (counters, the registry snapshot, the drain switch) and through their mailboxes, never
-//! through a lock.
+//! publish (counters, the registry snapshot, the drain switch) and through their command
+//! channels, never through a lock.
 //!
 //! [`Control::bind`] comes first, so that a taken port is told before anything starts;
 //! [`Control::start`] when the workers exist. It neither starts nor ends workers: `app` does.
@@ -21,9 +21,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::access_log::{self, AccessLog};
+use crate::commands::{Command, CommandSender};
 use crate::config::Config;
 use crate::drain::Drain;
-use crate::mailbox::{Mailbox, Request};
 use crate::metrics::MetricsHub;
 use crate::registry::Registry;
 use crate::sys::thread::give_way;
@@ -77,7 +77,7 @@ pub struct Inputs {
     /// The switch that ends the process.
     pub drain: Drain,
     /// The workers, in the order of their ids.
-    pub workers: Vec<Mailbox>,
+    pub workers: Vec<CommandSender>,
     /// The hub that the workers' metrics came from.
     pub metrics: MetricsHub,
     /// What the workers tell the access log.
@@ -278,7 +278,7 @@ impl Drop for Handle {
 struct Shared {
     registry: Registry,
     drain: Drain,
-    workers: Vec<Mailbox>,
+    workers: Vec<CommandSender>,
     metrics: MetricsHub,
     reload: reload::Handle,
     names: dns::Names,
@@ -297,7 +297,7 @@ impl Shared {
     fn begin_drain_within(&self, deadline: Duration) -> bool {
         let began = self.drain.begin(deadline);
         for worker in &self.workers {
-            worker.send(Request::Drain);
+            worker.send(Command::Drain);
         }
         began
     }

@@ -38,7 +38,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::access_log::Protocol;
-use crate::metrics::{CloseReason, Recognised, ResponseFlags};
+use crate::metrics::{CloseReason, Detected, ResponseFlags};
 use crate::registry::Snapshot;
 use crate::relay::Side;
 
@@ -136,7 +136,7 @@ impl Gate {
 
     /// Nothing is known that could change the decision any more (the downstream has ended, or the
     /// time is up): the address decides, and all that is held may pass.
-    pub(crate) fn give_up(&mut self, why: Recognised, policy: &Policy<'_>) -> Box<Attribution> {
+    pub(crate) fn give_up(&mut self, why: Detected, policy: &Policy<'_>) -> Box<Attribution> {
         // Others were detected before, and did not come to a name.
         let found = matches!(self, Self::Detect(_)).then_some(why);
         *self = Self::Open;
@@ -151,7 +151,7 @@ impl Gate {
     }
 
     /// As [`Gate::give_up`], for an observed connection whose protocol is not known yet.
-    pub(crate) fn stop_observing(&mut self, why: Recognised) -> Option<Box<Attribution>> {
+    pub(crate) fn stop_observing(&mut self, why: Detected) -> Option<Box<Attribution>> {
         let Self::Detect(detect) = self else { return None };
         let attribution = detect.nameless(why)?;
         *self = Self::Open;

@@ -1,10 +1,10 @@
-//! HTTP/1: where each request and each answer begins and ends, and what each request asks for.
+//! HTTP/1: where each request and each response begins and ends, and what each request asks for.
 //!
 //! Two machines follow one connection, once [`crate::sniff`] has said HTTP/1. [`RequestStream`]
 //! reads what the downstream sends and tells each request's head before a byte of it is passed on,
 //! so that every request is judged by its own Host. [`ResponseStream`] reads what the upstream
-//! sends, knows which requests are unanswered, and tells each answer's status and end. Both only
-//! count and classify: the bytes pass unchanged, and whoever calls holds them.
+//! sends, knows which requests are unanswered, and tells each response's status and end. Both only
+//! count and classify: the bytes pass unchanged, and the caller holds them.
 //!
 //! The two directions differ on purpose. A request whose end two parsers could see in two places is
 //! refused ([`RequestError`]): behind it a blocked request could hide. A response that cannot be
@@ -26,13 +26,13 @@ pub use request_head::Body;
 pub use request_head::{RequestHead, Upgrade, Version};
 pub use request_stream::{RequestStep, RequestStream};
 pub use response_head::Turn;
-pub use response_stream::{Answered, Asked, FramingError, ResponseStep, ResponseStream};
+pub use response_stream::{Answered, ExpectedResponse, FramingError, ResponseStep, ResponseStream};
 
 use strum::{EnumCount, EnumDiscriminants, IntoStaticStr, VariantArray};
 
 use crate::sniff::NameError;
 
-/// The longest head, of a request or an answer. Servers take 8 to 32 KiB by default (Apache,
+/// The longest head, of a request or a response. Servers take 8 to 32 KiB by default (Apache,
 /// Node.js, nginx), and a head of this length still fits in one of a worker's buffers, where it is
 /// held.
 pub const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -46,7 +46,7 @@ pub const CHUNK_EXTRA_BYTES_MAX: u16 = 8 * 1024;
 /// The longest body, or chunk of one: a signed 64-bit number, as many an upstream counts in one.
 pub const BODY_BYTES_MAX: u64 = i64::MAX.unsigned_abs();
 
-/// Requests that may be unanswered on one connection. Whoever pipelines more waits.
+/// Requests that may be unanswered on one connection. A client that pipelines more waits.
 pub const UNANSWERED_MAX: usize = 64;
 
 /// Why a request is refused. One variant per label value of the metric that counts them: its name

@@ -5,7 +5,7 @@
 //! frame (RFC 9113), and keeps the state of the header compression (RFC 7541), so that every
 //! request is judged by its own `:authority`. [`FrameBoundary`] counts what the upstream sends, so
 //! that a frame of Egret's own ([`goaway`]) never lands inside another one. Both only count and
-//! classify: the bytes pass unchanged, and whoever calls holds them.
+//! classify: the bytes pass unchanged, and the caller holds them.
 //!
 //! It is not an HTTP/2 endpoint. Only what could hide a request, or leave the two ends with
 //! different ideas of one, is refused ([`FrameError`]); flow control, the states of streams and the

@@ -8,8 +8,8 @@
 //! binds every address, starts one pinned thread per processor and the control plane, waits, and
 //! takes them down again. What the threads decide by was read by [`load`]: it finds the files and
 //! puts the parts of one generation together. [`yaml`] turns text into values that know their
-//! line, [`config`] is the schema of the configuration, and whatever is wrong is a [`problem`]
-//! with file and line.
+//! line, [`config`] is the schema of the configuration, and what is wrong is reported in
+//! [`diagnostics`], with file and line.
 //!
 //! **Accepted.** A workload has opened a connection and netfilter has redirected it. A [`worker`]
 //! takes it: one thread, one ring, one loop. `worker/listener.rs` reads the two addresses that
@@ -68,7 +68,7 @@
 //! **Seen from outside.** The [`control`] plane serves scrapes, health probes and the admin
 //! pages, takes signals, asks DNS for the addresses of the registry's names, and makes changed
 //! files and addresses into the next snapshot. It reaches a worker by what both may read, by its
-//! [`mailbox`], and by the [`drain`] switch that ends the process. [`check`] answers the same
+//! [`commands`], and by the [`drain`] switch that ends the process. [`check`] answers the same
 //! questions without a running proxy: `egret check` and `egret explain`.
 //!
 //! A module imports from lower layers and its own; `ARCHITECTURE.md` has the table.
@@ -120,7 +120,7 @@ mod access_log;
 // Beside the data path.
 mod drain;
 
-mod mailbox;
+mod commands;
 
 pub mod control;
 
@@ -131,7 +131,7 @@ pub mod config;
 
 mod yaml;
 
-mod problem;
+mod diagnostics;
 
 pub mod check;
 
@@ -148,7 +148,7 @@ pub mod internals {
     }
 
     reach! {
-        access_log admission drain gate http1 http2 identity mailbox metrics problem registry relay
-        sniff worker workload
+        access_log admission commands diagnostics drain gate http1 http2 identity metrics registry
+        relay sniff worker workload
     }
 }

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use foldhash::quality::FixedState;
 
 use crate::config::Config;
-use crate::problem::{Fault, Problem, Severity};
+use crate::diagnostics::{Diagnostic, Finding, Severity};
 use crate::registry::service_entry::{self, ServiceEntry};
 use crate::registry::snapshot::{Answers, Snapshot};
 use crate::sniff::Name;
@@ -40,7 +40,7 @@ pub struct Loaded {
     /// Who the sources are.
     pub workloads: Arc<Workloads>,
     /// Warnings about the files, one by one.
-    pub problems: Vec<Problem>,
+    pub diagnostics: Vec<Diagnostic>,
     /// All files read, sorted.
     pub files: Vec<PathBuf>,
     /// All directories in which a change can mean a new generation, sorted. They exist.
@@ -53,11 +53,11 @@ impl Loaded {
     /// The snapshot with these `answers`. With it all warnings: those about the files, and those
     /// about what they mean together, such as two service entries that claim the same.
     #[must_use]
-    pub fn build(&self, generation: u64, answers: &Answers) -> (Snapshot, Vec<Problem>) {
+    pub fn build(&self, generation: u64, answers: &Answers) -> (Snapshot, Vec<Diagnostic>) {
         let (config, workloads) = (Arc::clone(&self.config), Arc::clone(&self.workloads));
         let (snapshot, warnings) =
             Snapshot::build(generation, config, &self.entries, workloads, answers);
-        (snapshot, self.problems.iter().cloned().chain(warnings).collect())
+        (snapshot, self.diagnostics.iter().cloned().chain(warnings).collect())
     }
 
     /// The names whose addresses the service entries need.
@@ -70,8 +70,8 @@ impl Loaded {
 /// Reads, parses and validates the configuration in `config_file` and all that it refers to.
 ///
 /// # Errors
-/// Every problem found, when at least one of them is an error.
-pub fn load(config_file: &Path) -> Result<Loaded, Vec<Problem>> {
+/// Every diagnostic found, when at least one of them is an error.
+pub fn load(config_file: &Path) -> Result<Loaded, Vec<Diagnostic>> {
     Sources::read(config_file).parse()
 }
 
@@ -88,7 +88,7 @@ pub struct Sources {
     config: Option<Config>,
     registry: Vec<(PathBuf, String)>,
     workloads: Option<(PathBuf, String)>,
-    problems: Vec<Problem>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl Sources {
@@ -100,11 +100,11 @@ impl Sources {
         let text = reader.file(config_file, CONFIG_BYTES_MAX);
         let config = text.and_then(|text| match Config::parse(&text, config_file) {
             Ok((config, warnings)) => {
-                reader.problems.extend(warnings);
+                reader.diagnostics.extend(warnings);
                 Some(config)
             }
-            Err(problems) => {
-                reader.problems.extend(problems);
+            Err(diagnostics) => {
+                reader.diagnostics.extend(diagnostics);
                 None
             }
         });
@@ -131,31 +131,31 @@ impl Sources {
             config,
             registry,
             workloads,
-            problems: reader.problems,
+            diagnostics: reader.diagnostics,
         }
     }
 
     /// What the contents mean.
     ///
     /// # Errors
-    /// Every problem found, when at least one of them is an error.
-    pub fn parse(self) -> Result<Loaded, Vec<Problem>> {
-        let mut problems = self.problems;
+    /// Every diagnostic found, when at least one of them is an error.
+    pub fn parse(self) -> Result<Loaded, Vec<Diagnostic>> {
+        let mut diagnostics = self.diagnostics;
         let mut entries = Vec::new();
         for (path, text) in self.registry {
-            entries.extend(kept(service_entry::parse(&text, &path), &mut problems));
+            entries.extend(kept(service_entry::parse(&text, &path), &mut diagnostics));
         }
         let workloads = self
             .workloads
-            .and_then(|(path, text)| kept(Workloads::parse(&text, &path), &mut problems));
-        problems.extend(too_many(entries.iter().flatten()));
-        let refused = problems.iter().any(|problem| problem.severity == Severity::Error);
-        let Some(config) = self.config.filter(|_| !refused) else { return Err(problems) };
+            .and_then(|(path, text)| kept(Workloads::parse(&text, &path), &mut diagnostics));
+        diagnostics.extend(too_many(entries.iter().flatten()));
+        let refused = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
+        let Some(config) = self.config.filter(|_| !refused) else { return Err(diagnostics) };
         Ok(Loaded {
             config: Arc::new(config),
             entries: entries.into_iter().flatten().collect(),
             workloads: Arc::new(workloads.unwrap_or_default()),
-            problems,
+            diagnostics,
             files: self.files,
             directories: self.directories,
             fingerprint: self.fingerprint,
@@ -164,15 +164,16 @@ impl Sources {
 }
 
 /// The error at the entry with which the registry becomes too large.
-fn too_many<'a>(entries: impl Iterator<Item = &'a ServiceEntry>) -> Option<Problem> {
+fn too_many<'a>(entries: impl Iterator<Item = &'a ServiceEntry>) -> Option<Diagnostic> {
     let mut claims = 0;
     for entry in entries {
         claims += entry.claims();
         if claims > CLAIMS_MAX {
             let message =
                 format!("more than {CLAIMS_MAX} hosts and addresses, each times its ports");
-            let fault = Fault::at(entry.origin.line, message).fix("remove entries, or their ports");
-            return Some(fault.problem(Severity::Error, &entry.origin.file));
+            let finding =
+                Finding::at(entry.origin.line, message).fix("remove entries, or their ports");
+            return Some(finding.diagnostic(Severity::Error, &entry.origin.file));
         }
     }
     None
@@ -182,19 +183,19 @@ struct Reader {
     files: BTreeSet<PathBuf>,
     directories: BTreeSet<PathBuf>,
     hasher: <FixedState as BuildHasher>::Hasher,
-    problems: Vec<Problem>,
+    diagnostics: Vec<Diagnostic>,
 }
 
 impl Default for Reader {
     fn default() -> Self {
         let hasher = FixedState::with_seed(0).build_hasher();
-        let (files, directories, problems) = Default::default();
-        Self { files, directories, hasher, problems }
+        let (files, directories, diagnostics) = Default::default();
+        Self { files, directories, hasher, diagnostics }
     }
 }
 
 impl Reader {
-    /// The text of the file at `path`, or a problem.
+    /// The text of the file at `path`, or a diagnostic.
     fn file(&mut self, path: &Path, bytes_max: u64) -> Option<String> {
         self.files.insert(path.to_path_buf());
         let result = read(path, bytes_max);
@@ -205,12 +206,12 @@ impl Reader {
                 self.hasher.write_usize(text.len());
                 self.hasher.write(text.as_bytes());
             }
-            Err(fault) => self.hasher.write(fault.message.as_bytes()),
+            Err(finding) => self.hasher.write(finding.message.as_bytes()),
         }
         match result {
             Ok(text) => Some(text),
-            Err(fault) => {
-                self.problems.push(fault.problem(Severity::Error, path));
+            Err(finding) => {
+                self.diagnostics.push(finding.diagnostic(Severity::Error, path));
                 None
             }
         }
@@ -224,32 +225,33 @@ impl Reader {
         let options =
             glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
         let mut paths = Vec::new();
-        let mut problem = |severity, message: String, fix: &str| {
-            self.problems.push(Fault::whole(message).fix(fix).problem(severity, config_file));
+        let mut finding = |severity, message: String, fix: &str| {
+            self.diagnostics
+                .push(Finding::whole(message).fix(fix).diagnostic(severity, config_file));
         };
         let found = match glob::glob_with(pattern, options) {
             Ok(found) => found,
             Err(error) => {
-                problem(Severity::Error, format!("registry pattern {pattern}: {error}"), "");
+                finding(Severity::Error, format!("registry pattern {pattern}: {error}"), "");
                 return paths;
             }
         };
         for path in found {
             match path {
-                Ok(path) if path.is_dir() => problem(
+                Ok(path) if path.is_dir() => finding(
                     Severity::Warning,
                     format!("registry pattern {pattern} matches a directory: {}", path.display()),
                     "end the pattern with *.yaml",
                 ),
                 Ok(path) => paths.push(path),
                 Err(error) => {
-                    problem(Severity::Error, format!("registry pattern {pattern}: {error}"), "");
+                    finding(Severity::Error, format!("registry pattern {pattern}: {error}"), "");
                 }
             }
         }
         if paths.is_empty() {
             let message = format!("registry pattern {pattern} matches no file");
-            problem(Severity::Warning, message, "add one, or remove the pattern");
+            finding(Severity::Warning, message, "add one, or remove the pattern");
         }
         for path in &paths {
             self.watch(parent(path));
@@ -264,17 +266,18 @@ impl Reader {
     }
 }
 
-fn read(path: &Path, bytes_max: u64) -> Result<String, Fault> {
+fn read(path: &Path, bytes_max: u64) -> Result<String, Finding> {
     let cannot = |error: std::io::Error| {
-        Fault::whole(format!("cannot read the file: {error}")).fix("check its path and permissions")
+        Finding::whole(format!("cannot read the file: {error}"))
+            .fix("check its path and permissions")
     };
     // Opening a FIFO would wait for its writer, so look first.
     let metadata = fs::metadata(path).map_err(cannot)?;
     if !metadata.is_file() {
-        return Err(Fault::whole("not a regular file"));
+        return Err(Finding::whole("not a regular file"));
     }
     let too_large = || {
-        Fault::whole(format!("larger than {} MiB", bytes_max >> 20))
+        Finding::whole(format!("larger than {} MiB", bytes_max >> 20))
             .fix("split it, or check that it is the right file")
     };
     if metadata.len() > bytes_max {
@@ -291,22 +294,22 @@ fn read(path: &Path, bytes_max: u64) -> Result<String, Fault> {
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
-        Fault::at(line, "not UTF-8 text").fix("save the file as UTF-8")
+        Finding::at(line, "not UTF-8 text").fix("save the file as UTF-8")
     })
 }
 
-/// The value; its problems, whatever becomes of it, go to `problems`.
+/// The value; its diagnostics, whatever becomes of it, go to `diagnostics`.
 fn kept<T>(
-    result: Result<(T, Vec<Problem>), Vec<Problem>>,
-    problems: &mut Vec<Problem>,
+    result: Result<(T, Vec<Diagnostic>), Vec<Diagnostic>>,
+    diagnostics: &mut Vec<Diagnostic>,
 ) -> Option<T> {
     match result {
         Ok((value, warnings)) => {
-            problems.extend(warnings);
+            diagnostics.extend(warnings);
             Some(value)
         }
         Err(errors) => {
-            problems.extend(errors);
+            diagnostics.extend(errors);
             None
         }
     }

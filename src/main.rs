@@ -132,9 +132,9 @@ fn report(outcome: &check::Outcome) -> ExitCode {
 fn run(config_file: PathBuf, debug_endpoints: bool) -> ExitCode {
     let loaded = match load::load(&config_file) {
         Ok(loaded) => loaded,
-        Err(problems) => {
-            for problem in problems {
-                eprintln!("{problem}");
+        Err(diagnostics) => {
+            for diagnostic in diagnostics {
+                eprintln!("{diagnostic}");
             }
             return ExitCode::from(EXIT_USAGE);
         }

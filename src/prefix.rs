@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use prefix_trie::PrefixMap;
 
-use crate::problem::Fault;
+use crate::diagnostics::Finding;
 use crate::yaml::{Node, values};
 
 /// A value per prefix, found by the longest prefix that holds an address.
@@ -88,7 +88,7 @@ pub(crate) fn display(prefix: &IpNet) -> String {
 ///
 /// # Errors
 /// When the node is anything else.
-pub(crate) fn parse(node: &Node<'_>) -> Result<IpNet, Fault> {
+pub(crate) fn parse(node: &Node<'_>) -> Result<IpNet, Finding> {
     let text = values::text(node)?;
     let prefix = match text.parse::<IpAddr>() {
         Ok(address) => Some(IpNet::from(address)),
@@ -96,7 +96,7 @@ pub(crate) fn parse(node: &Node<'_>) -> Result<IpNet, Fault> {
     };
     prefix.map(canonical).ok_or_else(|| {
         let message = format!("`{}` is not an IP address or CIDR", values::shortened(text));
-        Fault::at(node.line, message).fix("write it as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32")
+        Finding::at(node.line, message).fix("write it as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32")
     })
 }
 

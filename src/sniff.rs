@@ -1,10 +1,10 @@
-//! Recognition: from a connection's first bytes to the protocol that they speak.
+//! Protocol detection: from a connection's first bytes to the protocol that they speak.
 //!
 //! A worker feeds a [`Sniffer`] each piece that the downstream sends, until the answer is something
 //! other than [`Sniff::NeedMore`]. The pieces may be cut anywhere: the answer depends on the bytes
 //! alone, and once given it never changes. The sniffer keeps none of the bytes, so it serves both a
 //! worker that holds them back (a name can still decide) and one that passes them on as they come
-//! (the address has decided). Whoever holds them back never holds more than [`SNIFF_BYTES_MAX`].
+//! (the address has decided). No caller holds back more than [`SNIFF_BYTES_MAX`].
 //!
 //! TLS is read to the end of the ClientHello and gives the name at once. HTTP/1 is answered as soon
 //! as the request line is one; its names come from [`crate::http1`], request by request. A sniffer
@@ -21,7 +21,7 @@ pub use name::{Authority, Host, Name, NameError};
 use client_hello::ClientHelloReader;
 use first_line::FirstLine;
 
-/// The most bytes that recognition looks at: a ClientHello of 16 KiB
+/// The most bytes that detection looks at: a ClientHello of 16 KiB
 /// ([`client_hello::MESSAGE_BYTES_MAX`]) and the headers of some 800 records around it. It is less
 /// than a worker's buffer, so the bytes that are held back always fit in one.
 pub const SNIFF_BYTES_MAX: usize = 20 * 1024;
@@ -49,14 +49,14 @@ pub enum Sniff {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum OpaqueReason {
     /// The bytes begin no protocol that is known here.
-    NotRecognised,
+    UnknownProtocol,
     /// It began as one, and was not complete within [`SNIFF_BYTES_MAX`].
     TooLarge,
     /// It began as TLS, and is no ClientHello.
     BadTls,
 }
 
-/// Recognises one connection.
+/// Detects the protocol of one connection.
 #[derive(Debug)]
 pub struct Sniffer {
     answer: Sniff,

@@ -7,14 +7,14 @@
 //! protocol. Nothing here waits for anything but the ring, takes a lock that another thread may
 //! hold for long, or allocates per message on a connection without a gate.
 //!
-//! [`listener`] goes from an accept to a slot, [`sweep`] keeps the time, `mailbox` answers the
+//! [`listener`] goes from an accept to a slot, [`sweep`] keeps the time, `commands` answers the
 //! control plane, [`account`] is where connections and requests are counted.
 
 mod account;
+mod commands;
 mod connection;
 mod context;
 mod listener;
-mod mailbox;
 mod sweep;
 mod token;
 
@@ -31,9 +31,9 @@ use slab::Slab;
 
 use crate::access_log::AccessLog;
 use crate::admission::Admission;
+use crate::commands::Command;
 use crate::drain::{Drain, Phase as ProcessPhase};
 use crate::gate::Micros;
-use crate::mailbox::Request;
 use crate::metrics::WorkerMetrics;
 use crate::registry::Reader;
 use crate::sys::kernel::{Completion, Errno, Kernel, Recorded};
@@ -76,7 +76,7 @@ pub struct Parts<L> {
     /// The process's life.
     pub drain: Drain,
     /// Requests of the control plane.
-    pub inbox: Receiver<Request>,
+    pub inbox: Receiver<Command>,
     /// Ends a wait when there is a request.
     pub waker: Waker,
     /// Pipes that may be lent to connections at a time.
@@ -103,7 +103,7 @@ pub struct Worker<K: Kernel> {
     listeners: Vec<Accepting<K::Listener>>,
     drain_stage: DrainStage,
     drain: Drain,
-    inbox: Receiver<Request>,
+    inbox: Receiver<Command>,
     waker: Waker,
     sweep: Sweep,
     cx: Context<K>,

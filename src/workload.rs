@@ -9,9 +9,9 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::diagnostics::{Diagnostic, Diagnostics, Finding};
 use crate::identity::Identity;
 use crate::prefix::{self, Prefixes};
-use crate::problem::{Fault, Problem, Report};
 use crate::yaml::fields::Fields;
 use crate::yaml::{self, Node, values};
 
@@ -51,17 +51,17 @@ impl Workloads {
     /// The workloads in `text`, which was read from `file`, and the warnings about it.
     ///
     /// # Errors
-    /// Every problem found, when at least one of them is an error.
-    pub fn parse(text: &str, file: &Path) -> Result<(Self, Vec<Problem>), Vec<Problem>> {
-        let mut report = Report::new(file);
+    /// Every diagnostic found, when at least one of them is an error.
+    pub fn parse(text: &str, file: &Path) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let mut diagnostics = Diagnostics::new(file);
         let mut workloads = Self::default();
         match yaml::only_document(text) {
-            Ok(root) => workloads.read(&root, &mut report),
-            Err(fault) => {
-                report.error(fault.fix("to name no workload, write `workloads: []`"));
+            Ok(root) => workloads.read(&root, &mut diagnostics),
+            Err(finding) => {
+                diagnostics.error(finding.fix("to name no workload, write `workloads: []`"));
             }
         }
-        report.finish(workloads)
+        diagnostics.finish(workloads)
     }
 
     /// The workload that owns `source`; the unknown one if none does.
@@ -83,26 +83,28 @@ impl Workloads {
         self.len == 0
     }
 
-    fn read(&mut self, root: &Node<'_>, report: &mut Report) {
-        let mut fields = Fields::of(root, "", report);
+    fn read(&mut self, root: &Node<'_>, diagnostics: &mut Diagnostics) {
+        let mut fields = Fields::of(root, "", diagnostics);
         let Some(node) = fields.get("workloads") else {
             let message = "there is no list `workloads`";
-            fields.report().error(Fault::at(root.line, message).fix("write `workloads:` first"));
+            fields
+                .diagnostics()
+                .error(Finding::at(root.line, message).fix("write `workloads:` first"));
             return fields.refuse_others();
         };
         match values::items(node) {
             Ok(items) => {
                 for item in items {
-                    self.add(item, fields.report());
+                    self.add(item, fields.diagnostics());
                 }
             }
-            Err(fault) => fields.report().error(fault),
+            Err(finding) => fields.diagnostics().error(finding),
         }
         fields.refuse_others();
     }
 
-    fn add(&mut self, node: &Node<'_>, report: &mut Report) {
-        let mut fields = Fields::of(node, "workloads[]", report);
+    fn add(&mut self, node: &Node<'_>, diagnostics: &mut Diagnostics) {
+        let mut fields = Fields::of(node, "workloads[]", diagnostics);
         let mut addresses: Vec<(usize, IpNet)> = Vec::new();
         fields.read("addresses", &mut addresses, |node| {
             values::list(node, |item| Ok((item.line, prefix::parse(item)?)))
@@ -121,8 +123,8 @@ impl Workloads {
         }
         if addresses.is_empty() && fields.get("addresses").is_none_or(is_empty_list) {
             let fix = "list the workload's addresses under `addresses`";
-            let fault = Fault::at(node.line, "a workload without addresses owns no connection");
-            fields.report().error(fault.fix(fix));
+            let finding = Finding::at(node.line, "a workload without addresses owns no connection");
+            fields.diagnostics().error(finding.fix(fix));
         }
         let workload = Identity::new(workload);
         self.len += 1;
@@ -133,7 +135,7 @@ impl Workloads {
                     prefix::display(&prefix)
                 );
                 let fix = "the earlier one keeps it; remove one of them";
-                fields.report().warning(Fault::at(line, message).fix(fix));
+                fields.diagnostics().warning(Finding::at(line, message).fix(fix));
             } else {
                 self.prefixes.insert(prefix, workload.clone());
             }
@@ -146,15 +148,15 @@ fn is_empty_list(node: &Node<'_>) -> bool {
     values::items(node).is_ok_and(<[Node<'_>]>::is_empty)
 }
 
-fn label(node: &Node<'_>) -> Result<Box<str>, Fault> {
+fn label(node: &Node<'_>) -> Result<Box<str>, Finding> {
     /// Longer than any Kubernetes name or SPIFFE ID in use; a label is repeated in every series.
     const BYTES_MAX: usize = 512;
     let text = values::text(node)?;
     if text.is_empty() {
-        return Err(Fault::at(node.line, "is empty").fix("leave it out: it prints as unknown"));
+        return Err(Finding::at(node.line, "is empty").fix("leave it out: it prints as unknown"));
     }
     if text.len() > BYTES_MAX {
-        return Err(Fault::at(node.line, format!("is longer than {BYTES_MAX} bytes")));
+        return Err(Finding::at(node.line, format!("is longer than {BYTES_MAX} bytes")));
     }
     Ok(text.into())
 }

@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 
 use saphyr_parser::{Event, Parser, ScalarStyle, Span, StrInput};
 
-use crate::problem::Fault;
+use crate::diagnostics::Finding;
 
 pub(crate) mod fields;
 pub(crate) mod values;
@@ -89,7 +89,7 @@ const ALIAS_NODES_MAX: usize = 100_000;
 /// The documents in a text, one after the other; ends after the first error.
 pub(crate) struct Documents<'a> {
     parser: Option<Parser<'a, StrInput<'a>>>,
-    early: Option<Fault>,
+    early: Option<Finding>,
 }
 
 /// The documents in `text`. Empty ones are [`Value::Null`].
@@ -100,8 +100,8 @@ pub(crate) fn documents(text: &str) -> Documents<'_> {
     // when the machine lost power; what stands before it is not the whole file.
     if let Some(at) = text.find('\0') {
         let line = text[..at].matches('\n').count() + 1;
-        let fault = Fault::at(line, "the file contains a NUL byte").fix("write the file anew");
-        return Documents { parser: None, early: Some(fault) };
+        let finding = Finding::at(line, "the file contains a NUL byte").fix("write the file anew");
+        return Documents { parser: None, early: Some(finding) };
     }
     Documents { parser: Some(Parser::new_from_str(text)), early: None }
 }
@@ -110,27 +110,27 @@ pub(crate) fn documents(text: &str) -> Documents<'_> {
 ///
 /// # Errors
 /// When there is none, more than one, or the text is not YAML.
-pub(crate) fn only_document(text: &str) -> Result<Node<'_>, Fault> {
+pub(crate) fn only_document(text: &str) -> Result<Node<'_>, Finding> {
     let mut documents = documents(text);
     let first = documents.next().transpose()?;
     let Some(first) = first.filter(|node| node.value != Value::Null) else {
         // A file that is being rewritten is empty for a moment: that must not read as "no rules".
-        return Err(Fault::whole("the file is empty").fix("write at least `{}` to mean defaults"));
+        return Err(Finding::whole("the file is empty").fix("write at least `{}` to mean defaults"));
     };
     match documents.next() {
         None => Ok(first),
-        Some(Err(fault)) => Err(fault),
-        Some(Ok(second)) => Err(Fault::at(second.line, "a second document begins here")
+        Some(Err(finding)) => Err(finding),
+        Some(Ok(second)) => Err(Finding::at(second.line, "a second document begins here")
             .fix("keep one document in this file")),
     }
 }
 
 impl<'a> Iterator for Documents<'a> {
-    type Item = Result<Node<'a>, Fault>;
+    type Item = Result<Node<'a>, Finding>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if let Some(fault) = self.early.take() {
-            return Some(Err(fault));
+        if let Some(finding) = self.early.take() {
+            return Some(Err(finding));
         }
         let parser = self.parser.as_mut()?;
         let result = Builder { parser, anchors: HashMap::new(), nodes: 0, copied: 0 }.document();
@@ -149,7 +149,7 @@ struct Builder<'p, 'a> {
 }
 
 impl<'a> Builder<'_, 'a> {
-    fn document(&mut self) -> Result<Option<Node<'a>>, Fault> {
+    fn document(&mut self) -> Result<Option<Node<'a>>, Finding> {
         loop {
             match self.next()? {
                 (Event::StreamEnd, _) => return Ok(None),
@@ -159,26 +159,26 @@ impl<'a> Builder<'_, 'a> {
         }
     }
 
-    fn next(&mut self) -> Result<(Event<'a>, Span), Fault> {
+    fn next(&mut self) -> Result<(Event<'a>, Span), Finding> {
         match self.parser.next_event() {
             Some(Ok(event)) => Ok(event),
             Some(Err(error)) => {
-                Err(Fault::at(error.marker().line(), format!("not valid YAML: {}", error.info())))
+                Err(Finding::at(error.marker().line(), format!("not valid YAML: {}", error.info())))
             }
             // The parser ends with StreamEnd, after which nobody asks again.
             None => Ok((Event::StreamEnd, Span::default())),
         }
     }
 
-    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node<'a>, Fault> {
+    fn node(&mut self, event: Event<'a>, span: Span, depth: usize) -> Result<Node<'a>, Finding> {
         let line = span.start.line();
         self.nodes += 1;
         if self.nodes > NODES_MAX {
-            return Err(Fault::at(line, format!("more than {NODES_MAX} values in one document"))
+            return Err(Finding::at(line, format!("more than {NODES_MAX} values in one document"))
                 .fix("split the file"));
         }
         if depth > DEPTH_MAX {
-            return Err(Fault::at(line, format!("nested more than {DEPTH_MAX} deep")));
+            return Err(Finding::at(line, format!("nested more than {DEPTH_MAX} deep")));
         }
         let (value, anchor) = match event {
             Event::Scalar(text, style, anchor, _) => (scalar(text, style), anchor),
@@ -186,7 +186,7 @@ impl<'a> Builder<'_, 'a> {
             Event::MappingStart(anchor, _) => (self.mapping(depth)?, anchor),
             Event::Alias(anchor) => return self.alias(anchor, line),
             other => {
-                return Err(Fault::at(line, format!("not valid YAML: unexpected {other:?}")));
+                return Err(Finding::at(line, format!("not valid YAML: unexpected {other:?}")));
             }
         };
         let node = Node { line, value };
@@ -197,7 +197,7 @@ impl<'a> Builder<'_, 'a> {
         Ok(node)
     }
 
-    fn sequence(&mut self, depth: usize) -> Result<Value<'a>, Fault> {
+    fn sequence(&mut self, depth: usize) -> Result<Value<'a>, Finding> {
         let mut items = Vec::new();
         loop {
             match self.next()? {
@@ -207,7 +207,7 @@ impl<'a> Builder<'_, 'a> {
         }
     }
 
-    fn mapping(&mut self, depth: usize) -> Result<Value<'a>, Fault> {
+    fn mapping(&mut self, depth: usize) -> Result<Value<'a>, Finding> {
         let mut fields: Vec<(Key<'a>, Node<'a>)> = Vec::new();
         loop {
             let (event, span) = self.next()?;
@@ -218,7 +218,7 @@ impl<'a> Builder<'_, 'a> {
                     return Ok(Value::Mapping(fields));
                 }
                 Event::Scalar(name, ..) => name,
-                _ => return Err(Fault::at(line, "a field name must be plain text")),
+                _ => return Err(Finding::at(line, "a field name must be plain text")),
             };
             let (event, span) = self.next()?;
             let node = self.node(event, span, depth + 1)?;
@@ -226,20 +226,20 @@ impl<'a> Builder<'_, 'a> {
         }
     }
 
-    fn alias(&mut self, anchor: usize, line: usize) -> Result<Node<'a>, Fault> {
+    fn alias(&mut self, anchor: usize, line: usize) -> Result<Node<'a>, Finding> {
         let Some(node) = self.anchors.get(&anchor).cloned() else {
-            return Err(Fault::at(line, "an alias to a value that contains it"));
+            return Err(Finding::at(line, "an alias to a value that contains it"));
         };
         self.nodes += node.count();
         let copy = self.copy(&node)?;
         Ok(Node { line, ..copy })
     }
 
-    fn copy(&mut self, node: &Node<'a>) -> Result<Node<'a>, Fault> {
+    fn copy(&mut self, node: &Node<'a>) -> Result<Node<'a>, Finding> {
         self.copied += node.count();
         if self.copied > ALIAS_NODES_MAX {
             let message = format!("anchors and aliases copy more than {ALIAS_NODES_MAX} values");
-            return Err(Fault::at(node.line, message).fix("write the values out"));
+            return Err(Finding::at(node.line, message).fix("write the values out"));
         }
         Ok(node.clone())
     }
@@ -253,9 +253,9 @@ fn scalar(text: Cow<'_, str>, style: ScalarStyle) -> Value<'_> {
     Value::Scalar(text)
 }
 
-fn no_duplicates(fields: &[(Key<'_>, Node<'_>)]) -> Result<(), Fault> {
+fn no_duplicates(fields: &[(Key<'_>, Node<'_>)]) -> Result<(), Finding> {
     let duplicate = |key: &Key<'_>| {
-        Fault::at(key.line, format!("field `{}` is set twice", key.name)).fix("keep one of them")
+        Finding::at(key.line, format!("field `{}` is set twice", key.name)).fix("keep one of them")
     };
     // Most mappings are short, and comparing beats hashing there.
     if fields.len() <= 16 {

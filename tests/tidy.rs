@@ -26,7 +26,7 @@ const EXEMPTION: &str = "// tidy: long, because ";
 const LAYERS: [&[&str]; 6] = [
     &["sys"],
     &[
-        "problem",
+        "diagnostics",
         "identity",
         "prefix",
         "yaml",
@@ -39,7 +39,7 @@ const LAYERS: [&[&str]; 6] = [
         "http1",
         "http2",
     ],
-    &["registry", "metrics", "access_log", "drain", "mailbox", "load", "admission", "gate"],
+    &["registry", "metrics", "access_log", "drain", "commands", "load", "admission", "gate"],
     &["worker", "control"],
     &["app", "check"],
     &["main", "lib"],

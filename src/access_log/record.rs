@@ -41,7 +41,7 @@ pub struct Record {
     pub cluster: Arc<Cluster>,
     /// What decided.
     pub decided_by: Decider,
-    /// What was recognised in the connection's bytes.
+    /// What was detected in the connection's bytes.
     pub protocol: Protocol,
     /// What went wrong, in Envoy's words.
     pub flags: ResponseFlags,
@@ -204,7 +204,7 @@ impl fmt::Display for Decider {
     }
 }
 
-/// What was recognised in a connection's bytes.
+/// What was detected in a connection's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
     /// Nothing: opaque bytes, or none.

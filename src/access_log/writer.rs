@@ -15,8 +15,8 @@ use super::{AccessLog, Message, Queue, Record, Shared, json, text};
 use crate::config::AccessLogFormat;
 use crate::metrics::ControlCounters;
 
-/// How long the thread rests after it has emptied the queue: whoever wakes it pays a system call,
-/// and that is a worker. So there are at most a hundred such calls a second, and a line is at most
+/// How long the thread rests after it has emptied the queue: waking it costs a worker a
+/// system call. So there are at most a hundred such calls a second, and a line is at most
 /// this late.
 pub const REST: Duration = Duration::from_millis(10);
 

@@ -1,4 +1,4 @@
-//! The text of the configuration file to a [`Config`], with every problem in it.
+//! The text of the configuration file to a [`Config`], with every diagnostic in it.
 //!
 //! Starts from the defaults and overwrites what the file sets, so a default stands in one place
 //! only. Each rule sits with the field that it is about; rules on two fields follow at the end.
@@ -13,7 +13,7 @@ use super::{
     AccessLog, AccessLogFormat, Action, Capture, Config, Listen, LogFormat, Metrics, Mode, Names,
     Timeouts, Unverified, Workers,
 };
-use crate::problem::{Fault, Problem, Report};
+use crate::diagnostics::{Diagnostic, Diagnostics, Finding};
 use crate::yaml::fields::Fields;
 use crate::yaml::{self, Node, values};
 
@@ -32,18 +32,21 @@ const WORKERS_MAX: u16 = 1024;
 const CONNECTIONS_MAX: u32 = 100_000_000;
 const SERIES_MAX: usize = 10_000_000;
 
-pub(super) fn config(text: &str, file: &Path) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
-    let mut report = Report::new(file);
+pub(super) fn config(
+    text: &str,
+    file: &Path,
+) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
+    let mut diagnostics = Diagnostics::new(file);
     let mut config = Config::default();
     match yaml::only_document(text) {
         Ok(root) => {
             let directory = file.parent().unwrap_or(Path::new(""));
-            sections(&mut config, Fields::of(&root, "", &mut report), directory);
-            distinct_ports(&config, &root, &mut report);
+            sections(&mut config, Fields::of(&root, "", &mut diagnostics), directory);
+            distinct_ports(&config, &root, &mut diagnostics);
         }
-        Err(fault) => report.error(fault),
+        Err(finding) => diagnostics.error(finding),
     }
-    report.finish(config)
+    diagnostics.finish(config)
 }
 
 fn sections(config: &mut Config, mut root: Fields<'_, '_>, directory: &Path) {
@@ -123,7 +126,7 @@ fn timeouts(timeouts: &mut Timeouts, mut fields: Fields<'_, '_>) {
         let line = fields.line_of("halfClose");
         let message = "`timeouts.halfClose` is longer than conntrack remembers a half-closed flow";
         let fix = "use less than 60s, or raise net.netfilter.nf_conntrack_tcp_timeout_close_wait";
-        fields.report().warning(Fault::at(line, message).fix(fix));
+        fields.diagnostics().warning(Finding::at(line, message).fix(fix));
     }
     fields.refuse_others();
 }
@@ -144,7 +147,7 @@ fn names(names: &mut Names, mut fields: Fields<'_, '_>) {
     fields.refuse_others();
 }
 
-fn dns_server(node: &Node<'_>) -> Result<SocketAddr, Fault> {
+fn dns_server(node: &Node<'_>) -> Result<SocketAddr, Finding> {
     const DNS_PORT: u16 = 53;
     let text = values::text(node)?;
     let address = text.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
@@ -152,7 +155,7 @@ fn dns_server(node: &Node<'_>) -> Result<SocketAddr, Fault> {
         Ok(server) if server.port() != 0 && !server.ip().is_unspecified() => Ok(server),
         _ => {
             let message = format!("`{}` is not the address of a server", values::shortened(text));
-            Err(Fault::at(node.line, message).fix("write it as 192.0.2.53 or 192.0.2.53:5353"))
+            Err(Finding::at(node.line, message).fix("write it as 192.0.2.53 or 192.0.2.53:5353"))
         }
     }
 }
@@ -178,7 +181,7 @@ fn servers(config: &mut Config, root: &mut Fields<'_, '_>) {
             if address.ip().to_canonical().is_loopback() {
                 return Ok(address);
             }
-            Err(Fault::at(node.line, format!("{} is not a loopback address", address.ip()))
+            Err(Finding::at(node.line, format!("{} is not a loopback address", address.ip()))
                 .fix("the admin server has no authentication; use 127.0.0.1 or [::1]"))
         });
         fields.refuse_others();
@@ -200,40 +203,40 @@ fn metrics(metrics: &mut Metrics, mut fields: Fields<'_, '_>) {
     fields.refuse_others();
 }
 
-fn workers(node: &Node<'_>) -> Result<Workers, Fault> {
+fn workers(node: &Node<'_>) -> Result<Workers, Finding> {
     if values::text(node)? == "auto" {
         return Ok(Workers::Auto);
     }
     let count = values::number(node, 1..=WORKERS_MAX)
-        .map_err(|fault| fault.fix("or write auto: one per CPU"))?;
+        .map_err(|finding| finding.fix("or write auto: one per CPU"))?;
     Ok(NonZeroU16::new(count).map_or(Workers::Auto, Workers::Count))
 }
 
-fn listen_addresses(node: &Node<'_>) -> Result<Vec<IpAddr>, Fault> {
+fn listen_addresses(node: &Node<'_>) -> Result<Vec<IpAddr>, Finding> {
     let mut addresses = Vec::new();
     for item in values::items(node)? {
         let address = values::address(item)?;
         if address != address.to_canonical() {
-            return Err(Fault::at(item.line, format!("{address} is IPv4 written as IPv6"))
+            return Err(Finding::at(item.line, format!("{address} is IPv4 written as IPv6"))
                 .fix(format!("write {}", address.to_canonical())));
         }
         if addresses.contains(&address) {
             let message = format!("{address} is listed twice");
-            return Err(Fault::at(item.line, message).fix("remove one"));
+            return Err(Finding::at(item.line, message).fix("remove one"));
         }
         addresses.push(address);
     }
     if addresses.is_empty() {
-        return Err(Fault::at(node.line, "the list is empty").fix("name at least one address"));
+        return Err(Finding::at(node.line, "the list is empty").fix("name at least one address"));
     }
     Ok(addresses)
 }
 
-fn pattern(node: &Node<'_>, directory: &Path) -> Result<String, Fault> {
+fn pattern(node: &Node<'_>, directory: &Path) -> Result<String, Finding> {
     let text = not_empty(node)?;
     if let Err(error) = glob::Pattern::new(text) {
         let message = format!("`{}` is not a pattern: {}", values::shortened(text), error.msg);
-        return Err(Fault::at(node.line, message).fix("write a path, with * for any name"));
+        return Err(Finding::at(node.line, message).fix("write a path, with * for any name"));
     }
     if Path::new(text).is_absolute() || directory.as_os_str().is_empty() {
         return Ok(text.to_owned());
@@ -243,16 +246,16 @@ fn pattern(node: &Node<'_>, directory: &Path) -> Result<String, Fault> {
     Ok(Path::new(&directory).join(text).to_string_lossy().into_owned())
 }
 
-fn not_empty<'n>(node: &'n Node<'_>) -> Result<&'n str, Fault> {
+fn not_empty<'n>(node: &'n Node<'_>) -> Result<&'n str, Finding> {
     match values::text(node)? {
-        "" => Err(Fault::at(node.line, "the path is empty")),
+        "" => Err(Finding::at(node.line, "the path is empty")),
         text => Ok(text),
     }
 }
 
 /// The listeners must not take each other's port, whatever their addresses: `0.0.0.0` overlaps all,
 /// and a redirected connection to one of them is recognised by its port.
-fn distinct_ports(config: &Config, root: &Node<'_>, report: &mut Report) {
+fn distinct_ports(config: &Config, root: &Node<'_>, diagnostics: &mut Diagnostics) {
     let ports = [
         ("listen", "port", config.listen.port),
         ("admin", "address", config.admin.address.port()),
@@ -267,6 +270,7 @@ fn distinct_ports(config: &Config, root: &Node<'_>, report: &mut Report) {
         let line = line(section, field).or_else(|| line(other_section, other_field));
         let other = format!("{other_section}.{other_field}");
         let message = format!("`{section}.{field}` uses port {port}, as `{other}` does");
-        report.error(Fault { line, ..Fault::whole(message).fix("give each its own port") });
+        diagnostics
+            .error(Finding { line, ..Finding::whole(message).fix("give each its own port") });
     }
 }

@@ -4,14 +4,14 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::problem::Severity;
+use crate::diagnostics::Severity;
 use crate::yaml::{self, Node};
 
 mod documents;
 
 const ANNOTATED: &str = include_str!("../../config/egret.yaml");
 
-fn parse(text: &str) -> Result<(Config, Vec<Problem>), Vec<Problem>> {
+fn parse(text: &str) -> Result<(Config, Vec<Diagnostic>), Vec<Diagnostic>> {
     Config::parse(text, Path::new("etc/egret.yaml"))
 }
 
@@ -160,9 +160,9 @@ fn values_out_of_range_are_refused() {
         "just text",
         "a: 1\na: 2",
     ] {
-        let problems = parse(text).unwrap_err();
-        assert_eq!(problems.len(), 1, "{text}: {problems:?}");
-        assert!(problems[0].line.is_some(), "{text}: {problems:?}");
+        let diagnostics = parse(text).unwrap_err();
+        assert_eq!(diagnostics.len(), 1, "{text}: {diagnostics:?}");
+        assert!(diagnostics[0].line.is_some(), "{text}: {diagnostics:?}");
     }
 }
 
@@ -253,8 +253,8 @@ proptest! {
 
     #[test]
     fn no_text_panics(text in "(listen|timeouts|registry|workers|[:{}\\[\\], \n'a0-9]){0,60}") {
-        if let Err(problems) = Config::parse(&text, Path::new("egret.yaml")) {
-            prop_assert!(!problems.is_empty());
+        if let Err(diagnostics) = Config::parse(&text, Path::new("egret.yaml")) {
+            prop_assert!(!diagnostics.is_empty());
         }
     }
 }

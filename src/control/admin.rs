@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 
 use super::reload::Outcome;
 use super::{DebugEndpoints, Shared, lock};
+use crate::commands::{Command, CommandSender, ConnectionInfo, ConnectionPage};
 use crate::config::Mode;
-use crate::mailbox::{ConnectionInfo, ConnectionPage, Mailbox, Request as WorkerRequest};
-use crate::problem::Problem;
+use crate::diagnostics::Diagnostic;
 
 /// Connections in one answer, unless `limit` says otherwise.
 const CONNECTIONS_SHOWN: usize = 1_000;
@@ -82,7 +82,7 @@ async fn registry(State(shared): State<Arc<Shared>>) -> Response {
     };
     let (warnings, refused) = {
         let status = lock(&shared.reload.status);
-        (lines(&status.problems), lines(&status.refused))
+        (lines(&status.diagnostics), lines(&status.refused))
     };
     let answer = json!({
         "generation": snapshot.generation,
@@ -124,11 +124,11 @@ async fn connections(
 }
 
 /// Adds one worker's connections, page by page; `None` if it does not answer.
-async fn collect(worker: &Mailbox, limit: usize, answer: &mut Connections) -> Option<()> {
+async fn collect(worker: &CommandSender, limit: usize, answer: &mut Connections) -> Option<()> {
     let mut from = Some(0);
     while let Some(slot) = from {
         let (reply, page) = oneshot::channel();
-        worker.send(WorkerRequest::Connections { from: slot, reply });
+        worker.send(Command::Connections { from: slot, reply });
         let page: ConnectionPage = tokio::time::timeout(WORKER_ANSWER, page).await.ok()?.ok()?;
         let room = limit.saturating_sub(answer.connections.len());
         if page.connections.len() > room {
@@ -198,10 +198,10 @@ async fn panic_worker(
     State(shared): State<Arc<Shared>>,
     Query(Which { worker }): Query<Which>,
 ) -> Response {
-    let Some(mailbox) = shared.workers.get(worker) else {
+    let Some(commands) = shared.workers.get(worker) else {
         return (StatusCode::NOT_FOUND, "no such worker\n").into_response();
     };
-    mailbox.send(WorkerRequest::Panic);
+    commands.send(Command::Panic);
     StatusCode::ACCEPTED.into_response()
 }
 
@@ -235,8 +235,8 @@ fn is_own_host(host: &str, own: IpAddr) -> bool {
     }
 }
 
-fn lines(problems: &[Problem]) -> Vec<String> {
-    problems.iter().map(Problem::to_string).collect()
+fn lines(diagnostics: &[Diagnostic]) -> Vec<String> {
+    diagnostics.iter().map(Diagnostic::to_string).collect()
 }
 
 /// JSON for people: on several lines, with one at the end.

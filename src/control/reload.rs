@@ -1,6 +1,6 @@
 //! Hot reload: the files change, and if they are good a new generation is published.
 //!
-//! One helper thread waits for file events, for the poll and for whoever asks (SIGHUP, the admin
+//! One helper thread waits for file events, for the poll and for requests (SIGHUP, the admin
 //! server). It loads everything anew, so parsing a large registry delays no scrape, and it gives
 //! way to the workers. Good files become the next generation in one pointer swap; bad ones change
 //! nothing, are logged once and counted. Connections that are open keep the verdict they have.
@@ -22,9 +22,9 @@ use super::dns::Wanted;
 use super::{LogControl, lock};
 use crate::access_log::AccessLog;
 use crate::config::Config;
+use crate::diagnostics::{Diagnostic, Severity};
 use crate::load::Loaded;
 use crate::metrics::{ControlCounters, ReloadResult};
-use crate::problem::{Problem, Severity};
 use crate::registry::{Answers, Registry, Retired};
 
 mod basis;
@@ -57,9 +57,9 @@ pub const POLL: Duration = Duration::from_secs(2);
 #[derive(Debug, Default)]
 pub(super) struct Status {
     /// Warnings of the generation in use.
-    pub(super) problems: Vec<Problem>,
+    pub(super) diagnostics: Vec<Diagnostic>,
     /// Why the files as they are now were refused; empty when they are in use.
-    pub(super) refused: Vec<Problem>,
+    pub(super) refused: Vec<Diagnostic>,
 }
 
 /// What a reload acts on.
@@ -197,16 +197,16 @@ impl Reloader {
                 self.follow(&loaded.files, &loaded.directories);
                 self.accept(loaded, cause)
             }
-            Err(problems) => {
-                self.follow_problems(&problems);
-                self.refuse(problems, cause)
+            Err(diagnostics) => {
+                self.follow_diagnostics(&diagnostics);
+                self.refuse(diagnostics, cause)
             }
         }
     }
 
     /// Loads the files, all of them in one state: when they change under the read it is repeated,
     /// or a file of one generation could be combined with a file of another.
-    fn read(&mut self) -> Result<Loaded, Vec<Problem>> {
+    fn read(&mut self) -> Result<Loaded, Vec<Diagnostic>> {
         for _ in 0..READS_MAX {
             self.signature = Signature::take(&self.files, &self.directories);
             let loaded = (self.load)();
@@ -216,7 +216,7 @@ impl Reloader {
             }
         }
         self.recheck = true;
-        Err(vec![Problem {
+        Err(vec![Diagnostic {
             severity: Severity::Error,
             file: self.files.first().cloned().unwrap_or_default(),
             line: None,
@@ -255,9 +255,9 @@ impl Reloader {
         });
         counters.reloads(ReloadResult::Success).add(1);
         let status = lock(&self.status);
-        tracing::info!(generation, warnings = status.problems.len(), "configuration reloaded");
-        for problem in &status.problems {
-            tracing::warn!(%problem, "configuration problem");
+        tracing::info!(generation, warnings = status.diagnostics.len(), "configuration reloaded");
+        for diagnostic in &status.diagnostics {
+            tracing::warn!(problem = %diagnostic, "configuration problem");
         }
         drop(status);
         self.apply_live(&current.config, &new);
@@ -267,10 +267,10 @@ impl Reloader {
     /// Publishes the files in use with the addresses that are known for their names.
     fn publish(&mut self) -> u64 {
         let generation = self.target.registry.current().generation + 1;
-        let (snapshot, problems) = self.basis.build(generation);
+        let (snapshot, diagnostics) = self.basis.build(generation);
         self.target.registry.publish(snapshot, &mut self.retired);
         self.target.counters.config_generation.set(generation);
-        lock(&self.status).problems = problems;
+        lock(&self.status).diagnostics = diagnostics;
         generation
     }
 
@@ -297,21 +297,21 @@ impl Reloader {
         }
     }
 
-    fn refuse(&mut self, problems: Vec<Problem>, cause: Cause) -> Outcome {
+    fn refuse(&mut self, diagnostics: Vec<Diagnostic>, cause: Cause) -> Outcome {
         let generation = self.target.registry.current().generation;
-        let refusal = hash_of(&problems);
+        let refusal = hash_of(&diagnostics);
         let is_new = self.refusal.replace(refusal) != Some(refusal);
         if is_new || cause == Cause::Change {
             self.target.counters.reloads(ReloadResult::Failure).add(1);
         }
-        let errors = problems.iter().filter(|p| p.severity == Severity::Error);
+        let errors = diagnostics.iter().filter(|p| p.severity == Severity::Error);
         if is_new {
-            for problem in errors.clone() {
-                tracing::error!(%problem, generation, "configuration refused");
+            for diagnostic in errors.clone() {
+                tracing::error!(problem = %diagnostic, generation, "configuration refused");
             }
         }
-        let lines = errors.map(Problem::to_string).collect();
-        lock(&self.status).refused = problems;
+        let lines = errors.map(Diagnostic::to_string).collect();
+        lock(&self.status).refused = diagnostics;
         Outcome::Failure { generation, problems: lines }
     }
 
@@ -329,13 +329,13 @@ impl Reloader {
     }
 
     /// A refused load does not say what it read: keeps the places of the last good one, and adds
-    /// the files that the problems name, for they are what the operator will mend.
-    fn follow_problems(&mut self, problems: &[Problem]) {
+    /// the files that the diagnostics name, for they are what the operator will mend.
+    fn follow_diagnostics(&mut self, diagnostics: &[Diagnostic]) {
         let mut files = self.files.clone();
         let mut directories = self.directories.clone();
-        for problem in problems {
-            add_missing(&mut files, &problem.file);
-            if let Some(parent) = problem.file.parent() {
+        for diagnostic in diagnostics {
+            add_missing(&mut files, &diagnostic.file);
+            if let Some(parent) = diagnostic.file.parent() {
                 add_missing(&mut directories, parent);
             }
         }
@@ -349,10 +349,10 @@ fn add_missing(paths: &mut Vec<PathBuf>, path: &Path) {
     }
 }
 
-fn hash_of(problems: &[Problem]) -> u64 {
+fn hash_of(diagnostics: &[Diagnostic]) -> u64 {
     let mut hasher = foldhash::quality::FixedState::default().build_hasher();
-    for problem in problems {
-        problem.to_string().hash(&mut hasher);
+    for diagnostic in diagnostics {
+        diagnostic.to_string().hash(&mut hasher);
     }
     hasher.finish()
 }

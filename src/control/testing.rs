@@ -13,9 +13,9 @@ use super::reload::{Source, Target, Watching};
 use super::{LogControl, SetLogLevel};
 use crate::access_log;
 use crate::config::{AccessLogFormat, Config};
+use crate::diagnostics::{Diagnostic, Severity};
 use crate::load::Loaded;
 use crate::metrics::ControlCounters;
-use crate::problem::{Problem, Severity};
 use crate::registry::{Answers, Registry, Snapshot};
 
 /// A configuration that listens on free ports of loopback.
@@ -31,7 +31,7 @@ pub(super) fn config() -> Config {
 /// Reads `directory/*.yaml`. Each file is a log level, a space, any text and ` end`; a file without
 /// the end is refused. The texts become `Config::registry`, the last level the log level; the text
 /// `told` switches the access log on.
-pub(super) fn load(directory: &Path) -> Result<Loaded, Vec<Problem>> {
+pub(super) fn load(directory: &Path) -> Result<Loaded, Vec<Diagnostic>> {
     let pattern = directory.join("*.yaml");
     let files: Vec<PathBuf> =
         glob::glob(pattern.to_str().unwrap()).unwrap().filter_map(Result::ok).collect();
@@ -43,7 +43,7 @@ pub(super) fn load(directory: &Path) -> Result<Loaded, Vec<Problem>> {
         let Some((level, content)) = complete else {
             let message = format!("{} bytes without an end", text.len());
             let (severity, fix) = (Severity::Error, String::new());
-            return Err(vec![Problem {
+            return Err(vec![Diagnostic {
                 severity,
                 file: file.clone(),
                 line: Some(1),
@@ -66,7 +66,7 @@ pub(super) fn load(directory: &Path) -> Result<Loaded, Vec<Problem>> {
         config: Arc::new(config),
         entries: Vec::new(),
         workloads: Arc::default(),
-        problems: Vec::new(),
+        diagnostics: Vec::new(),
         files,
         directories: vec![directory.to_owned()],
         fingerprint,
@@ -75,11 +75,11 @@ pub(super) fn load(directory: &Path) -> Result<Loaded, Vec<Problem>> {
 
 /// A source that reads `directory` with [`load`], and the first generation's snapshot.
 pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (Source, Snapshot) {
-    let first = load(directory).unwrap_or_else(|problems| panic!("{problems:?}"));
+    let first = load(directory).unwrap_or_else(|diagnostics| panic!("{diagnostics:?}"));
     let path = directory.to_owned();
-    let (snapshot, problems) = first.build(1, &Answers::default());
+    let (snapshot, diagnostics) = first.build(1, &Answers::default());
     let load = Box::new(move || load(&path));
-    (Source { load, first, problems, poll, watching }, snapshot)
+    (Source { load, first, diagnostics, poll, watching }, snapshot)
 }
 
 /// What a reload acts on, for `registry`; `loud` is no log level.

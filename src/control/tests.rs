@@ -11,9 +11,9 @@ use tempfile::TempDir;
 use super::reload::Watching;
 use super::testing::{Answer, config, get, http, source, wait_until};
 use super::*;
+use crate::commands::{ConnectionInfo, ConnectionPage};
 use crate::config;
 use crate::drain::Phase;
-use crate::mailbox::{ConnectionInfo, ConnectionPage};
 use crate::metrics::testing::{cluster, read_strictly, workload};
 use crate::metrics::{Format, ReloadResult, ResponseFlags, SeriesKey};
 use crate::sys::waker::Waker;
@@ -25,7 +25,7 @@ struct Bench {
     drain: Drain,
     metrics: MetricsHub,
     access_log: AccessLog,
-    workers: Vec<Receiver<Request>>,
+    workers: Vec<Receiver<Command>>,
     _handle: Handle,
 }
 
@@ -41,11 +41,11 @@ fn bench(signals: Signals, debug: DebugEndpoints) -> Bench {
         format: config::AccessLogFormat::Text,
         path: Some(directory.path().join("access.log")),
     });
-    let (mailboxes, workers) = (0..2).map(|_| Mailbox::new(Waker::new().unwrap())).unzip();
+    let (senders, workers) = (0..2).map(|_| CommandSender::new(Waker::new().unwrap())).unzip();
     let inputs = Inputs {
         registry: registry.clone(),
         drain: drain.clone(),
-        workers: mailboxes,
+        workers: senders,
         metrics: metrics.clone(),
         access_log,
         source,
@@ -186,7 +186,7 @@ fn a_drain_on_request_wakes_the_workers() {
     assert_eq!(answer.json()["began"], true);
     assert_eq!(bench.drain.phase(), Phase::Draining);
     for worker in &bench.workers {
-        assert!(matches!(worker.recv().unwrap(), Request::Drain));
+        assert!(matches!(worker.recv().unwrap(), Command::Drain));
     }
     assert_eq!(bench.post("/drain").json()["began"], false);
 }
@@ -229,8 +229,8 @@ fn a_reload_on_request_shows_in_registry_config_and_metrics() {
     assert_eq!(bench.registry.current().generation, 2);
 }
 
-/// Plays a worker with `count` connections, 256 to a page, until the mailbox is gone.
-fn play_worker(id: usize, requests: Receiver<Request>, count: usize) {
+/// Plays a worker with `count` connections, 256 to a page, until the channel is closed.
+fn play_worker(id: usize, requests: Receiver<Command>, count: usize) {
     let connection = |slot: usize| ConnectionInfo {
         worker: id,
         downstream: ([10, 0, 0, 1], u16::try_from(slot).unwrap()).into(),
@@ -242,8 +242,8 @@ fn play_worker(id: usize, requests: Receiver<Request>, count: usize) {
         sent_bytes: 2,
     };
     for request in requests {
-        let Request::Connections { from, reply } = request else { continue };
-        let end = count.min(from + crate::mailbox::CONNECTIONS_PER_ANSWER);
+        let Command::Connections { from, reply } = request else { continue };
+        let end = count.min(from + crate::commands::CONNECTIONS_PER_PAGE);
         let connections = (from..end).map(connection).collect();
         let next = (end < count).then_some(end);
         let _ = reply.send(ConnectionPage { connections, next });
@@ -311,7 +311,7 @@ fn a_worker_panics_only_where_that_is_enabled() {
     assert_eq!(bench.get("/debug/panic?worker=1").status, 405);
     assert_eq!(bench.post("/debug/panic?worker=2").status, 404);
     assert_eq!(bench.post("/debug/panic?worker=1").status, 202);
-    assert!(matches!(bench.workers[1].recv().unwrap(), Request::Panic));
+    assert!(matches!(bench.workers[1].recv().unwrap(), Command::Panic));
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn signals_reload_and_drain() {
     wait_until("the access log is opened again", || log.exists());
     kill(Pid::this(), Signal::SIGTERM).unwrap();
     for worker in &bench.workers {
-        assert!(matches!(worker.recv().unwrap(), Request::Drain));
+        assert!(matches!(worker.recv().unwrap(), Command::Drain));
     }
     assert_eq!(bench.drain.phase(), Phase::Draining);
 }

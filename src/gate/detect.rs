@@ -12,7 +12,7 @@ use super::{
 };
 use crate::access_log::Protocol;
 use crate::http2::{FrameStep, PREFACE, RequestFrames};
-use crate::metrics::Recognised;
+use crate::metrics::Detected;
 use crate::registry::snapshot::NameSource;
 use crate::relay::Side;
 use crate::sniff::{ClientHello, Name, NameError, OpaqueReason, Sni, Sniff, Sniffer};
@@ -91,7 +91,7 @@ impl Detect {
             (Some(_), Side::Upstream) => match self.begun {
                 // The server speaks first: the workload's first bytes will be its reply.
                 None => self
-                    .nameless(Recognised::ServerFirst)
+                    .nameless(Detected::ServerFirst)
                     .map_or(Found::Nothing(Outcome::Pass(bytes.len())), |attribution| {
                         Found::Labels(Action::Attribute(attribution))
                     }),
@@ -110,8 +110,8 @@ impl Detect {
             }
             Sniff::Http1 => return Found::Http1(Box::new(Http1::gated())),
             Sniff::Http2Preface => return Found::Http2(Box::default()),
-            Sniff::Tls(hello) => (name_of(hello), Protocol::Tls, Recognised::Tls),
-            Sniff::Opaque(reason) => (Ok(None), Protocol::Tcp, Recognised::from(*reason)),
+            Sniff::Tls(hello) => (name_of(hello), Protocol::Tls, Detected::Tls),
+            Sniff::Opaque(reason) => (Ok(None), Protocol::Tcp, Detected::from(*reason)),
         };
         Found::Labels(Action::Decide(attribution(
             Rc::clone(policy.snapshot),
@@ -144,15 +144,15 @@ impl Detect {
             Seen::Nothing => Found::Nothing(Outcome::Pass(bytes.len())),
             Seen::Tls(hello) => {
                 let name = name_of(&hello).map(|name| name.map(|name| (name, NameSource::Sni)));
-                labels(name, Protocol::Tls, Recognised::Tls)
+                labels(name, Protocol::Tls, Detected::Tls)
             }
             Seen::Http2(name) => {
                 let name = Ok(name.map(|name| (name, NameSource::Host)));
-                labels(name, Protocol::Http2, Recognised::Http2)
+                labels(name, Protocol::Http2, Detected::Http2)
             }
             Seen::Opaque(reason) => Found::Labels(Action::AttributeNameless(
                 Rc::clone(snapshot),
-                Recognised::from(reason),
+                Detected::from(reason),
             )),
             Seen::Http1(passed) => {
                 let asker = Asker {
@@ -170,7 +170,7 @@ impl Detect {
     }
 
     /// An observed connection shows no name, for this reason.
-    pub(super) fn nameless(&self, why: Recognised) -> Option<Box<Attribution>> {
+    pub(super) fn nameless(&self, why: Detected) -> Option<Box<Attribution>> {
         let snapshot = Rc::clone(self.decided.as_ref()?);
         Some(attribution(snapshot, DecidedBy::Address, Ok(None), Protocol::Tcp, why))
     }
@@ -232,7 +232,7 @@ fn attribution(
     decided_by: DecidedBy,
     name: Result<Option<(Name, NameSource)>, NameError>,
     protocol: Protocol,
-    found: Recognised,
+    found: Detected,
 ) -> Box<Attribution> {
     let (name, junk) = match name {
         Ok(name) => (name, None),

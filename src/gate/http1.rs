@@ -19,8 +19,8 @@ use super::{
     Policy, Reply, Route, Tables,
 };
 use crate::http1::{
-    Asked, FramingError, KnownHeads, RequestError, RequestHead, RequestStep, RequestStream,
-    ResponseStep, ResponseStream, Turn, Upgrade,
+    ExpectedResponse, FramingError, KnownHeads, RequestError, RequestHead, RequestStep,
+    RequestStream, ResponseStep, ResponseStream, Turn, Upgrade,
 };
 use crate::metrics::CloseReason;
 use crate::registry::snapshot::NameTrust;
@@ -204,7 +204,7 @@ impl Http1 {
             answered_by: AnsweredBy::Upstream,
             logged,
         };
-        self.responses.asked(Asked::from(&*head), exchange);
+        self.responses.asked(ExpectedResponse::from(&*head), exchange);
     }
 
     /// What becomes of the first bytes of the upstream.

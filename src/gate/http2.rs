@@ -171,9 +171,9 @@ impl Http2 {
         match policy.leg {
             // Of two names it is unknown which one the server takes.
             Leg::None if route.is_blocked() || claimed.conflict => {
-                let answer = answered(Rc::new(route), claimed, 502, policy);
+                let answered = answered(Rc::new(route), claimed, 502, policy);
                 let flags = ResponseFlags::None;
-                self.reply(farewell(stream), CloseReason::BlackHole, vec![answer], flags);
+                self.reply(farewell(stream), CloseReason::BlackHole, vec![answered], flags);
             }
             Leg::None => {
                 let (snapshot, route) = (Rc::clone(policy.snapshot), Rc::new(route));
@@ -190,8 +190,8 @@ impl Http2 {
                 if route.is_blocked() {
                     self.notes.push(Note::BlockedStream);
                 }
-                let answer = answered(Rc::new(route), claimed, 502, policy);
-                self.notes.push(Note::StreamAnswered(Box::new(answer)));
+                let answered = answered(Rc::new(route), claimed, 502, policy);
+                self.notes.push(Note::StreamAnswered(Box::new(answered)));
             }
         }
     }
@@ -210,7 +210,7 @@ impl Http2 {
         &mut self,
         frames: Vec<u8>,
         reason: CloseReason,
-        answers: Vec<Answered>,
+        answered: Vec<Answered>,
         flags: ResponseFlags,
     ) {
         let mut bytes = Vec::new();
@@ -219,7 +219,7 @@ impl Http2 {
             bytes.extend_from_slice(&EMPTY_SETTINGS);
         }
         bytes.extend(frames);
-        self.reply = Some(Box::new(Reply { bytes, reason, answers, flags, malformed: None }));
+        self.reply = Some(Box::new(Reply { bytes, reason, answered, flags, malformed: None }));
     }
 
     /// The end of a connection on which something was refused: between two frames of the responses.
@@ -242,7 +242,7 @@ impl Http2 {
             }
         };
         let flags = ResponseFlags::None;
-        let reply = Reply { bytes, reason, answers: Vec::new(), flags, malformed: None };
+        let reply = Reply { bytes, reason, answered: Vec::new(), flags, malformed: None };
         Outcome::Act(Action::Reply(Box::new(reply)))
     }
 
@@ -306,13 +306,13 @@ impl Http2 {
         }
         let last_stream = waiting.last().map_or(0, |(stream, ..)| *stream);
         let mut frames = Vec::new();
-        let mut answers = Vec::new();
+        let mut answered_requests = Vec::new();
         for (stream, route, claimed) in waiting {
             frames.extend(http2::answer(stream, 503));
-            answers.push(answered(route, claimed, 503, policy));
+            answered_requests.push(answered(route, claimed, 503, policy));
         }
         frames.extend(http2::goaway(last_stream, ErrorCode::NoError));
-        self.reply(frames, reason, answers, flags);
+        self.reply(frames, reason, answered_requests, flags);
         self.reply.take()
     }
 

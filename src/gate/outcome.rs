@@ -7,7 +7,7 @@ use super::{Answered, HeldSnapshot, Http1, Micros, Reply, Route, Routes};
 use crate::access_log::Protocol;
 use crate::http1::{FramingError, KnownHeads, RequestError};
 use crate::http2::FrameError;
-use crate::metrics::{CloseReason, Recognised};
+use crate::metrics::{CloseReason, Detected};
 use crate::registry::snapshot::NameSource;
 use crate::sniff::{Name, NameError};
 
@@ -96,7 +96,7 @@ pub(crate) enum Action {
     /// The labels of an observed connection are known.
     Attribute(Box<Attribution>),
     /// An observed connection shows no name, for this reason: the snapshot's address labels it.
-    AttributeNameless(HeldSnapshot, Recognised),
+    AttributeNameless(HeldSnapshot, Detected),
     /// The connection is observed HTTP/1 no longer: account it as TCP, under this route.
     Unfollow(Box<Unfollowed>),
     /// Connect to where this route leads, in place of an upstream connection that is idle.
@@ -119,7 +119,7 @@ pub(crate) struct Attribution {
     pub(crate) name: Option<(Name, NameSource)>,
     pub(crate) protocol: Protocol,
     /// What detection found, if it was still going on.
-    pub(crate) found: Option<Recognised>,
+    pub(crate) found: Option<Detected>,
     /// Why the server name that was shown is none.
     pub(crate) junk: Option<NameError>,
 }

@@ -55,7 +55,7 @@ pub(crate) struct Reply {
     /// What the connection ends by.
     pub(crate) reason: CloseReason,
     /// The requests that it answers, with the flags that they are accounted by.
-    pub(crate) answers: Vec<Answered>,
+    pub(crate) answered: Vec<Answered>,
     pub(crate) flags: ResponseFlags,
     /// What was malformed, to be counted.
     pub(crate) malformed: Option<Malformed>,

@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use super::{Action, Answered, Detect, Gate, HeldSnapshot, Leg, Logging, Outcome, Policy, Tables};
-use crate::metrics::Recognised;
+use crate::metrics::Detected;
 use crate::relay::Side;
 use world::DESTINATION;
 
@@ -133,7 +133,7 @@ impl Show {
 
     /// The connection ends: what is left is accounted.
     pub(super) fn close(mut self) -> Seen {
-        let attribution = self.gate.stop_observing(Recognised::Ended);
+        let attribution = self.gate.stop_observing(Detected::Ended);
         if let Some(attribution) = attribution.or_else(|| self.gate.take_attribution()) {
             self.attribute(&attribution);
         }
@@ -308,7 +308,7 @@ fn said(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Act(Action::Go(route)) => format!("go {:?} {:?}", route.name, route.action),
         Outcome::Act(Action::Reply(reply)) => {
-            let answers: Vec<String> = reply.answers.iter().map(told).collect();
+            let answers: Vec<String> = reply.answered.iter().map(told).collect();
             format!("reply {:?} {:?} {answers:?}", reply.bytes, reply.reason)
         }
         Outcome::Pass(_)

@@ -1,7 +1,7 @@
 //! Where a head ends: the empty line, looked for in bytes that may still be growing.
 //!
 //! Each byte is looked at once however slowly the head comes, and the parser runs once, on a whole
-//! head. In a request every line ends with CR LF and none is folded; in an answer LF will do.
+//! head. In a request every line ends with CR LF and none is folded; in a response LF will do.
 
 use memchr::memchr;
 

@@ -2,7 +2,7 @@
 //!
 //! Clients repeat themselves, and so do servers: most heads on a kept connection, and many from one
 //! connection to the next, are byte for byte what came before. What a head means depends on its
-//! bytes alone (an answer's: on them and on what was asked), and where it ends on nothing behind
+//! bytes alone (a response's: on them and on what was asked), and where it ends on nothing behind
 //! them. So bytes that begin with all of a head that was accepted begin with that head, and mean
 //! the same. What was refused is never kept.
 //!
@@ -13,9 +13,9 @@ use std::rc::Rc;
 
 use super::request_head::RequestHead;
 use super::response_head::ResponseHead;
-use super::response_stream::Asked;
+use super::response_stream::ExpectedResponse;
 
-/// Heads have one of so many places, of two each: a few dozen hosts and their answers.
+/// Heads have one of so many places, of two each: a few dozen hosts and their responses.
 const PLACES: usize = 32;
 
 /// Longer heads are not kept: most have something in them that never comes again.
@@ -29,7 +29,7 @@ const PLACED_BYTES: usize = 64;
 pub struct KnownHeads {
     pub(super) requests: Heads<Rc<RequestHead>>,
     /// With what was asked.
-    pub(super) answers: Heads<(Asked, ResponseHead)>,
+    pub(super) responses: Heads<(ExpectedResponse, ResponseHead)>,
 }
 
 /// Heads of one kind, with what they were read as.
@@ -81,11 +81,11 @@ impl<T> Heads<T> {
 }
 
 impl Place {
-    /// By how `bytes` begin, and how many came: mostly the whole message, so that answers which
+    /// By how `bytes` begin, and how many came: mostly the whole message, so that responses which
     /// begin alike have different places.
     pub(super) fn of(bytes: &[u8]) -> Self {
-        // Odd, with bits everywhere (the golden ratio's). Whoever makes heads collide has them
-        // read, as they would be anyway. foldhash takes 25 instructions more per head.
+        // Odd, with bits everywhere (the golden ratio's). Heads that collide are read,
+        // as they would be anyway. foldhash takes 25 instructions more per head.
         const STEP: u64 = 0x9e37_79b9_7f4a_7c15;
         let begin = &bytes[..bytes.len().min(PLACED_BYTES)];
         let words = begin.chunks_exact(8).filter_map(|word| word.first_chunk());
@@ -202,8 +202,8 @@ mod tests {
                 bytes.extend_from_slice(&behind);
                 let (mut one, mut other) = <(ResponseStream, ResponseStream)>::default();
                 for stream in [&mut one, &mut other] {
-                    stream.asked(Asked { is_head, wants_upgrade }, ());
-                    stream.asked(Asked { is_head: false, wants_upgrade: false }, ());
+                    stream.asked(ExpectedResponse { is_head, wants_upgrade }, ());
+                    stream.asked(ExpectedResponse { is_head: false, wants_upgrade: false }, ());
                 }
                 for _ in 0..3 {
                     let step = one.next(&bytes);

@@ -1,4 +1,4 @@
-//! What waits for its answer, in order: mostly one, which costs no memory of its own.
+//! What waits for its response, in order: mostly one, which costs no memory of its own.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,7 @@
 //! One request's head: what it asks for, of whom, and how its body is framed.
 //!
 //! The syntax is `httparse`'s, in its strict form; the rules about what may stand together are
-//! here. Whoever has a [`RequestHead`] knows exactly one Host and exactly one end of the body.
+//! here. A [`RequestHead`] has exactly one Host and exactly one end of the body.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -15,7 +15,7 @@ const HTTP_PORT: u16 = 80;
 /// What one request asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestHead {
-    /// The method is HEAD: the answer has no body.
+    /// The method is HEAD: the response has no body.
     pub is_head: bool,
     /// The host's name; `None`: an IP literal, an empty Host, or HTTP/1.0 without Host.
     pub host: Option<Name>,

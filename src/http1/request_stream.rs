@@ -3,7 +3,7 @@
 //! The worker holds the bytes and asks [`RequestStream::next`] what the first of them are. It shows
 //! the same bytes again, and more, after [`RequestStep::NeedMore`], and drops from the front what a
 //! step has told. A head is told before any byte of it has passed: the worker that must wait (for a
-//! verdict, or for earlier answers) simply does not ask on.
+//! verdict, or for earlier responses) simply does not ask on.
 //!
 //! The machine refuses for good: behind a refused request nobody knows where the next one would
 //! begin.
@@ -31,7 +31,7 @@ pub enum RequestStep {
         /// The request ends with them.
         ends: bool,
     },
-    /// The present request wants another protocol. Until its answer is known these bytes can be
+    /// The present request wants another protocol. Until its response is known these bytes can be
     /// neither that protocol nor a request: hold them, and do not receive more.
     AwaitUpgrade,
     /// The connection has changed its protocol: all of them pass, and all that follow.
@@ -147,7 +147,7 @@ impl RequestStream {
 
     /// The upstream has agreed to the other protocol (101).
     pub fn upgraded(&mut self) {
-        assert_eq!(self.switch, Switch::Wanted, "an answer follows its request");
+        assert_eq!(self.switch, Switch::Wanted, "a response follows its request");
         self.switch = Switch::Agreed;
         if matches!(self.state, State::AwaitUpgrade) {
             self.state = State::Opaque;
@@ -156,7 +156,7 @@ impl RequestStream {
 
     /// The upstream has answered the request that wanted another protocol in some other way.
     pub fn upgrade_declined(&mut self) {
-        assert_eq!(self.switch, Switch::Wanted, "an answer follows its request");
+        assert_eq!(self.switch, Switch::Wanted, "a response follows its request");
         self.switch = Switch::NotWanted;
         if matches!(self.state, State::AwaitUpgrade) {
             self.end_request();

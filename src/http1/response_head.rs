@@ -1,4 +1,4 @@
-//! One answer's head: its status, and where its body ends.
+//! One response's head: its status, and where its body ends.
 //!
 //! Lenient where servers are sloppy and the framing is still plain: bare LF, folded fields, space
 //! before a colon, fields that are none. Where it is not plain, the body runs until the connection
@@ -6,10 +6,10 @@
 
 use std::mem::MaybeUninit;
 
-use super::response_stream::{Asked, FramingError};
+use super::response_stream::{ExpectedResponse, FramingError};
 use super::{HEADERS_MAX, Version, content_length};
 
-/// What one answer is.
+/// What one response is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponseHead {
     /// The status, 100 to 999.
@@ -22,21 +22,21 @@ pub struct ResponseHead {
     pub turn: Turn,
 }
 
-/// What an answer does to the connection.
+/// What a response does to the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Turn {
-    /// Nothing: the request's own answer is still to come (1xx).
+    /// Nothing: the request's own response is still to come (1xx).
     Interim,
-    /// It is the answer.
+    /// It is the response.
     Final,
-    /// It is the answer to a request that wanted another protocol, and declines:
+    /// It is the response to a request that wanted another protocol, and declines:
     /// [`super::RequestStream::upgrade_declined`].
     Declined,
     /// The connection changes its protocol (101): [`super::RequestStream::upgraded`].
     Switched,
 }
 
-/// How an answer's body is framed.
+/// How a response's body is framed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ResponseBody {
     /// There is none (or one of length 0).
@@ -66,8 +66,8 @@ enum Coding {
 }
 
 impl ResponseHead {
-    /// Reads `head`, which [`super::head_end::HeadEnd`] has cut out, as the answer to `asked`.
-    pub(super) fn parse(head: &[u8], asked: Asked) -> Result<Self, FramingError> {
+    /// Reads `head`, which [`super::head_end::HeadEnd`] has cut out, as the response to `asked`.
+    pub(super) fn parse(head: &[u8], asked: ExpectedResponse) -> Result<Self, FramingError> {
         let mut storage = [const { MaybeUninit::uninit() }; HEADERS_MAX];
         let mut response = httparse::Response::new(&mut []);
         let parsed = httparse::ParserConfig::default()
@@ -99,7 +99,7 @@ impl ResponseHead {
     }
 }
 
-fn turn(status: u16, asked: Asked) -> Result<Turn, FramingError> {
+fn turn(status: u16, asked: ExpectedResponse) -> Result<Turn, FramingError> {
     match (status, asked.wants_upgrade) {
         (101, true) => Ok(Turn::Switched),
         (101, false) => Err(FramingError::UnaskedSwitch),

@@ -1,4 +1,4 @@
-//! What an upstream sends, answer by answer.
+//! What an upstream sends, response by response.
 //!
 //! The worker tells of each request that it passes on ([`ResponseStream::asked`]) and asks
 //! [`ResponseStream::next`] what the first of the upstream's bytes are, as with
@@ -15,10 +15,10 @@ use super::queue::Queue;
 use super::request_head::{RequestHead, Upgrade};
 use super::response_head::{ResponseBody, ResponseHead, Turn};
 
-/// What an answer's framing depends on: the request.
+/// What a response's framing depends on: the request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
-    /// HEAD: there is no body, whatever the answer says.
+pub struct ExpectedResponse {
+    /// HEAD: there is no body, whatever the response says.
     pub is_head: bool,
     /// It wants another protocol.
     pub wants_upgrade: bool,
@@ -29,14 +29,14 @@ pub struct Asked {
 pub enum ResponseStep {
     /// It cannot be told before more have come.
     NeedMore,
-    /// The first `head_len` are an answer's head, whole. If it is not [`Turn::Interim`] and has no
-    /// body it is the whole answer.
+    /// The first `head_len` are a response's head, whole. If it is not [`Turn::Interim`] and has no
+    /// body it is the whole response.
     Head(ResponseHead),
-    /// The first `bytes` belong to the present answer's body.
+    /// The first `bytes` belong to the present response's body.
     Body {
         /// How many; at least one.
         bytes: usize,
-        /// The answer ends with them.
+        /// The response ends with them.
         ends: bool,
     },
     /// All of them pass, and all that follow: the protocol has changed, or the framing is lost.
@@ -45,34 +45,34 @@ pub enum ResponseStep {
         bytes: usize,
     },
     /// The upstream speaks and nobody has asked: a server that gives up an idle connection says
-    /// 408. They are no answer to any request; the connection can carry none any more.
+    /// 408. They are no response to any request; the connection can carry none any more.
     Unasked,
-    /// From here on nobody knows where an answer ends. Told once; if the worker asks on, the rest
+    /// From here on nobody knows where a response ends. Told once; if the worker asks on, the rest
     /// is [`ResponseStep::Opaque`] until the upstream closes.
     Unframed(FramingError),
 }
 
-/// Why an answer's framing is lost. One variant per label value of the metric that counts them.
+/// Why a response's framing is lost. One variant per label value of the metric that counts them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum FramingError {
     /// Not a head of HTTP/1.
-    #[error("the answer does not begin with a head of HTTP/1")]
+    #[error("the response does not begin with a head of HTTP/1")]
     BadHead,
     /// A head above the limits.
-    #[error("the answer's head is longer than 32 KiB")]
+    #[error("the response's head is longer than 32 KiB")]
     HeadTooLarge,
     /// Lengths that are none, or differ.
-    #[error("the answer's Content-Length is malformed")]
+    #[error("the response's Content-Length is malformed")]
     BadLength,
     /// Content-Length with Transfer-Encoding.
-    #[error("the answer has Content-Length and Transfer-Encoding")]
+    #[error("the response has Content-Length and Transfer-Encoding")]
     LengthWithCoding,
     /// A chunk that is none.
-    #[error("a chunk of the answer is malformed")]
+    #[error("a chunk of the response is malformed")]
     BadChunk,
     /// 101, and nobody has asked for another protocol.
-    #[error("the answer changes the protocol, unasked")]
+    #[error("the response changes the protocol, unasked")]
     UnaskedSwitch,
 }
 
@@ -81,9 +81,9 @@ pub enum FramingError {
 #[derive(Debug)]
 pub struct ResponseStream<T = ()> {
     state: State,
-    unanswered: Queue<(Asked, T)>,
+    unanswered: Queue<(ExpectedResponse, T)>,
     ended: Queue<Answered<T>>,
-    answer: Answer,
+    response: ResponseProgress,
     /// Of the present response; 0 before its final head.
     status: u16,
     response_bytes: u64,
@@ -100,9 +100,9 @@ pub struct Answered<T> {
     pub bytes: u64,
 }
 
-/// Whether anything of the answer to the oldest request has come, be it an interim one.
+/// Whether anything of the response to the oldest request has come, be it an interim one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Answer {
+enum ResponseProgress {
     Awaited,
     Begun,
 }
@@ -121,7 +121,7 @@ enum State {
     Opaque,
 }
 
-impl From<&RequestHead> for Asked {
+impl From<&RequestHead> for ExpectedResponse {
     fn from(head: &RequestHead) -> Self {
         Self { is_head: head.is_head, wants_upgrade: head.upgrade != Upgrade::No }
     }
@@ -133,7 +133,7 @@ impl<T> Default for ResponseStream<T> {
             state: new_head(),
             unanswered: Queue::default(),
             ended: Queue::default(),
-            answer: Answer::Awaited,
+            response: ResponseProgress::Awaited,
             status: 0,
             response_bytes: 0,
         }
@@ -142,7 +142,7 @@ impl<T> Default for ResponseStream<T> {
 
 impl<T> ResponseStream<T> {
     /// A request passes to the upstream; call it before any byte of the request does.
-    pub fn asked(&mut self, asked: Asked, request: T) {
+    pub fn asked(&mut self, asked: ExpectedResponse, request: T) {
         assert!(!self.is_full(), "a full queue is not asked");
         self.unanswered.push((asked, request));
     }
@@ -167,7 +167,7 @@ impl<T> ResponseStream<T> {
     /// Another upstream has taken the place of one that had answered every request.
     pub fn upstream_replaced(&mut self) {
         self.state = new_head();
-        self.answer = Answer::Awaited;
+        self.response = ResponseProgress::Awaited;
     }
 
     /// The newest request whose response is not complete.
@@ -196,13 +196,13 @@ impl<T> ResponseStream<T> {
         }
     }
 
-    /// Whether the next request must wait for an answer.
+    /// Whether the next request must wait for a response.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.unanswered.len() >= UNANSWERED_MAX
     }
 
-    /// Requests whose answers are not complete.
+    /// Requests whose responses are not complete.
     #[cfg(test)]
     #[must_use]
     pub fn unanswered(&self) -> usize {
@@ -258,8 +258,8 @@ impl<T> ResponseStream<T> {
         }
     }
 
-    /// `bytes` of the body have passed unseen, at most [`Self::body_left`]. Whether the answer ends
-    /// with them.
+    /// `bytes` of the body have passed unseen, at most [`Self::body_left`]. Whether the response
+    /// ends with them.
     pub fn skip_body(&mut self, bytes: u64) -> bool {
         assert!(bytes <= self.body_left(), "no more than the body passes unseen");
         self.response_bytes += bytes;
@@ -277,8 +277,8 @@ impl<T> ResponseStream<T> {
         false
     }
 
-    /// Bytes of the present answer, or of the last one: its interim answers, head and body as they
-    /// came.
+    /// Bytes of the present response, or of the last one: its interim responses, head and body as
+    /// they came.
     #[cfg(test)]
     #[must_use]
     pub fn response_bytes(&self) -> u64 {
@@ -295,7 +295,7 @@ impl<T> ResponseStream<T> {
         let asked = *asked;
         // What has been looked at in part is not looked up.
         let known = known.filter(|_| !head_end.has_begun());
-        let known = known.map(|known| (&mut known.answers, Place::of(bytes)));
+        let known = known.map(|known| (&mut known.responses, Place::of(bytes)));
         if let Some((heads, place)) = &known
             && let Some((_, head)) = heads.find(*place, bytes, |(before, _)| *before == asked)
         {
@@ -303,7 +303,7 @@ impl<T> ResponseStream<T> {
             self.begin(&head);
             return ResponseStep::Head(head);
         }
-        if !begins_like_an_answer(bytes) {
+        if !begins_like_a_response(bytes) {
             return self.lose(FramingError::BadHead);
         }
         let head_len = match head_end.find(bytes) {
@@ -325,10 +325,10 @@ impl<T> ResponseStream<T> {
     }
 
     fn begin(&mut self, head: &ResponseHead) {
-        if self.answer == Answer::Awaited {
+        if self.response == ResponseProgress::Awaited {
             self.response_bytes = 0;
         }
-        self.answer = Answer::Begun;
+        self.response = ResponseProgress::Begun;
         self.response_bytes += head.head_len as u64;
         if head.turn != Turn::Interim {
             self.status = head.status;
@@ -357,7 +357,7 @@ impl<T> ResponseStream<T> {
             let bytes = self.response_bytes;
             self.ended.push(Answered { request, status, bytes });
         }
-        self.answer = Answer::Awaited;
+        self.response = ResponseProgress::Awaited;
         self.state = new_head();
     }
 
@@ -367,9 +367,9 @@ impl<T> ResponseStream<T> {
     }
 }
 
-/// Whether `bytes` can be the beginning of an answer: who speaks something else may never end a
+/// Whether `bytes` can be the beginning of a response: who speaks something else may never end a
 /// line.
-fn begins_like_an_answer(bytes: &[u8]) -> bool {
+fn begins_like_a_response(bytes: &[u8]) -> bool {
     let blank_bytes = bytes.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     bytes[blank_bytes..].iter().zip(b"HTTP/1.").all(|(byte, expected)| byte == expected)
 }

@@ -36,17 +36,17 @@ impl Lab {
         fs::write(self.path(name), bytes).unwrap();
     }
 
-    fn load(&self) -> Result<Loaded, Vec<Problem>> {
+    fn load(&self) -> Result<Loaded, Vec<Diagnostic>> {
         load(&self.path("egret.yaml"))
     }
 
     /// The only error, of the file `name`.
-    fn error(&self, name: &str) -> Problem {
-        let mut problems = self.load().unwrap_err();
-        problems.retain(|problem| problem.severity == Severity::Error);
-        assert_eq!(problems.len(), 1, "{problems:?}");
-        assert_eq!(problems[0].file, self.path(name));
-        problems.remove(0)
+    fn error(&self, name: &str) -> Diagnostic {
+        let mut diagnostics = self.load().unwrap_err();
+        diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
+        assert_eq!(diagnostics.len(), 1, "{diagnostics:?}");
+        assert_eq!(diagnostics[0].file, self.path(name));
+        diagnostics.remove(0)
     }
 }
 
@@ -54,7 +54,7 @@ impl Lab {
 fn all_files_are_read_and_all_directories_named() {
     let lab = Lab::new();
     let loaded = lab.load().unwrap();
-    assert_eq!(loaded.problems, []);
+    assert_eq!(loaded.diagnostics, []);
     assert_eq!(loaded.entries.len(), 1);
     assert_eq!(loaded.files, ["egret.yaml", "registry.d/a.yaml", "w.yaml"].map(|n| lab.path(n)));
     let directory = |name: &str| if name.is_empty() { lab.0.path().into() } else { lab.path(name) };
@@ -101,8 +101,8 @@ fn a_broken_registry_file_refuses_the_generation() {
         (b"a: &a [x, x]\nb: &b [*a, *a]\nc: 1", Some(1)),
     ] {
         lab.write("registry.d/b.yaml", content);
-        let problem = lab.error("registry.d/b.yaml");
-        assert_eq!(problem.line, line, "{problem}");
+        let diagnostic = lab.error("registry.d/b.yaml");
+        assert_eq!(diagnostic.line, line, "{diagnostic}");
     }
 }
 
@@ -132,9 +132,12 @@ fn entries_that_claim_too_much_are_refused_where_it_becomes_too_much() {
         ports.join(", ")
     );
     lab.write("registry.d/b.yaml", entry.repeat(16));
-    let problem = lab.error("registry.d/b.yaml");
-    assert!(problem.message.starts_with("more than 1000000 hosts and addresses"), "{problem}");
-    assert_eq!(problem.line, Some(15 * 5 + 1));
+    let diagnostic = lab.error("registry.d/b.yaml");
+    assert!(
+        diagnostic.message.starts_with("more than 1000000 hosts and addresses"),
+        "{diagnostic}"
+    );
+    assert_eq!(diagnostic.line, Some(15 * 5 + 1));
 }
 
 #[test]
@@ -165,16 +168,17 @@ fn each_warning_about_files_and_entries_is_told_once() {
     lab.write("egret.yaml", "registry: [\"registry.d/*.yaml\", \"none/*.yaml\"]\n");
     lab.write("registry.d/b.yaml", ENTRY.replace("name: a}", "name: b}"));
     let loaded = lab.load().unwrap();
-    let of_files = |problem: &Problem| problem.message.contains("matches no file");
-    let of_entries = |problem: &Problem| problem.message.contains("loses 192.0.2.1 port 443");
+    let of_files = |diagnostic: &Diagnostic| diagnostic.message.contains("matches no file");
+    let of_entries =
+        |diagnostic: &Diagnostic| diagnostic.message.contains("loses 192.0.2.1 port 443");
     assert_eq!(
-        (loaded.problems.len(), loaded.problems.iter().filter(|p| of_files(p)).count()),
+        (loaded.diagnostics.len(), loaded.diagnostics.iter().filter(|p| of_files(p)).count()),
         (1, 1)
     );
     for _ in 0..2 {
-        let (_, problems) = loaded.build(1, &Answers::default());
-        assert_eq!(problems.iter().filter(|p| of_files(p)).count(), 1, "{problems:?}");
-        assert_eq!(problems.iter().filter(|p| of_entries(p)).count(), 1, "{problems:?}");
+        let (_, diagnostics) = loaded.build(1, &Answers::default());
+        assert_eq!(diagnostics.iter().filter(|p| of_files(p)).count(), 1, "{diagnostics:?}");
+        assert_eq!(diagnostics.iter().filter(|p| of_entries(p)).count(), 1, "{diagnostics:?}");
     }
 }
 
@@ -183,7 +187,7 @@ fn a_pattern_without_files_is_a_warning_and_its_directory_is_watched() {
     let lab = Lab::new();
     lab.write("egret.yaml", "registry: [\"registry.d/*.yml\", \"later/on/*.yaml\"]\n");
     let loaded = lab.load().unwrap();
-    let found: Vec<_> = loaded.problems.iter().map(|problem| problem.severity).collect();
+    let found: Vec<_> = loaded.diagnostics.iter().map(|diagnostic| diagnostic.severity).collect();
     assert_eq!(found, [Severity::Warning; 2]);
     assert!(loaded.directories.contains(&lab.path("registry.d")));
     assert!(loaded.directories.contains(&lab.0.path().to_path_buf()));
@@ -195,7 +199,7 @@ fn hidden_files_are_left_alone_and_overlapping_patterns_read_once() {
     symlink("someone@host", lab.path("registry.d/.#a.yaml")).unwrap();
     lab.write("egret.yaml", "registry: [\"registry.d/*.yaml\", \"registry.d/a*\"]\n");
     let loaded = lab.load().unwrap();
-    assert_eq!((loaded.entries.len(), loaded.problems), (1, vec![]));
+    assert_eq!((loaded.entries.len(), loaded.diagnostics), (1, vec![]));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use strum::VariantArray;
 use super::encode::Lines;
 use super::requests::Measure;
 use super::timing::{CONNECT_BOUNDS_US, TURN_BOUNDS_US};
-use super::{CloseReason, DnsResult, Recognised, ReloadResult};
+use super::{CloseReason, Detected, DnsResult, ReloadResult};
 use crate::drain::Phase;
 use crate::http1::{FramingError, RequestErrorKind};
 use crate::http2::FrameErrorKind;
@@ -185,13 +185,13 @@ pub(super) const CATALOGUE: &[Row] = &[
     counter(
         "egret_recognised_connections_total",
         "Connections by what their first bytes are, or why that was not found out.",
-        |out| out.by_value::<Recognised>("result", |w| &w.recognised),
+        |out| out.by_value::<Detected>("result", |w| &w.detected),
     ),
     gauge("egret_recognising_connections", "Connections that wait for a name now.", |out| {
-        out.sum(|w| &w.recognising)
+        out.sum(|w| &w.detecting)
     }),
     gauge("egret_recognising_bytes", "Bytes of the connections that wait for a name now.", |out| {
-        out.sum(|w| &w.recognising_bytes)
+        out.sum(|w| &w.detecting_bytes)
     }),
     counter(
         "egret_unverified_names_total",

@@ -46,11 +46,11 @@ pub struct WorkerCounters {
     pub busy_us: Cell,
     /// Times a label set was refused a series of its own by this worker's tables.
     pub series_refused: Cell,
-    pub(super) recognised: [Cell; Recognised::COUNT],
+    pub(super) detected: [Cell; Detected::COUNT],
     /// Connections whose first bytes are held or awaited now (gauge).
-    pub recognising: Cell,
-    /// Bytes that are held for recognition now (gauge).
-    pub recognising_bytes: Cell,
+    pub detecting: Cell,
+    /// Bytes that are held for detection now (gauge).
+    pub detecting_bytes: Cell,
     /// Names that decided and are verified by nothing.
     pub unverified_names: Cell,
     /// Requests that name two hosts.
@@ -76,10 +76,10 @@ impl WorkerCounters {
         &self.closed[reason as usize]
     }
 
-    /// The counter of connections of which recognition found `what`.
+    /// The counter of connections of which detection found `what`.
     #[must_use]
-    pub fn recognised(&self, what: Recognised) -> &Cell {
-        &self.recognised[what as usize]
+    pub fn detected(&self, what: Detected) -> &Cell {
+        &self.detected[what as usize]
     }
 
     /// The counter of server names that are none, for `reason`.
@@ -107,20 +107,20 @@ impl WorkerCounters {
     }
 }
 
-/// What recognition found out about a connection, or why it did not.
+/// What detection found out about a connection, or why it did not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
-pub enum Recognised {
+pub enum Detected {
     /// A whole ClientHello.
     Tls,
     /// A request line of HTTP/1.
     Http1,
     /// The preface of HTTP/2.
     Http2,
-    /// Nothing that is known here ([`OpaqueReason::NotRecognised`]).
+    /// Nothing that is known here ([`OpaqueReason::UnknownProtocol`]).
     #[strum(serialize = "not_recognised")]
     Unknown,
-    /// More than recognition looks at ([`OpaqueReason::TooLarge`]).
+    /// More than detection looks at ([`OpaqueReason::TooLarge`]).
     TooLarge,
     /// Almost TLS ([`OpaqueReason::BadTls`]).
     BadTls,
@@ -132,10 +132,10 @@ pub enum Recognised {
     ServerFirst,
 }
 
-impl From<OpaqueReason> for Recognised {
+impl From<OpaqueReason> for Detected {
     fn from(reason: OpaqueReason) -> Self {
         match reason {
-            OpaqueReason::NotRecognised => Self::Unknown,
+            OpaqueReason::UnknownProtocol => Self::Unknown,
             OpaqueReason::TooLarge => Self::TooLarge,
             OpaqueReason::BadTls => Self::BadTls,
         }
@@ -232,7 +232,7 @@ mod tests {
     fn every_value_has_a_counter_of_its_own() {
         let (w, c) = (WorkerCounters::default(), ControlCounters::default());
         have_cells_of_their_own(CloseReason::VARIANTS, |one| w.closed(one));
-        have_cells_of_their_own(Recognised::VARIANTS, |one| w.recognised(one));
+        have_cells_of_their_own(Detected::VARIANTS, |one| w.detected(one));
         have_cells_of_their_own(NameError::VARIANTS, |one| w.junk_names(one));
         have_cells_of_their_own(FramingError::VARIANTS, |one| w.unframed_answers(one));
         have_cells_of_their_own(ReloadResult::VARIANTS, |one| c.reloads(one));

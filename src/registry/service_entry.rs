@@ -14,7 +14,7 @@ use std::time::SystemTime;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::problem::Problem;
+use crate::diagnostics::Diagnostic;
 use crate::sniff::Name;
 
 mod documents;
@@ -162,8 +162,11 @@ pub enum Unreachable {
 /// may hold several documents and lists of them.
 ///
 /// # Errors
-/// Every problem found, when at least one of them is an error.
-pub fn parse(text: &str, file: &Path) -> Result<(Vec<ServiceEntry>, Vec<Problem>), Vec<Problem>> {
+/// Every diagnostic found, when at least one of them is an error.
+pub fn parse(
+    text: &str,
+    file: &Path,
+) -> Result<(Vec<ServiceEntry>, Vec<Diagnostic>), Vec<Diagnostic>> {
     documents::parse(text, file)
 }
 

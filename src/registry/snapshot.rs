@@ -28,7 +28,7 @@ pub use crate::identity::Identity;
 
 use super::service_entry::{ByAddress, Reach, Resolution, ServiceEntry};
 use crate::config::{Config, Mode, Unverified};
-use crate::problem::Problem;
+use crate::diagnostics::Diagnostic;
 use crate::sniff::Name;
 use crate::workload::{Workload, Workloads};
 use index::Index;
@@ -123,7 +123,7 @@ impl Snapshot {
         entries: &[ServiceEntry],
         workloads: Arc<Workloads>,
         answers: &Answers,
-    ) -> (Self, Vec<Problem>) {
+    ) -> (Self, Vec<Diagnostic>) {
         // The first to claim something keeps it, so the order is the tie-break: the oldest first,
         // those without a time last, then by name. The origin makes it total for equal names.
         let mut in_order: Vec<&ServiceEntry> = entries.iter().collect();
@@ -238,8 +238,9 @@ fn services_of<'a>(
         hosts.filter_map(move |(rank, (host, cluster))| {
             let own_reach = reach_of_host(reach, rank)?;
             let standing = standing_by_name(entry, reach);
-            let of = service::Of { entry, port, host, cluster, reach: own_reach, standing };
-            Some(Service::new(of, answers))
+            let parts =
+                service::ServiceParts { entry, port, host, cluster, reach: own_reach, standing };
+            Some(Service::new(parts, answers))
         })
     })
 }

@@ -69,7 +69,7 @@ enum MethodKind {
     Unknown,
 }
 
-const NOT_RECOGNISED: Sniff = Sniff::Opaque(OpaqueReason::NotRecognised);
+const UNKNOWN_PROTOCOL: Sniff = Sniff::Opaque(OpaqueReason::UnknownProtocol);
 
 impl FirstLine {
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Sniff {
@@ -104,14 +104,14 @@ impl FirstLine {
         match self.place {
             Place::Blank if matches!(byte, b'\r' | b'\n') => {
                 self.blank_bytes += 1;
-                (self.blank_bytes > BLANK_BYTES_MAX).then_some(NOT_RECOGNISED)
+                (self.blank_bytes > BLANK_BYTES_MAX).then_some(UNKNOWN_PROTOCOL)
             }
             Place::Blank => {
                 self.place = Place::Method;
                 self.method(byte)
             }
             Place::Method => self.method(byte),
-            Place::Gap { .. } | Place::Field { .. } if byte == b'\n' => Some(NOT_RECOGNISED),
+            Place::Gap { .. } | Place::Field { .. } if byte == b'\n' => Some(UNKNOWN_PROTOCOL),
             Place::Gap { .. } if is_gap(byte) => None,
             Place::Gap { after, method } => {
                 self.field(byte, after.saturating_add(1), method, Some(0))
@@ -130,10 +130,10 @@ impl FirstLine {
                 *slot = byte;
             }
             self.method_len += 1;
-            return (self.method_len > METHOD_BYTES_MAX).then_some(NOT_RECOGNISED);
+            return (self.method_len > METHOD_BYTES_MAX).then_some(UNKNOWN_PROTOCOL);
         }
         if self.method_len == 0 || !is_gap(byte) {
-            return Some(NOT_RECOGNISED);
+            return Some(UNKNOWN_PROTOCOL);
         }
         let written = self.method.get(..usize::from(self.method_len));
         let method = match written.is_some_and(|written| KNOWN_METHODS.contains(&written)) {
@@ -159,8 +159,8 @@ impl FirstLine {
             (MethodKind::Known, _) | (MethodKind::Unknown, 3) if is_protocol => {
                 return Some(Sniff::Http1);
             }
-            (MethodKind::Unknown, 3) if matched.is_none() => return Some(NOT_RECOGNISED),
-            (MethodKind::Unknown, _) if byte.is_ascii_control() => return Some(NOT_RECOGNISED),
+            (MethodKind::Unknown, 3) if matched.is_none() => return Some(UNKNOWN_PROTOCOL),
+            (MethodKind::Unknown, _) if byte.is_ascii_control() => return Some(UNKNOWN_PROTOCOL),
             _ => {}
         }
         // A whole `HTTP/` that decides nothing is a word like others.

@@ -1,4 +1,4 @@
-//! Recognition: real hellos, made-up hellos, first lines, and that no cut changes an answer.
+//! Protocol detection: real hellos, made-up hellos, first lines, and that no cut changes an answer.
 
 use proptest::prelude::*;
 
@@ -122,7 +122,7 @@ fn name_of(hello: &ClientHello) -> &str {
 
 const BAD_TLS: Sniff = Sniff::Opaque(OpaqueReason::BadTls);
 const TOO_LARGE: Sniff = Sniff::Opaque(OpaqueReason::TooLarge);
-const NOT_RECOGNISED: Sniff = Sniff::Opaque(OpaqueReason::NotRecognised);
+const UNKNOWN_PROTOCOL: Sniff = Sniff::Opaque(OpaqueReason::UnknownProtocol);
 
 #[test]
 fn real_clients_are_named() {
@@ -204,7 +204,7 @@ fn grease_ech_and_every_record_version_are_no_obstacle() {
         assert_eq!(name_of(&hello), "public.example.com");
     }
     wire[2] = 5;
-    assert_eq!(sniff(&wire), NOT_RECOGNISED);
+    assert_eq!(sniff(&wire), UNKNOWN_PROTOCOL);
 }
 
 #[test]
@@ -309,21 +309,21 @@ fn each_first_line_has_one_meaning() {
         ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r", Sniff::NeedMore),
         ("PRI * HTTP/2.0\r\n\r\nXX", Sniff::Http1),
         // Others.
-        ("GET /\r\n", NOT_RECOGNISED),
-        ("GET key\r\n", NOT_RECOGNISED),
-        ("get key\r\n", NOT_RECOGNISED),
-        ("EHLO example.com\r\n", NOT_RECOGNISED),
-        ("SSH-2.0-OpenSSH_9.6\r\n", NOT_RECOGNISED),
-        ("INVITE sip:a@example.com SIP/2.0\r\n", NOT_RECOGNISED),
-        ("OPTIONS rtsp://example.com RTSP/1.0\r\n", NOT_RECOGNISED),
-        ("192.0.2.1 - - [1/Jan/2026] \"GET / HTTP/1.1\" 200\r\n", NOT_RECOGNISED),
-        ("<14>Jan 1 host app: GET / HTTP/1.1\n", NOT_RECOGNISED),
-        ("*1\r\n$4\r\nPING\r\n", NOT_RECOGNISED),
-        ("{\"method\": 1}", NOT_RECOGNISED),
-        ("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", NOT_RECOGNISED),
-        ("\r\n\r\n\r\n\r\n\r\n", NOT_RECOGNISED),
-        ("\0\0\0\u{8}\u{4}", NOT_RECOGNISED),
-        (" GET / HTTP/1.1", NOT_RECOGNISED),
+        ("GET /\r\n", UNKNOWN_PROTOCOL),
+        ("GET key\r\n", UNKNOWN_PROTOCOL),
+        ("get key\r\n", UNKNOWN_PROTOCOL),
+        ("EHLO example.com\r\n", UNKNOWN_PROTOCOL),
+        ("SSH-2.0-OpenSSH_9.6\r\n", UNKNOWN_PROTOCOL),
+        ("INVITE sip:a@example.com SIP/2.0\r\n", UNKNOWN_PROTOCOL),
+        ("OPTIONS rtsp://example.com RTSP/1.0\r\n", UNKNOWN_PROTOCOL),
+        ("192.0.2.1 - - [1/Jan/2026] \"GET / HTTP/1.1\" 200\r\n", UNKNOWN_PROTOCOL),
+        ("<14>Jan 1 host app: GET / HTTP/1.1\n", UNKNOWN_PROTOCOL),
+        ("*1\r\n$4\r\nPING\r\n", UNKNOWN_PROTOCOL),
+        ("{\"method\": 1}", UNKNOWN_PROTOCOL),
+        ("PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n", UNKNOWN_PROTOCOL),
+        ("\r\n\r\n\r\n\r\n\r\n", UNKNOWN_PROTOCOL),
+        ("\0\0\0\u{8}\u{4}", UNKNOWN_PROTOCOL),
+        (" GET / HTTP/1.1", UNKNOWN_PROTOCOL),
         (&endless, TOO_LARGE),
         ("", Sniff::NeedMore),
         ("\r\n", Sniff::NeedMore),

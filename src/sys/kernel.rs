@@ -225,7 +225,7 @@ pub trait Kernel: std::fmt::Debug {
     fn trim(&mut self) -> Trimmed;
 
     /// A socket that can be connected to `address`. The segment that ends its handshake waits for
-    /// the first bytes ([`StreamSocket::release_handshake_ack`]). With `mark`, netfilter and policy
+    /// the first bytes ([`StreamSocket::quickack_on`]). With `mark`, netfilter and policy
     /// routing see that mark on its packets (SO_MARK).
     ///
     /// # Errors
@@ -290,7 +290,7 @@ pub trait StreamSocket: std::fmt::Debug {
     /// for one between two small writes (RFC 896) must not wait longer. It must follow soon after
     /// the connect: the kernel would send the segment only after 200 ms, and until then a server
     /// does not accept the connection, let alone greet (TCP_QUICKACK, tcp(7)).
-    fn release_handshake_ack(&self);
+    fn quickack_on(&self);
     /// Turns keepalive on.
     ///
     /// # Errors

@@ -106,13 +106,13 @@ impl Socket {
 
     /// Before the connect: the segment that ends the handshake waits for the first bytes and
     /// travels with them, which saves one packet of about twenty of a short connection
-    /// (TCP_QUICKACK off, tcp(7)). [`StreamSocket::release_handshake_ack`] must follow soon after
+    /// (TCP_QUICKACK off, tcp(7)). [`StreamSocket::quickack_on`] must follow soon after
     /// the connect: if no bytes do, the kernel sends the segment only after 200 ms, and until then
     /// a server does not accept the connection, let alone greet.
     ///
     /// # Errors
     /// None that a TCP socket can meet.
-    pub fn hold_handshake_ack(&self) -> Result<(), Errno> {
+    pub fn quickack_off(&self) -> Result<(), Errno> {
         set_quick_ack(&self.fd, false)
     }
 
@@ -201,7 +201,7 @@ impl Listener {
 }
 
 impl StreamSocket for Socket {
-    fn release_handshake_ack(&self) {
+    fn quickack_on(&self) {
         // A TCP socket takes this option in every state.
         let _ = set_quick_ack(&self.fd, true);
     }

@@ -515,7 +515,7 @@ fn death_is_noticed_without_reading_and_fin_is_not_death() {
 /// A socket whose handshake is ended but for its last segment, by the socket's own account.
 fn connected_with_held_ack(ring: &mut Uring, address: &SocketAddr) -> Socket {
     let socket = Socket::for_connecting_to(address).unwrap();
-    socket.hold_handshake_ack().unwrap();
+    socket.quickack_off().unwrap();
     ring.connect(&socket, address, TOKEN);
     let completion = next(ring);
     assert!(matches!(completion, Completion::Connected { result: Ok(()), .. }), "{completion:?}");
@@ -535,7 +535,7 @@ fn a_handshake_that_is_held_back_ends_when_it_is_let_go_or_with_the_first_bytes(
         let silent = connected_with_held_ack(&mut ring, &address);
         let early = listener.accept_now();
         held_back[0] += u32::from(early.is_err());
-        silent.release_handshake_ack();
+        silent.quickack_on();
         let _silent = early.unwrap_or_else(|_| accepted(&listener));
 
         let speaking = connected_with_held_ack(&mut ring, &address);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::access_log::{Decider, NameOrigin, Outcome, Protocol, Record};
 use crate::gate::{Answered, Attribution, DecidedBy, Route, RouteAction, Unfollowed};
-use crate::metrics::{CloseReason, Recognised, ResponseFlags, SeriesIndex, SeriesKey};
+use crate::metrics::{CloseReason, Detected, ResponseFlags, SeriesIndex, SeriesKey};
 use crate::registry::snapshot::{Claim, Cluster, Decision, Match, NameSource, NameTrust};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
@@ -57,7 +57,7 @@ impl<K: Kernel> Connection<K> {
     ) -> Decision<'a> {
         let Attribution { snapshot, decided_by, name, protocol, found, junk } = attribution;
         if let Some(found) = found {
-            cx.metrics.counters.recognised(*found).add(1);
+            cx.metrics.counters.detected(*found).add(1);
         }
         if let Some(junk) = junk {
             cx.metrics.counters.junk_names(*junk).add(1);
@@ -82,10 +82,10 @@ impl<K: Kernel> Connection<K> {
     pub(super) fn attribute_nameless(
         &mut self,
         snapshot: &Snapshot,
-        found: Recognised,
+        found: Detected,
         cx: &mut Context<K>,
     ) {
-        cx.metrics.counters.recognised(found).add(1);
+        cx.metrics.counters.detected(found).add(1);
         let verdict = snapshot.lookup(self.original_destination);
         let decision = Decision { verdict, standing: NameTrust::NotNeeded };
         self.settle(snapshot, &decision, None, Protocol::Tcp, cx);
@@ -180,7 +180,7 @@ impl<K: Kernel> Connection<K> {
 
     /// The connection has ended: it is counted, and logged, once.
     pub(super) fn account_end(&mut self, reason: CloseReason, cx: &mut Context<K>) {
-        let attribution = self.gate.stop_observing(Recognised::Ended);
+        let attribution = self.gate.stop_observing(Detected::Ended);
         if let Some(attribution) = attribution.or_else(|| self.gate.take_attribution()) {
             self.attribute(&attribution, cx);
         }

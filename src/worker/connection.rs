@@ -32,7 +32,7 @@ mod upstream;
 use std::net::SocketAddr;
 
 use crate::gate::{Attribution, Gate, Micros};
-use crate::metrics::Recognised;
+use crate::metrics::Detected;
 use crate::relay::Side;
 use crate::sys::kernel::{Expect, Kernel, Operation};
 use crate::worker::account::Account;
@@ -100,7 +100,7 @@ impl<K: Kernel> Connection<K> {
             Event::Ready { side, operation: Operation::Dead, result } => self.dead(side, result),
             Event::Ready { side, .. } => self.ready(side, cx),
             Event::BufferFree(side) => self.buffer_free(side, cx),
-            Event::HandshakeAckDue => self.release_handshake_ack(),
+            Event::HandshakeAckDue => self.quickack_on(),
             Event::Visit => self.visit(cx),
             Event::End(reason) => self.end_at_once(reason, cx),
         };
@@ -131,7 +131,7 @@ impl<K: Kernel> Connection<K> {
                 Next::Inspect(side) => self.inspect(side, cx),
                 Next::Ended(side) => self.ended(side, cx),
                 Next::Lost(side, by) => self.lost(side, by, cx),
-                Next::GiveUp => self.give_up(Recognised::Ended, cx),
+                Next::GiveUp => self.give_up(Detected::Ended, cx),
                 Next::Connect(route) => self.connect(&route, cx),
                 Next::AttemptFailed(error) => self.attempt_failed(error, cx),
                 Next::Unreachable(reason) => self.unreachable(reason, cx),
@@ -174,7 +174,7 @@ impl<K: Kernel> Connection<K> {
     fn set_upstream(&mut self, upstream: Upstream, cx: &Context<K>) {
         self.leave_undecided(cx);
         if let Upstream::Undecided { .. } = upstream {
-            cx.metrics.counters.recognising.add(1);
+            cx.metrics.counters.detecting.add(1);
         }
         self.upstream = upstream;
     }
@@ -182,7 +182,7 @@ impl<K: Kernel> Connection<K> {
     /// Keeps the gauges of connections whose first bytes are awaited, and of what they hold.
     fn leave_undecided(&mut self, cx: &Context<K>) {
         if self.is_undecided() {
-            cx.metrics.counters.recognising.sub(1);
+            cx.metrics.counters.detecting.sub(1);
             if let Gate::Detect(_) = self.gate {
                 self.detected(cx);
             }

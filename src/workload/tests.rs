@@ -2,7 +2,7 @@
 
 use super::*;
 
-fn parse(text: &str) -> Result<(Workloads, Vec<Problem>), Vec<Problem>> {
+fn parse(text: &str) -> Result<(Workloads, Vec<Diagnostic>), Vec<Diagnostic>> {
     Workloads::parse(text, Path::new("w.yaml"))
 }
 
@@ -64,8 +64,8 @@ fn a_bad_file_is_refused_with_its_line() {
         ("workloads:\n- addresses: [10.0.0.1]\n  pod: a", Some(3)),
         ("workloads:\n- addresses: [10.0.0.1]\n  app: ''", Some(3)),
     ] {
-        let problems = parse(text).err().unwrap_or_else(|| panic!("{text:?} was accepted"));
-        assert_eq!(problems[0].line, line, "{text:?}: {problems:?}");
+        let diagnostics = parse(text).err().unwrap_or_else(|| panic!("{text:?} was accepted"));
+        assert_eq!(diagnostics[0].line, line, "{text:?}: {diagnostics:?}");
     }
     assert!(parse("workloads: []").unwrap().0.is_empty());
 }

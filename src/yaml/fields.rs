@@ -5,7 +5,7 @@
 //! mean.
 
 use super::{Key, Node, Value};
-use crate::problem::{Fault, Report};
+use crate::diagnostics::{Diagnostics, Finding};
 
 /// The fields of one mapping while they are being read.
 #[derive(Debug)]
@@ -14,24 +14,29 @@ pub(crate) struct Fields<'n, 'r> {
     line: usize,
     fields: &'n [(Key<'n>, Node<'n>)],
     known: Vec<&'static str>,
-    report: &'r mut Report,
+    diagnostics: &'r mut Diagnostics,
 }
 
 impl<'n, 'r> Fields<'n, 'r> {
     /// The fields of `node`, which messages call `path`. Anything but a mapping is an error in the
-    /// report and reads as a mapping without fields; nothing (`null`) is a mapping without fields.
-    pub(crate) fn of(node: &'n Node<'n>, path: &'static str, report: &'r mut Report) -> Self {
+    /// diagnostics and reads as a mapping without fields; nothing (`null`) is
+    /// a mapping without fields.
+    pub(crate) fn of(
+        node: &'n Node<'n>,
+        path: &'static str,
+        diagnostics: &'r mut Diagnostics,
+    ) -> Self {
         let fields: &[_] = match &node.value {
             Value::Mapping(fields) => fields,
             Value::Null => &[],
             Value::Scalar(_) | Value::Sequence(_) => {
                 let what = if path.is_empty() { "the file" } else { path };
                 let message = format!("{what} must be a mapping, not {}", node.kind());
-                report.error(Fault::at(node.line, message).fix("write `name: value` lines"));
+                diagnostics.error(Finding::at(node.line, message).fix("write `name: value` lines"));
                 &[]
             }
         };
-        Self { path, line: node.line, fields, known: Vec::new(), report }
+        Self { path, line: node.line, fields, known: Vec::new(), diagnostics }
     }
 
     /// The value of field `name`, `None` if it is absent or nothing.
@@ -40,17 +45,18 @@ impl<'n, 'r> Fields<'n, 'r> {
     }
 
     /// Puts the value of field `name` into `slot`, if it is there and valid. A field without a
-    /// value is an error: whoever wrote the name meant something by it.
+    /// value is an error: a name is written for a purpose.
     pub(crate) fn read<T>(
         &mut self,
         name: &'static str,
         slot: &mut T,
-        parse: impl FnOnce(&'n Node<'n>) -> Result<T, Fault>,
+        parse: impl FnOnce(&'n Node<'n>) -> Result<T, Finding>,
     ) {
         let Some(node) = self.find(name) else { return };
         if node.value == Value::Null {
             let message = format!("`{}` has no value", self.qualified(name));
-            self.report.error(Fault::at(node.line, message).fix("set it, or remove the line"));
+            self.diagnostics
+                .error(Finding::at(node.line, message).fix("set it, or remove the line"));
             return;
         }
         self.store(name, slot, parse(node));
@@ -61,7 +67,7 @@ impl<'n, 'r> Fields<'n, 'r> {
         &mut self,
         name: &'static str,
         slot: &mut Option<T>,
-        parse: impl FnOnce(&'n Node<'n>) -> Result<T, Fault>,
+        parse: impl FnOnce(&'n Node<'n>) -> Result<T, Finding>,
     ) {
         match self.find(name) {
             None => {}
@@ -73,7 +79,7 @@ impl<'n, 'r> Fields<'n, 'r> {
     /// The fields of the mapping in field `name`; an absent one has none.
     pub(crate) fn section(&mut self, name: &'static str) -> Option<Fields<'n, '_>> {
         let node = self.get(name)?;
-        Some(Fields::of(node, name, self.report))
+        Some(Fields::of(node, name, self.diagnostics))
     }
 
     /// Where field `name` stands, else where the mapping begins.
@@ -83,16 +89,16 @@ impl<'n, 'r> Fields<'n, 'r> {
         key.map_or(self.line, |(key, _)| key.line)
     }
 
-    /// Where problems go.
-    pub(crate) fn report(&mut self) -> &mut Report {
-        self.report
+    /// Where diagnostics go.
+    pub(crate) fn diagnostics(&mut self) -> &mut Diagnostics {
+        self.diagnostics
     }
 
     /// Every field that was not asked for is an error.
     pub(crate) fn refuse_others(self) {
         for (key, fix) in self.others() {
             let message = format!("unknown field `{}`", self.qualified(&key.name));
-            self.report.error(Fault::at(key.line, message).fix(fix));
+            self.diagnostics.error(Finding::at(key.line, message).fix(fix));
         }
     }
 
@@ -100,7 +106,7 @@ impl<'n, 'r> Fields<'n, 'r> {
     pub(crate) fn warn_of_others(self) {
         for (key, fix) in self.others() {
             let message = format!("unknown field `{}` is ignored", self.qualified(&key.name));
-            self.report.warning(Fault::at(key.line, message).fix(fix));
+            self.diagnostics.warning(Finding::at(key.line, message).fix(fix));
         }
     }
 
@@ -111,12 +117,12 @@ impl<'n, 'r> Fields<'n, 'r> {
         self.fields.iter().find(|(key, _)| key.name == name).map(|(_, node)| node)
     }
 
-    fn store<T>(&mut self, name: &'static str, slot: &mut T, parsed: Result<T, Fault>) {
+    fn store<T>(&mut self, name: &'static str, slot: &mut T, parsed: Result<T, Finding>) {
         match parsed {
             Ok(value) => *slot = value,
-            Err(mut fault) => {
-                fault.message = format!("`{}`: {}", self.qualified(name), fault.message);
-                self.report.error(fault);
+            Err(mut finding) => {
+                finding.message = format!("`{}`: {}", self.qualified(name), finding.message);
+                self.diagnostics.error(finding);
             }
         }
     }

@@ -8,7 +8,7 @@ fn one(text: &str) -> Node<'_> {
     only_document(text).unwrap()
 }
 
-fn fault(text: &str) -> Fault {
+fn finding(text: &str) -> Finding {
     only_document(text).unwrap_err()
 }
 
@@ -37,7 +37,7 @@ fn scalars_stay_text_and_only_plain_nulls_are_nothing() {
 #[test]
 fn an_empty_file_is_no_document() {
     for text in ["", "\n\n", "# only a comment\n", "---\n", "null\n", "\u{feff}"] {
-        assert_eq!(fault(text).message, "the file is empty", "{text:?}");
+        assert_eq!(finding(text).message, "the file is empty", "{text:?}");
     }
     assert_eq!(one("{}").value, Value::Mapping(vec![]));
 }
@@ -48,24 +48,24 @@ fn documents_are_read_one_by_one_until_an_error() {
     assert_eq!(lines.len(), 3);
     assert_eq!((&lines[0], &lines[1]), (&Ok(1), &Ok(3)));
     assert_eq!(lines[2].as_ref().unwrap_err().line, Some(5));
-    assert_eq!(fault("a: 1\n---\nb: 2\n").line, Some(3));
+    assert_eq!(finding("a: 1\n---\nb: 2\n").line, Some(3));
 }
 
 #[test]
 fn a_field_set_twice_is_refused_where_it_is_repeated() {
-    let found = fault("a: 1\nb: 2\na: 3\n");
+    let found = finding("a: 1\nb: 2\na: 3\n");
     assert_eq!((found.line, found.message.as_str()), (Some(3), "field `a` is set twice"));
     let many: String = (0..40).map(|i| format!("k{i}: v\n")).collect();
-    assert_eq!(fault(&format!("{many}k7: again\n")).line, Some(41));
+    assert_eq!(finding(&format!("{many}k7: again\n")).line, Some(41));
 }
 
 #[test]
 fn broken_text_names_the_line() {
-    assert_eq!(fault("a: 1\nb: [1, 2\n").line, Some(3));
-    assert_eq!(fault("a: 1\nb: @x\n").line, Some(2));
-    assert_eq!(fault("a: 1\nb: 2\0\0\0").message, "the file contains a NUL byte");
-    assert_eq!(fault("a: 1\nb: 2\0\0\0").line, Some(2));
-    assert!(fault("? [a]\n: b\n").message.contains("plain text"));
+    assert_eq!(finding("a: 1\nb: [1, 2\n").line, Some(3));
+    assert_eq!(finding("a: 1\nb: @x\n").line, Some(2));
+    assert_eq!(finding("a: 1\nb: 2\0\0\0").message, "the file contains a NUL byte");
+    assert_eq!(finding("a: 1\nb: 2\0\0\0").line, Some(2));
+    assert!(finding("? [a]\n: b\n").message.contains("plain text"));
 }
 
 #[test]
@@ -83,15 +83,15 @@ fn an_alias_bomb_is_refused_before_it_grows() {
         let list = [alias.as_str(); 10].join(", ");
         text.push_str(&format!("a{level}: &a{level} [{list}]\n"));
     }
-    assert!(fault(&text).message.contains("copy more than"));
-    assert!(fault("a: &a [*a]\n").message.contains("contains it"));
+    assert!(finding(&text).message.contains("copy more than"));
+    assert!(finding("a: &a [*a]\n").message.contains("contains it"));
 }
 
 #[test]
 fn deep_nesting_is_refused() {
     for text in ["[".repeat(10_000), "- ".repeat(10_000), "{a: ".repeat(10_000)] {
         // Brackets are refused by the parser itself, indentation by the tree.
-        let message = fault(&text).message;
+        let message = finding(&text).message;
         assert!(message.contains("deep") || message.contains("recursion limit"), "{message}");
     }
 }

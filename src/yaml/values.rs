@@ -1,7 +1,7 @@
 //! Scalars to types: numbers, durations, addresses, words from a list.
 //!
-//! Every function takes a node and gives a value or a [`Fault`] that says what is allowed. Nothing
-//! here knows which field it reads.
+//! Every function takes a node and gives a value or a [`Finding`] that says what is allowed.
+//! Nothing here knows which field it reads.
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -9,16 +9,16 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Node, Value};
-use crate::problem::Fault;
+use crate::diagnostics::Finding;
 
 /// The text of a scalar.
 ///
 /// # Errors
 /// When it is a list, a mapping or nothing.
-pub(crate) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Fault> {
+pub(crate) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Finding> {
     match &node.value {
         Value::Scalar(text) => Ok(text),
-        _ => Err(Fault::at(node.line, format!("must be a single value, not {}", node.kind()))),
+        _ => Err(Finding::at(node.line, format!("must be a single value, not {}", node.kind()))),
     }
 }
 
@@ -26,7 +26,7 @@ pub(crate) fn text<'n>(node: &'n Node<'_>) -> Result<&'n str, Fault> {
 ///
 /// # Errors
 /// When it is anything else. A leading zero is refused: some tools read it as octal.
-pub(crate) fn number<T>(node: &Node<'_>, range: RangeInclusive<T>) -> Result<T, Fault>
+pub(crate) fn number<T>(node: &Node<'_>, range: RangeInclusive<T>) -> Result<T, Finding>
 where
     T: TryFrom<u64> + PartialOrd + std::fmt::Display,
 {
@@ -42,7 +42,7 @@ where
     value.filter(|value| range.contains(value)).ok_or_else(|| {
         let (from, to) = (range.start(), range.end());
         let message = format!("`{}` is not a whole number from {from} to {to}", shortened(text));
-        Fault::at(node.line, message)
+        Finding::at(node.line, message)
     })
 }
 
@@ -50,21 +50,21 @@ where
 ///
 /// # Errors
 /// When it is anything else.
-pub(crate) fn boolean(node: &Node<'_>) -> Result<bool, Fault> {
+pub(crate) fn boolean(node: &Node<'_>) -> Result<bool, Finding> {
     choice(node, &[("true", true), ("false", false)])
 }
 
 /// One of the words in `choices`, and what it stands for.
 ///
 /// # Errors
-/// When it is another word; the fault lists the valid ones.
-pub(crate) fn choice<T: Clone>(node: &Node<'_>, choices: &[(&str, T)]) -> Result<T, Fault> {
+/// When it is another word; the finding lists the valid ones.
+pub(crate) fn choice<T: Clone>(node: &Node<'_>, choices: &[(&str, T)]) -> Result<T, Finding> {
     let text = text(node)?;
     if let Some((_, value)) = choices.iter().find(|(word, _)| *word == text) {
         return Ok(value.clone());
     }
     let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
-    Err(Fault::at(node.line, format!("`{}` is not a valid value", shortened(text)))
+    Err(Finding::at(node.line, format!("`{}` is not a valid value", shortened(text)))
         .fix(format!("allowed: {}", words.join(", "))))
 }
 
@@ -75,18 +75,19 @@ pub(crate) fn choice<T: Clone>(node: &Node<'_>, choices: &[(&str, T)]) -> Result
 pub(crate) fn duration(
     node: &Node<'_>,
     range: RangeInclusive<Duration>,
-) -> Result<Duration, Fault> {
+) -> Result<Duration, Finding> {
     let text = text(node)?;
     let shown = humantime::format_duration;
     let allowed = format!("allowed: {} to {}", shown(*range.start()), shown(*range.end()));
     match humantime::parse_duration(text) {
         Ok(value) if range.contains(&value) => Ok(value),
         Ok(_) => {
-            Err(Fault::at(node.line, format!("`{}` is out of range", shortened(text))).fix(allowed))
+            Err(Finding::at(node.line, format!("`{}` is out of range", shortened(text)))
+                .fix(allowed))
         }
         Err(error) => {
             let message = format!("`{}` is not a duration: {error}", shortened(text));
-            Err(Fault::at(node.line, message).fix("write a number with a unit: 250ms, 10s, 1h"))
+            Err(Finding::at(node.line, message).fix("write a number with a unit: 250ms, 10s, 1h"))
         }
     }
 }
@@ -95,7 +96,7 @@ pub(crate) fn duration(
 ///
 /// # Errors
 /// When it is anything else.
-pub(crate) fn address(node: &Node<'_>) -> Result<IpAddr, Fault> {
+pub(crate) fn address(node: &Node<'_>) -> Result<IpAddr, Finding> {
     parsed(node, "an IP address", "write it as 192.0.2.1 or 2001:db8::1")
 }
 
@@ -103,7 +104,7 @@ pub(crate) fn address(node: &Node<'_>) -> Result<IpAddr, Fault> {
 ///
 /// # Errors
 /// When it is anything else.
-pub(crate) fn socket_address(node: &Node<'_>) -> Result<SocketAddr, Fault> {
+pub(crate) fn socket_address(node: &Node<'_>) -> Result<SocketAddr, Finding> {
     parsed(node, "an address with a port", "write it as 127.0.0.1:15000 or [::1]:15000")
 }
 
@@ -113,8 +114,8 @@ pub(crate) fn socket_address(node: &Node<'_>) -> Result<SocketAddr, Fault> {
 /// When it is no list, or one of its items is bad.
 pub(crate) fn list<'n, T>(
     node: &'n Node<'n>,
-    item: impl FnMut(&'n Node<'n>) -> Result<T, Fault>,
-) -> Result<Vec<T>, Fault> {
+    item: impl FnMut(&'n Node<'n>) -> Result<T, Finding>,
+) -> Result<Vec<T>, Finding> {
     items(node)?.iter().map(item).collect()
 }
 
@@ -122,10 +123,10 @@ pub(crate) fn list<'n, T>(
 ///
 /// # Errors
 /// When it is no list.
-pub(crate) fn items<'n>(node: &'n Node<'n>) -> Result<&'n [Node<'n>], Fault> {
+pub(crate) fn items<'n>(node: &'n Node<'n>) -> Result<&'n [Node<'n>], Finding> {
     match &node.value {
         Value::Sequence(items) => Ok(items),
-        _ => Err(Fault::at(node.line, format!("must be a list, not {}", node.kind()))
+        _ => Err(Finding::at(node.line, format!("must be a list, not {}", node.kind()))
             .fix("write one item per line, each after `- `")),
     }
 }
@@ -141,8 +142,9 @@ pub(crate) fn shortened(text: &str) -> String {
     short
 }
 
-fn parsed<T: FromStr>(node: &Node<'_>, what: &str, fix: &str) -> Result<T, Fault> {
+fn parsed<T: FromStr>(node: &Node<'_>, what: &str, fix: &str) -> Result<T, Finding> {
     let text = text(node)?;
-    text.parse()
-        .map_err(|_| Fault::at(node.line, format!("`{}` is not {what}", shortened(text))).fix(fix))
+    text.parse().map_err(|_| {
+        Finding::at(node.line, format!("`{}` is not {what}", shortened(text))).fix(fix)
+    })
 }

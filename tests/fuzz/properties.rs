@@ -8,19 +8,19 @@ use std::path::Path;
 use std::sync::Arc;
 
 use egret::config::Config;
+use egret::internals::diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Severity};
 use egret::internals::gate::fuzzing;
 use egret::internals::http1::{
-    Asked, Body, RequestStep, RequestStream, ResponseStep, ResponseStream,
+    Body, ExpectedResponse, RequestStep, RequestStream, ResponseStep, ResponseStream,
 };
 use egret::internals::http2::hpack::{Decoder, HpackError, LIST_BYTES_MAX, TABLE_BYTES_MAX};
 use egret::internals::http2::{BLOCK_BYTES_MAX, FrameBoundary, FrameStep, RequestFrames};
-use egret::internals::problem::{PROBLEMS_MAX, Problem, Severity};
 use egret::internals::registry::service_entry::{self, HostPattern, ServiceEntry};
 use egret::internals::registry::snapshot::{Answers, Claim, Match, NameSource, Snapshot, Target};
 use egret::internals::sniff::{Authority, ClientHello, Host, Name, Sni, Sniff, Sniffer};
 use egret::internals::workload::Workloads;
 
-/// Recognition: more bytes never change an answer, and cuts do not matter.
+/// Protocol detection: more bytes never change an answer, and cuts do not matter.
 pub(crate) fn client_hello(bytes: &[u8]) {
     let mut whole = Sniffer::default();
     whole.feed(bytes);
@@ -93,10 +93,10 @@ pub(crate) fn name(bytes: &[u8]) {
     }
 }
 
-/// A file that an operator wrote is read or refused, in any of its three roles; every problem
+/// A file that an operator wrote is read or refused, in any of its three roles; every diagnostic
 /// stands within it; and what was read can be decided by.
 pub(crate) fn yaml(bytes: &[u8]) {
-    // Whoever reads files refuses other bytes before anybody parses them.
+    // The reader of files refuses other bytes before they are parsed.
     let Ok(text) = std::str::from_utf8(bytes) else { return };
     let file = Path::new("file.yaml");
     if let Some(config) = read(text, Config::parse(text, file)) {
@@ -110,19 +110,19 @@ pub(crate) fn yaml(bytes: &[u8]) {
     }
 }
 
-fn read<T>(text: &str, result: Result<(T, Vec<Problem>), Vec<Problem>>) -> Option<T> {
-    let is_error = |problem: &Problem| problem.severity == Severity::Error;
-    let (value, problems) = match result {
+fn read<T>(text: &str, result: Result<(T, Vec<Diagnostic>), Vec<Diagnostic>>) -> Option<T> {
+    let is_error = |diagnostic: &Diagnostic| diagnostic.severity == Severity::Error;
+    let (value, diagnostics) = match result {
         Ok((value, warnings)) => (Some(value), warnings),
-        Err(problems) => (None, problems),
+        Err(diagnostics) => (None, diagnostics),
     };
-    assert_eq!(problems.iter().any(is_error), value.is_none(), "{problems:?}");
-    assert!(problems.len() <= 2 * (PROBLEMS_MAX + 1), "{} problems", problems.len());
+    assert_eq!(diagnostics.iter().any(is_error), value.is_none(), "{diagnostics:?}");
+    assert!(diagnostics.len() <= 2 * (DIAGNOSTICS_MAX + 1), "{} problems", diagnostics.len());
     // A text that ends too early is wrong on the line after its last.
     let last = text.split(['\n', '\r']).count() + 1;
-    for problem in problems {
-        assert!(problem.line.is_none_or(|line| (1..=last).contains(&line)), "{problem}");
-        assert!(!problem.message.is_empty());
+    for diagnostic in diagnostics {
+        assert!(diagnostic.line.is_none_or(|line| (1..=last).contains(&line)), "{diagnostic}");
+        assert!(!diagnostic.message.is_empty());
     }
     value
 }
@@ -206,7 +206,7 @@ fn requests(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
 fn answers(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
     let mut stream = ResponseStream::default();
     for index in 0..8 {
-        stream.asked(Asked { is_head: index == 2, wants_upgrade: index == 4 }, ());
+        stream.asked(ExpectedResponse { is_head: index == 2, wants_upgrade: index == 4 }, ());
     }
     tell(bytes, piece_bytes, |bytes| match stream.next(bytes) {
         ResponseStep::NeedMore => Told::NeedMore,

@@ -1,8 +1,8 @@
 //! Connections and requests that are decided by their names.
 
+mod detection;
 mod http1;
 mod http2;
-mod recognition;
 mod watched;
 
 use std::io::Read;

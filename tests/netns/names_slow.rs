@@ -65,7 +65,7 @@ fn five_thousand_slow_senders_disturb_nobody_and_cost_bounded_memory() {
     eprintln!("{each} bytes of user memory for each slow sender, {served} served beside them");
     assert!(each <= MEMORY_BYTES_MAX, "{each} bytes for each");
 
-    // Whoever goes on is judged as anybody else.
+    // One that continues is judged as any other.
     let mut goes_on = senders.pop().expect("there are some");
     goes_on.set_read_timeout(Some(PATIENCE)).expect("it is not zero");
     goes_on.write_all(&REQUEST[SECONDS..]).expect("it is not cut off");

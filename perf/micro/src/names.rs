@@ -1,4 +1,4 @@
-//! Names in first bytes: what recognition costs a connection, and a request.
+//! Names in first bytes: what detection costs a connection, and a request.
 
 use std::hint::black_box;
 
@@ -32,14 +32,14 @@ const BROWSER_REQUEST: &[u8] = b"GET /search?q=egret&client=browser HTTP/1.1\r\n
     Priority: u=0, i\r\n\r\n";
 
 pub(crate) fn client_hello() -> Box<dyn FnMut()> {
-    recognise(CLIENT_HELLO)
+    detect(CLIENT_HELLO)
 }
 
 pub(crate) fn client_hello_in_records() -> Box<dyn FnMut()> {
-    recognise(IN_RECORDS)
+    detect(IN_RECORDS)
 }
 
-fn recognise(bytes: &'static [u8]) -> Box<dyn FnMut()> {
+fn detect(bytes: &'static [u8]) -> Box<dyn FnMut()> {
     Box::new(move || {
         let mut sniffer = Sniffer::default();
         let answer = sniffer.feed(black_box(bytes));

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use egret::config::Config;
 use egret::internals::access_log;
 use egret::internals::admission::Admission;
+use egret::internals::commands::CommandSender;
 use egret::internals::drain::Drain;
-use egret::internals::mailbox::Mailbox;
 use egret::internals::metrics::MetricsHub;
 use egret::internals::registry::service_entry;
 use egret::internals::registry::snapshot::Answers;
@@ -174,7 +174,7 @@ fn worker(
     let admission = Admission::new(Vec::new(), Vec::new());
     admission.set_limit(1_000);
     let waker = Waker::new().expect("a descriptor");
-    let (_, inbox) = Mailbox::new(Waker::new().expect("a descriptor"));
+    let (_, inbox) = CommandSender::new(Waker::new().expect("a descriptor"));
     let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let parts = Parts {
         id: 0,

@@ -36,18 +36,18 @@ pub(super) struct Asker {
     /// Empty: those of the system.
     servers: Vec<SocketAddr>,
     /// How the system's files looked when the resolver was made.
-    files: Look,
+    files: FileStamps,
     /// The error is the reply to every question.
     resolver: Result<TokioResolver, String>,
 }
 
 /// Modification times of [`SYSTEM_FILES`].
-type Look = [Option<SystemTime>; SYSTEM_FILES.len()];
+type FileStamps = [Option<SystemTime>; SYSTEM_FILES.len()];
 
 impl Asker {
     /// Asks `servers`, or those of the system when there are none.
     pub(super) fn new(servers: &[SocketAddr]) -> Self {
-        let files = look();
+        let files = stamps();
         let resolver = resolver(servers).map_err(|error| match servers {
             [] => format!("/etc/resolv.conf: {error}"),
             _ => error.to_string(),
@@ -57,7 +57,7 @@ impl Asker {
 
     /// Follows changes of the system's files.
     pub(super) fn refresh(&mut self) {
-        if self.servers.is_empty() && look() != self.files {
+        if self.servers.is_empty() && stamps() != self.files {
             *self = Self::new(&[]);
         }
     }
@@ -92,7 +92,7 @@ impl Replies {
     }
 }
 
-fn look() -> Look {
+fn stamps() -> FileStamps {
     SYSTEM_FILES.map(|file| std::fs::metadata(file).and_then(|file| file.modified()).ok())
 }
 

@@ -80,11 +80,11 @@ impl Bench {
         write_registry(&directory, hosts);
         let config_file = directory.path().join("egret.yaml");
         let first = load::load(&config_file).unwrap();
-        let (snapshot, problems) = first.build(1, &Answers::default());
+        let (snapshot, diagnostics) = first.build(1, &Answers::default());
         let source = Source {
             load: Box::new(move || load::load(&config_file)),
             first,
-            problems,
+            diagnostics,
             poll: Duration::from_secs(3600),
             watching: Watching::PollOnly,
         };

@@ -5,8 +5,8 @@
 use std::collections::BTreeSet;
 
 use crate::control::dns::Wanted;
+use crate::diagnostics::Diagnostic;
 use crate::load::Loaded;
-use crate::problem::Problem;
 use crate::registry::{Answers, Snapshot};
 use crate::sniff::Name;
 
@@ -49,7 +49,7 @@ impl Basis {
     }
 
     /// The snapshot, and the warnings about the files and about what the addresses make of them.
-    pub(super) fn build(&self, generation: u64) -> (Snapshot, Vec<Problem>) {
+    pub(super) fn build(&self, generation: u64) -> (Snapshot, Vec<Diagnostic>) {
         self.loaded.build(generation, &self.answers)
     }
 

@@ -14,12 +14,12 @@ const FRESH_S: i64 = 3;
 /// What stat(2) says of a list of paths, symbolic links followed.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Signature {
-    looks: Vec<Option<Look>>,
+    stamps: Vec<Option<FileStamp>>,
     fresh: Freshness,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Look {
+struct FileStamp {
     device: u64,
     inode: u64,
     size_bytes: u64,
@@ -48,13 +48,13 @@ impl Signature {
         let now_s = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
-        let looks: Vec<_> = files.iter().chain(directories).map(|path| look(path)).collect();
+        let stamps: Vec<_> = files.iter().chain(directories).map(|path| stamp(path)).collect();
         // By the change time, which nobody can set. One in the future (a file server's clock) says
         // nothing, or the files would be read at every poll.
         let recent = now_s - FRESH_S..=now_s + FRESH_S;
-        let is_fresh = looks.iter().flatten().any(|look| recent.contains(&look.changed.0));
+        let is_fresh = stamps.iter().flatten().any(|stamp| recent.contains(&stamp.changed.0));
         let fresh = if is_fresh { Freshness::Fresh } else { Freshness::Settled };
-        Self { looks, fresh }
+        Self { stamps, fresh }
     }
 
     /// Whether something changed so recently that a later change may look the same.
@@ -63,9 +63,9 @@ impl Signature {
     }
 }
 
-fn look(path: &Path) -> Option<Look> {
+fn stamp(path: &Path) -> Option<FileStamp> {
     let metadata = std::fs::metadata(path).ok()?;
-    Some(Look {
+    Some(FileStamp {
         device: metadata.dev(),
         inode: metadata.ino(),
         size_bytes: metadata.size(),

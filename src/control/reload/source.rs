@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use super::watch::Watching;
+use crate::diagnostics::Diagnostic;
 use crate::load::Loaded;
-use crate::problem::Problem;
 
 /// Reads all files anew.
-pub type Loader = Box<dyn FnMut() -> Result<Loaded, Vec<Problem>> + Send>;
+pub type Loader = Box<dyn FnMut() -> Result<Loaded, Vec<Diagnostic>> + Send>;
 
 /// Where generations come from, and what is known of the first one.
 pub struct Source {
@@ -16,7 +16,7 @@ pub struct Source {
     /// What the first generation was built from.
     pub first: Loaded,
     /// The warnings of the first generation, as [`Loaded::build`] gave them.
-    pub problems: Vec<Problem>,
+    pub diagnostics: Vec<Diagnostic>,
     /// How often the files are looked at, beside the events. [`POLL`], except in tests.
     pub poll: Duration,
     /// Whether file events are used beside the poll.

@@ -55,11 +55,11 @@ impl Http1 {
             answered_by: AnsweredBy::Egret,
             logged: pending.and_then(|head| logged(head, bytes, policy.logging)),
         };
-        let answer = Answered { request: exchange, status, bytes: words.len() as u64 };
+        let answered = Answered { request: exchange, status, bytes: words.len() as u64 };
         Reply {
             bytes: words,
             reason: CloseReason::Finished,
-            answers: vec![answer],
+            answered: vec![answered],
             flags: ResponseFlags::None,
             malformed: None,
         }

@@ -7,7 +7,7 @@ use super::{Fin, ROOM, Reach, Sent, Show, policy, told};
 use crate::gate::{
     Action, Attribution, DecidedBy, Leg, Note, Outcome, Reply, Route, RouteAction, Unfollowed,
 };
-use crate::metrics::{CloseReason, Recognised, ResponseFlags};
+use crate::metrics::{CloseReason, Detected, ResponseFlags};
 use crate::registry::Verdict;
 use crate::registry::snapshot::{Claim, Target};
 use crate::relay::Side;
@@ -133,7 +133,7 @@ impl Show {
 
     fn reply(&mut self, reply: &Reply) {
         self.say(&reply.bytes);
-        let answers = reply.answers.iter().map(|one| format!("{} {:?}", told(one), reply.flags));
+        let answers = reply.answered.iter().map(|one| format!("{} {:?}", told(one), reply.flags));
         self.seen.accounted.extend(answers);
         // It is answered now.
         self.gate.replied();
@@ -182,7 +182,7 @@ impl Show {
         }
         if self.is_undecided && side == Side::Downstream {
             let policy = policy(&self.snapshot, Leg::None, ROOM);
-            let attribution = self.gate.give_up(Recognised::Ended, &policy);
+            let attribution = self.gate.give_up(Detected::Ended, &policy);
             return self.decide(&attribution);
         }
         let is_over = self.held(side).is_empty() || !self.gate.waits(side);

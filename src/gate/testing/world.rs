@@ -58,8 +58,9 @@ pub(in crate::gate) fn snapshot(world: World) -> HeldSnapshot {
     let mut config = Config::default();
     config.outbound_traffic_policy.mode = mode;
     let (config, workloads) = (Arc::new(config), Arc::new(Workloads::default()));
-    let (snapshot, problems) = Snapshot::build(1, config, &entries, workloads, &Answers::default());
-    assert!(problems.is_empty(), "{problems:?}");
+    let (snapshot, diagnostics) =
+        Snapshot::build(1, config, &entries, workloads, &Answers::default());
+    assert!(diagnostics.is_empty(), "{diagnostics:?}");
     Rc::new(Arc::new(snapshot))
 }
 

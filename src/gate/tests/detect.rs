@@ -8,7 +8,7 @@ use crate::config::Mode;
 use crate::gate::testing::world::{DESTINATION, TLS, World, snapshot};
 use crate::gate::testing::{Seen, Show, policy};
 use crate::gate::{Gate, Leg};
-use crate::metrics::Recognised;
+use crate::metrics::Detected;
 use crate::relay::Side;
 
 /// A real ClientHello.
@@ -134,8 +134,8 @@ fn a_server_that_answers_early_does_not_end_the_look_at_a_client_that_has_begun(
 
 #[test]
 fn giving_up_opens_the_gate_and_says_why_where_nothing_was_found() {
-    let starts: [(&[u8], Option<Recognised>); 3] = [
-        (b"GE", Some(Recognised::Deadline)),
+    let starts: [(&[u8], Option<Detected>); 3] = [
+        (b"GE", Some(Detected::Deadline)),
         // Their protocol was counted before.
         (b"GET / HTTP/1.1\r\n", None),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", None),
@@ -146,7 +146,7 @@ fn giving_up_opens_the_gate_and_says_why_where_nothing_was_found() {
         show.send(Side::Downstream, bytes);
         assert!(!show.gate.holds_nothing());
         let mut gate = std::mem::take(&mut show.gate);
-        let attribution = gate.give_up(Recognised::Deadline, &policy(&snapshot, Leg::None, 0));
+        let attribution = gate.give_up(Detected::Deadline, &policy(&snapshot, Leg::None, 0));
         assert!(matches!(gate, Gate::Open) && gate.holds_nothing());
         assert_eq!((attribution.found, &attribution.name), (found, &None));
     }
@@ -158,17 +158,17 @@ fn only_an_observed_connection_without_a_protocol_stops_being_observed() {
     for bytes in [&b""[..], b"GE"] {
         let mut show = observed();
         show.send(Side::Downstream, bytes);
-        let found = show.gate.stop_observing(Recognised::Deadline).unwrap().found;
-        assert_eq!(found, Some(Recognised::Deadline));
+        let found = show.gate.stop_observing(Detected::Deadline).unwrap().found;
+        assert_eq!(found, Some(Detected::Deadline));
         assert!(matches!(show.gate, Gate::Open));
-        assert!(show.gate.stop_observing(Recognised::Deadline).is_none(), "once");
+        assert!(show.gate.stop_observing(Detected::Deadline).is_none(), "once");
     }
     let mut http1 = observed();
     http1.send(Side::Downstream, ALLOWED.as_bytes());
     let mut held = show(World::Gated(Mode::AllowAny));
     held.send(Side::Downstream, b"GE");
     for mut show in [http1, held] {
-        assert!(show.gate.stop_observing(Recognised::Deadline).is_none());
+        assert!(show.gate.stop_observing(Detected::Deadline).is_none());
         assert!(!matches!(show.gate, Gate::Open), "and it goes on");
     }
 }

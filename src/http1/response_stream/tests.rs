@@ -5,9 +5,9 @@ use proptest::prelude::*;
 use super::super::HEAD_BYTES_MAX;
 use super::*;
 
-const GET: Asked = Asked { is_head: false, wants_upgrade: false };
-const HEAD: Asked = Asked { is_head: true, wants_upgrade: false };
-const UPGRADE: Asked = Asked { is_head: false, wants_upgrade: true };
+const GET: ExpectedResponse = ExpectedResponse { is_head: false, wants_upgrade: false };
+const HEAD: ExpectedResponse = ExpectedResponse { is_head: true, wants_upgrade: false };
+const UPGRADE: ExpectedResponse = ExpectedResponse { is_head: false, wants_upgrade: true };
 
 /// What was told, pieces of one body joined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ enum Told {
     Unframed(FramingError),
 }
 
-fn stream(asked: &[Asked]) -> ResponseStream {
+fn stream(asked: &[ExpectedResponse]) -> ResponseStream {
     let mut stream = ResponseStream::default();
     for asked in asked {
         stream.asked(*asked, ());
@@ -64,13 +64,13 @@ fn tell_from(stream: &mut ResponseStream, bytes: &[u8], cuts: &[usize]) -> Vec<T
     told
 }
 
-/// What is told of `answer`, whole and byte by byte.
-fn tell(asked: &[Asked], answer: &str) -> Vec<Told> {
-    let bytes = answer.as_bytes();
+/// What is told of `response`, whole and byte by byte.
+fn tell(asked: &[ExpectedResponse], response: &str) -> Vec<Told> {
+    let bytes = response.as_bytes();
     let whole = tell_from(&mut stream(asked), bytes, &[]);
     let each: Vec<usize> = (1..bytes.len()).collect();
     let slowly = tell_from(&mut stream(asked), bytes, &each);
-    assert_eq!(slowly, whole, "{answer:?}, byte by byte");
+    assert_eq!(slowly, whole, "{response:?}, byte by byte");
     whole
 }
 
@@ -122,13 +122,13 @@ fn each_body_ends_where_it_should() {
         ),
         ("HTTP/1.1 200 OK\r\nA: b\r\n c\r\nContent-Length: 0\r\n\r\n", &[ok(NONE)]),
     ];
-    for (answer, told) in table {
-        assert_eq!(tell(&[GET], answer), *told, "{answer:?}");
+    for (response, told) in table {
+        assert_eq!(tell(&[GET], response), *told, "{response:?}");
     }
 }
 
 #[test]
-fn an_answer_that_cannot_be_framed_is_lost_and_then_opaque() {
+fn a_response_that_cannot_be_framed_is_lost_and_then_opaque() {
     let ok = "HTTP/1.1 200 OK\r\n";
     let long = format!("{ok}A: {}", "x".repeat(HEAD_BYTES_MAX));
     let head = |fields: &str| format!("{ok}{fields}\r\n\r\nhi");
@@ -146,9 +146,9 @@ fn an_answer_that_cannot_be_framed_is_lost_and_then_opaque() {
         (head("Content-Length: 2\r\nTransfer-Encoding: chunked"), FramingError::LengthWithCoding),
         ("HTTP/1.1 101 Switching Protocols\r\n\r\nhi".to_owned(), FramingError::UnaskedSwitch),
     ];
-    for (answer, lost) in table {
-        let told = tell_from(&mut stream(&[GET]), answer.as_bytes(), &[]);
-        assert_eq!(told, [Told::Unframed(lost), Told::Opaque(answer.len())], "{lost:?}");
+    for (response, lost) in table {
+        let told = tell_from(&mut stream(&[GET]), response.as_bytes(), &[]);
+        assert_eq!(told, [Told::Unframed(lost), Told::Opaque(response.len())], "{lost:?}");
     }
     let padded = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \r\nhi\r\n0\r\n\r\n";
     assert_eq!(
@@ -162,10 +162,10 @@ fn an_answer_that_cannot_be_framed_is_lost_and_then_opaque() {
 }
 
 #[test]
-fn interim_answers_do_not_answer() {
+fn interim_responses_do_not_end_the_exchange() {
     let hints = "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n";
-    let answers = format!("HTTP/1.1 100 Continue\r\n\r\n{hints}{hints}HTTP/1.1 204 No\r\n\r\n");
-    let turns: Vec<_> = tell(&[GET], &answers)
+    let responses = format!("HTTP/1.1 100 Continue\r\n\r\n{hints}{hints}HTTP/1.1 204 No\r\n\r\n");
+    let turns: Vec<_> = tell(&[GET], &responses)
         .iter()
         .map(|told| match told {
             Told::Head(status, turn, _) => (*status, *turn),
@@ -175,17 +175,17 @@ fn interim_answers_do_not_answer() {
     let interim = |status| (status, Turn::Interim);
     assert_eq!(turns, [interim(100), interim(103), interim(103), (204, Turn::Final)]);
     let mut stream = stream(&[GET]);
-    tell_from(&mut stream, answers.as_bytes(), &[]);
+    tell_from(&mut stream, responses.as_bytes(), &[]);
     assert_eq!(stream.unanswered(), 0);
-    assert_eq!(stream.response_bytes(), answers.len() as u64);
+    assert_eq!(stream.response_bytes(), responses.len() as u64);
 }
 
 #[test]
 fn the_request_decides_whether_a_body_follows() {
     let with_length = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
-    let answers = format!("{with_length}HTTP/1.1 100 C\r\n\r\n{with_length}{with_length}hello");
+    let responses = format!("{with_length}HTTP/1.1 100 C\r\n\r\n{with_length}{with_length}hello");
     assert_eq!(
-        tell(&[HEAD, HEAD, GET], &answers),
+        tell(&[HEAD, HEAD, GET], &responses),
         [
             Told::Head(200, Turn::Final, NONE),
             Told::Head(100, Turn::Interim, NONE),
@@ -222,7 +222,7 @@ fn words_that_nobody_asked_for_are_unasked() {
 fn the_upstreams_end_completes_only_what_has_no_end_of_its_own() {
     let length = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n";
     // The statuses of the responses that are complete then, and the requests that are left.
-    let table: &[(&[Asked], &str, &[u16], usize)] = &[
+    let table: &[(&[ExpectedResponse], &str, &[u16], usize)] = &[
         (&[], "", &[], 0),
         (&[GET], "", &[], 1),
         (&[GET, GET], "", &[], 2),
@@ -237,15 +237,19 @@ fn the_upstreams_end_completes_only_what_has_no_end_of_its_own() {
         (&[GET], "no response", &[], 1),
         (&[UPGRADE], "HTTP/1.1 101 Yes\r\n\r\nhi", &[101], 0),
     ];
-    for (asked, answer, statuses, left) in table {
+    for (asked, response, statuses, left) in table {
         let mut stream = stream(asked);
-        tell_from(&mut stream, answer.as_bytes(), &[]);
+        tell_from(&mut stream, response.as_bytes(), &[]);
         stream.upstream_ended();
         let ended: Vec<_> = std::iter::from_fn(|| stream.pop_ended()).collect();
-        assert_eq!(ended.iter().map(|one| one.status).collect::<Vec<_>>(), *statuses, "{answer:?}");
-        assert_eq!(stream.unanswered(), *left, "{answer:?}");
+        assert_eq!(
+            ended.iter().map(|one| one.status).collect::<Vec<_>>(),
+            *statuses,
+            "{response:?}"
+        );
+        assert_eq!(stream.unanswered(), *left, "{response:?}");
         if let [one] = ended[..] {
-            assert_eq!(one.bytes, answer.len() as u64, "{answer:?}");
+            assert_eq!(one.bytes, response.len() as u64, "{response:?}");
         }
     }
 }
@@ -277,8 +281,8 @@ fn a_full_queue_says_so() {
     assert!(!stream.is_full());
 }
 
-fn answers() -> impl Strategy<Value = Vec<u8>> {
-    let answer = prop_oneof![
+fn responses() -> impl Strategy<Value = Vec<u8>> {
+    let response = prop_oneof![
         "[a-z]{0,20}".prop_map(|b| format!("200 OK\r\nContent-Length: {}\r\n\r\n{b}", b.len())),
         "[a-z]{1,9}".prop_map(|b| {
             format!("200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{:x}\r\n{b}\r\n0\r\n\r\n", b.len())
@@ -288,9 +292,11 @@ fn answers() -> impl Strategy<Value = Vec<u8>> {
         Just("200 OK\r\n\r\nuntil close".to_owned()),
     ];
     let junk = prop::option::weighted(0.3, (any::<prop::sample::Index>(), any::<u8>()));
-    (prop::collection::vec(answer, 1..5), junk).prop_map(|(answers, junk)| {
-        let mut bytes: Vec<u8> =
-            answers.iter().flat_map(|answer| format!("HTTP/1.1 {answer}").into_bytes()).collect();
+    (prop::collection::vec(response, 1..5), junk).prop_map(|(responses, junk)| {
+        let mut bytes: Vec<u8> = responses
+            .iter()
+            .flat_map(|response| format!("HTTP/1.1 {response}").into_bytes())
+            .collect();
         if let Some((at, byte)) = junk {
             let at = at.index(bytes.len());
             bytes[at] = byte;
@@ -302,7 +308,7 @@ fn answers() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn cuts_never_change_what_is_told(
-        bytes in answers(),
+        bytes in responses(),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
     ) {
         let mut cuts: Vec<usize> =

@@ -11,8 +11,8 @@ use super::rules::{check_resolution, is_empty_list, not_acted_on, warn_of_reach,
 use super::{
     Endpoint, EndpointAddress, HostPattern, Origin, Port, Protocol, Resolution, ServiceEntry,
 };
+use crate::diagnostics::{Diagnostic, Diagnostics, Finding};
 use crate::prefix;
-use crate::problem::{Fault, Problem, Report};
 use crate::sniff::Host;
 use crate::yaml::fields::Fields;
 use crate::yaml::{self, Node, Value, values};
@@ -33,33 +33,37 @@ const OTHER_KINDS: [&str; 8] = [
     "WorkloadGroup",
 ];
 
-type Entries = (Vec<ServiceEntry>, Vec<Problem>);
+type Entries = (Vec<ServiceEntry>, Vec<Diagnostic>);
 
-pub(super) fn parse(text: &str, file: &Path) -> Result<Entries, Vec<Problem>> {
-    let mut reader =
-        Reader { file: file.into(), report: Report::new(file), entries: Vec::new(), documents: 0 };
+pub(super) fn parse(text: &str, file: &Path) -> Result<Entries, Vec<Diagnostic>> {
+    let mut reader = Reader {
+        file: file.into(),
+        diagnostics: Diagnostics::new(file),
+        entries: Vec::new(),
+        documents: 0,
+    };
     for document in yaml::documents(text) {
         match document {
             Ok(node) => reader.document(&node),
-            Err(fault) => {
-                reader.report.error(fault);
-                return reader.report.finish(reader.entries);
+            Err(finding) => {
+                reader.diagnostics.error(finding);
+                return reader.diagnostics.finish(reader.entries);
             }
         }
     }
     if reader.documents == 0 {
         // A file that is being rewritten is empty for a moment: that must not read as "no entries".
-        reader.report.error(
-            Fault::whole("the file holds no document")
+        reader.diagnostics.error(
+            Finding::whole("the file holds no document")
                 .fix("remove it, or write `kind: List` with `items: []` to mean no entries"),
         );
     }
-    reader.report.finish(reader.entries)
+    reader.diagnostics.finish(reader.entries)
 }
 
 struct Reader {
     file: Arc<Path>,
-    report: Report,
+    diagnostics: Diagnostics,
     entries: Vec<ServiceEntry>,
     documents: usize,
 }
@@ -75,9 +79,10 @@ impl Reader {
         match kind {
             "List" | "ServiceEntryList" => {
                 let items = node.get("items").map(values::items);
-                match items.unwrap_or_else(|| Err(Fault::at(node.line, "a list without `items`"))) {
+                match items.unwrap_or_else(|| Err(Finding::at(node.line, "a list without `items`")))
+                {
                     Ok(items) => items.iter().for_each(|item| self.item(item)),
-                    Err(fault) => self.report.error(fault),
+                    Err(finding) => self.diagnostics.error(finding),
                 }
             }
             _ => self.resource(node, kind, version),
@@ -96,7 +101,7 @@ impl Reader {
         if both.is_none() {
             let message = "not a resource: `apiVersion` and `kind` are needed";
             let fix = format!("write `apiVersion: {GROUP}v1` and `kind: ServiceEntry`");
-            self.report.error(Fault::at(node.line, message).fix(fix));
+            self.diagnostics.error(Finding::at(node.line, message).fix(fix));
         }
         both
     }
@@ -110,12 +115,12 @@ impl Reader {
             let message = format!("unknown apiVersion `{}`", values::shortened(version));
             let fix = format!("use {GROUP}{}", VERSIONS.join(&format!(" or {GROUP}")));
             let line = node.get("apiVersion").map_or(node.line, |node| node.line);
-            return self.report.error(Fault::at(line, message).fix(fix));
+            return self.diagnostics.error(Finding::at(line, message).fix(fix));
         }
         let origin = Origin { file: Arc::clone(&self.file), line: node.line };
-        let errors = self.report.errors();
-        let entry = service_entry(node, origin, &mut self.report);
-        if self.report.errors() == errors {
+        let errors = self.diagnostics.errors();
+        let entry = service_entry(node, origin, &mut self.diagnostics);
+        if self.diagnostics.errors() == errors {
             self.entries.push(entry);
         }
     }
@@ -129,15 +134,17 @@ impl Reader {
         if istio && !known {
             let line = node.get("kind").map_or(node.line, |node| node.line);
             let message = format!("unknown kind `{kind}` ({version})");
-            return self.report.error(Fault::at(line, message).fix("write `kind: ServiceEntry`"));
+            return self
+                .diagnostics
+                .error(Finding::at(line, message).fix("write `kind: ServiceEntry`"));
         }
         let message = format!("kind {kind} ({version}) is ignored");
         let fix = "Egret acts on ServiceEntry only";
-        self.report.warning(Fault::at(node.line, message).fix(fix));
+        self.diagnostics.warning(Finding::at(node.line, message).fix(fix));
     }
 }
 
-fn service_entry(node: &Node<'_>, origin: Origin, report: &mut Report) -> ServiceEntry {
+fn service_entry(node: &Node<'_>, origin: Origin, diagnostics: &mut Diagnostics) -> ServiceEntry {
     let mut entry = ServiceEntry {
         name: "".into(),
         namespace: "default".into(),
@@ -149,20 +156,20 @@ fn service_entry(node: &Node<'_>, origin: Origin, report: &mut Report) -> Servic
         endpoints: Vec::new(),
         origin,
     };
-    let mut fields = Fields::of(node, "", report);
+    let mut fields = Fields::of(node, "", diagnostics);
     fields.get("apiVersion");
     fields.get("kind");
     match fields.section("metadata") {
         Some(metadata) => read_metadata(&mut entry, metadata),
-        None => fields.report().error(Fault::at(node.line, "there is no `metadata.name`")),
+        None => fields.diagnostics().error(Finding::at(node.line, "there is no `metadata.name`")),
     }
     match fields.section("spec") {
         Some(spec) => read_spec(&mut entry, spec),
-        None => fields.report().error(Fault::at(node.line, "there is no `spec`")),
+        None => fields.diagnostics().error(Finding::at(node.line, "there is no `spec`")),
     }
     if let Some(status) = fields.get("status").and_then(|status| status.get("addresses")) {
         let message = "`status.addresses` (allocated by Istio) is not acted on";
-        fields.report().warning(Fault::at(status.line, message));
+        fields.diagnostics().warning(Finding::at(status.line, message));
     }
     fields.warn_of_others();
     entry
@@ -172,7 +179,9 @@ fn read_metadata(entry: &mut ServiceEntry, mut fields: Fields<'_, '_>) {
     fields.read("name", &mut entry.name, label);
     if entry.name.is_empty() {
         let line = fields.line_of("name");
-        fields.report().error(Fault::at(line, "there is no `metadata.name`").fix("give it one"));
+        fields
+            .diagnostics()
+            .error(Finding::at(line, "there is no `metadata.name`").fix("give it one"));
     }
     fields.read("namespace", &mut entry.namespace, label);
     if let Some(node) = fields.get("creationTimestamp") {
@@ -181,7 +190,7 @@ fn read_metadata(entry: &mut ServiceEntry, mut fields: Fields<'_, '_>) {
         if parsed.is_none() {
             let message = "`metadata.creationTimestamp` is not a time and is ignored";
             let fix = "write it as 2026-01-31T12:00:00Z";
-            fields.report().warning(Fault::at(node.line, message).fix(fix));
+            fields.diagnostics().warning(Finding::at(node.line, message).fix(fix));
         }
     }
     // The rest of the metadata (annotations, labels, uid, managedFields...) is Kubernetes's own.
@@ -191,8 +200,8 @@ fn read_spec(entry: &mut ServiceEntry, mut fields: Fields<'_, '_>) {
     fields.read("hosts", &mut entry.hosts, |node| bounded(node, host));
     if fields.get("hosts").is_none_or(is_empty_list) {
         let line = fields.line_of("hosts");
-        let fault = Fault::at(line, "there are no `spec.hosts`").fix("name at least one host");
-        fields.report().error(fault);
+        let finding = Finding::at(line, "there are no `spec.hosts`").fix("name at least one host");
+        fields.diagnostics().error(finding);
     }
     let mut addresses = Vec::new();
     fields.read("addresses", &mut addresses, |node| bounded(node, prefix::parse));
@@ -210,13 +219,13 @@ fn read_spec(entry: &mut ServiceEntry, mut fields: Fields<'_, '_>) {
     fields.read("resolution", &mut entry.resolution, |node| values::choice(node, &resolutions));
     let mut port_lines = Vec::new();
     for node in list_of(&mut fields, "ports") {
-        if let Some(port) = read_port(entry, node, fields.report()) {
+        if let Some(port) = read_port(entry, node, fields.diagnostics()) {
             entry.ports.push(port);
             port_lines.push(node.line);
         }
     }
     for node in list_of(&mut fields, "endpoints") {
-        read_endpoint(entry, node, fields.report());
+        read_endpoint(entry, node, fields.diagnostics());
     }
     check_resolution(entry, &mut fields);
     warn_of_reach(entry, &port_lines, &mut fields);
@@ -224,9 +233,9 @@ fn read_spec(entry: &mut ServiceEntry, mut fields: Fields<'_, '_>) {
     fields.warn_of_others();
 }
 
-fn read_port(entry: &ServiceEntry, node: &Node<'_>, report: &mut Report) -> Option<Port> {
-    let errors = report.errors();
-    let mut fields = Fields::of(node, "ports[]", report);
+fn read_port(entry: &ServiceEntry, node: &Node<'_>, diagnostics: &mut Diagnostics) -> Option<Port> {
+    let errors = diagnostics.errors();
+    let mut fields = Fields::of(node, "ports[]", diagnostics);
     let (mut number, mut name, mut target) = (None, Box::<str>::from(""), None);
     fields.read("number", &mut number, |node| values::number(node, 1..=u16::MAX).map(Some));
     fields.read("name", &mut name, label);
@@ -238,26 +247,26 @@ fn read_port(entry: &ServiceEntry, node: &Node<'_>, report: &mut Report) -> Opti
         protocol(text).unwrap_or_else(|| {
             let text = values::shortened(text);
             let message = format!("unknown protocol `{text}`: HTTP is detected, all else is TCP");
-            fields.report().warning(Fault::at(node.line, message));
+            fields.diagnostics().warning(Finding::at(node.line, message));
             Protocol::Auto
         })
     });
     if fields.get("number").is_none() || name.is_empty() {
-        let fault = Fault::at(node.line, "a port needs a `number` and a `name`");
-        fields.report().error(fault);
+        let finding = Finding::at(node.line, "a port needs a `number` and a `name`");
+        fields.diagnostics().error(finding);
     }
     fields.warn_of_others();
-    let number = number.filter(|_| report.errors() == errors)?;
+    let number = number.filter(|_| diagnostics.errors() == errors)?;
     if entry.ports.iter().any(|port| port.number == number || port.name == name) {
         let message = format!("port {number} (`{name}`) repeats a number or a name");
-        report.error(Fault::at(node.line, message).fix("both must be unique"));
+        diagnostics.error(Finding::at(node.line, message).fix("both must be unique"));
         return None;
     }
     Some(Port { number, name, protocol, target_port })
 }
 
-fn read_endpoint(entry: &mut ServiceEntry, node: &Node<'_>, report: &mut Report) {
-    let mut fields = Fields::of(node, "endpoints[]", report);
+fn read_endpoint(entry: &mut ServiceEntry, node: &Node<'_>, diagnostics: &mut Diagnostics) {
+    let mut fields = Fields::of(node, "endpoints[]", diagnostics);
     let mut text = "";
     fields.read("address", &mut text, |node| values::text(node));
     let line = fields.line_of("address");
@@ -266,17 +275,17 @@ fn read_endpoint(entry: &mut ServiceEntry, node: &Node<'_>, report: &mut Report)
         Err(fix) => {
             let text = values::shortened(text);
             let message = format!("endpoint `{text}` is not an address to connect to");
-            fields.report().error(Fault::at(line, message).fix(fix));
+            fields.diagnostics().error(Finding::at(line, message).fix(fix));
             None
         }
     };
     if address.is_none() && text.starts_with("unix://") {
         let message = "a unix socket endpoint is not acted on";
-        fields.report().warning(Fault::at(line, message));
+        fields.diagnostics().warning(Finding::at(line, message));
     }
     let mut ports = Vec::new();
     if let Some(own) = fields.get("ports") {
-        ports = endpoint_ports(entry, own, fields.report());
+        ports = endpoint_ports(entry, own, fields.diagnostics());
     }
     for name in ["labels", "network", "locality", "weight", "serviceAccount"] {
         warn_unused(&mut fields, name, "`endpoints[]");
@@ -307,23 +316,23 @@ fn endpoint_address(
 fn endpoint_ports(
     entry: &ServiceEntry,
     node: &Node<'_>,
-    report: &mut Report,
+    diagnostics: &mut Diagnostics,
 ) -> Vec<(Box<str>, u16)> {
     let mut ports = Vec::new();
     let Value::Mapping(numbers) = &node.value else {
         let message = format!("`endpoints[].ports` must be a mapping, not {}", node.kind());
-        report.error(Fault::at(node.line, message).fix("write `port-name: number` lines"));
+        diagnostics.error(Finding::at(node.line, message).fix("write `port-name: number` lines"));
         return ports;
     };
     for (key, node) in numbers {
         if !entry.ports.iter().any(|port| *port.name == *key.name) {
             let name = values::shortened(&key.name);
             let message = format!("the entry has no port named `{name}`");
-            report.error(Fault::at(key.line, message));
+            diagnostics.error(Finding::at(key.line, message));
         }
         match values::number(node, 1..=u16::MAX) {
             Ok(number) => ports.push((key.name.as_ref().into(), number)),
-            Err(fault) => report.error(fault),
+            Err(finding) => diagnostics.error(finding),
         }
     }
     ports
@@ -335,11 +344,11 @@ fn list_of<'n>(fields: &mut Fields<'n, '_>, name: &'static str) -> &'n [Node<'n>
         Ok(items) if items.len() <= ITEMS_MAX || name == "endpoints" => items,
         Ok(_) => {
             let message = format!("`{name}` has more than {ITEMS_MAX} items");
-            fields.report().error(Fault::at(node.line, message));
+            fields.diagnostics().error(Finding::at(node.line, message));
             &[]
         }
-        Err(fault) => {
-            fields.report().error(fault);
+        Err(finding) => {
+            fields.diagnostics().error(finding);
             &[]
         }
     }
@@ -347,11 +356,11 @@ fn list_of<'n>(fields: &mut Fields<'n, '_>, name: &'static str) -> &'n [Node<'n>
 
 fn bounded<'n, T>(
     node: &'n Node<'n>,
-    item: impl FnMut(&'n Node<'n>) -> Result<T, Fault>,
-) -> Result<Vec<T>, Fault> {
+    item: impl FnMut(&'n Node<'n>) -> Result<T, Finding>,
+) -> Result<Vec<T>, Finding> {
     let list = values::list(node, item)?;
     if list.len() > ITEMS_MAX {
-        return Err(Fault::at(node.line, format!("more than {ITEMS_MAX} items")));
+        return Err(Finding::at(node.line, format!("more than {ITEMS_MAX} items")));
     }
     Ok(list)
 }
@@ -368,24 +377,24 @@ fn protocol(text: &str) -> Option<Protocol> {
 }
 
 /// A name that becomes a label: bounded, as DNS bounds it.
-fn label(node: &Node<'_>) -> Result<Box<str>, Fault> {
+fn label(node: &Node<'_>) -> Result<Box<str>, Finding> {
     const BYTES_MAX: usize = 253;
     let text = values::text(node)?;
     if text.is_empty() || text.len() > BYTES_MAX || text.contains(char::is_whitespace) {
         let message = format!("`{}` is not a name", values::shortened(text));
-        return Err(Fault::at(node.line, message));
+        return Err(Finding::at(node.line, message));
     }
     Ok(text.into())
 }
 
-fn host(node: &Node<'_>) -> Result<HostPattern, Fault> {
+fn host(node: &Node<'_>) -> Result<HostPattern, Finding> {
     let text = values::text(node)?;
     if text == "*" {
-        return Err(Fault::at(node.line, "host `*` would match everything")
+        return Err(Finding::at(node.line, "host `*` would match everything")
             .fix("use outboundTrafficPolicy.mode to allow any"));
     }
     HostPattern::parse(text).map_err(|error| {
         let message = format!("host `{}` is not a DNS name: {error}", values::shortened(text));
-        Fault::at(node.line, message).fix("write it as api.example.com or *.example.com")
+        Finding::at(node.line, message).fix("write it as api.example.com or *.example.com")
     })
 }

@@ -4,8 +4,8 @@
 //! says where Egret does less than Istio, or where the entry does more than its author may think.
 
 use super::{ByAddress, Reach, Resolution, ServiceEntry, Unreachable};
+use crate::diagnostics::Finding;
 use crate::prefix;
-use crate::problem::Fault;
 use crate::yaml::fields::Fields;
 use crate::yaml::{Node, values};
 
@@ -16,18 +16,18 @@ pub(super) fn check_resolution(entry: &ServiceEntry, fields: &mut Fields<'_, '_>
         let line = fields.line_of("endpoints");
         let message = "resolution NONE connects to the original destination and takes no endpoints";
         let fix = "remove `endpoints`, or use resolution STATIC";
-        fields.report().error(Fault::at(line, message).fix(fix));
+        fields.diagnostics().error(Finding::at(line, message).fix(fix));
     }
     if fields.get("workloadSelector").is_some() && endpoints {
         let line = fields.line_of("workloadSelector");
         let message = "`endpoints` and `workloadSelector` exclude each other";
-        fields.report().error(Fault::at(line, message).fix("keep one of them"));
+        fields.diagnostics().error(Finding::at(line, message).fix("keep one of them"));
     }
     let cidr = entry.addresses.iter().any(|address| !prefix::is_single(address));
     if resolution == Resolution::Dns && cidr {
         let line = fields.line_of("addresses");
         let message = "a CIDR is allowed with resolution NONE and STATIC only";
-        fields.report().error(Fault::at(line, message).fix("list single addresses"));
+        fields.diagnostics().error(Finding::at(line, message).fix("list single addresses"));
     }
     match resolution {
         Resolution::Dns => check_dns(entry, fields),
@@ -42,13 +42,15 @@ fn check_dns(entry: &ServiceEntry, fields: &mut Fields<'_, '_>) {
         let line = fields.line_of("hosts");
         let message = format!("resolution DNS cannot resolve the wildcard `{host}`");
         let fix = "list names without `*`, or `endpoints`, or use resolution NONE";
-        fields.report().error(Fault::at(line, message).fix(fix));
+        fields.diagnostics().error(Finding::at(line, message).fix(fix));
     }
     let word = fields.get("resolution").and_then(|node| values::text(node).ok());
     if word == Some("DNS_ROUND_ROBIN") && entry.endpoints.len() > 1 {
         let line = fields.line_of("endpoints");
         let message = "resolution DNS_ROUND_ROBIN takes one endpoint at most";
-        fields.report().error(Fault::at(line, message).fix("keep one, or use resolution DNS"));
+        fields
+            .diagnostics()
+            .error(Finding::at(line, message).fix("keep one, or use resolution DNS"));
     }
 }
 
@@ -57,18 +59,18 @@ fn check_dynamic_dns(entry: &ServiceEntry, fields: &mut Fields<'_, '_>) {
         if fields.get(name).is_some_and(|node| !is_empty_list(node)) {
             let line = fields.line_of(name);
             let message = format!("resolution DYNAMIC_DNS takes no {name}");
-            fields.report().error(Fault::at(line, message).fix(format!("remove `{name}`")));
+            fields.diagnostics().error(Finding::at(line, message).fix(format!("remove `{name}`")));
         }
     }
     if let Some(host) = entry.hosts.iter().find(|host| host.exact().is_some()) {
         let line = fields.line_of("hosts");
         let message = format!("resolution DYNAMIC_DNS takes wildcards only, and `{host}` is none");
-        fields.report().error(Fault::at(line, message).fix("use resolution DNS for it"));
+        fields.diagnostics().error(Finding::at(line, message).fix("use resolution DNS for it"));
     }
     let line = fields.line_of("resolution");
     let message = "resolution DYNAMIC_DNS is not acted on: the name is matched, not resolved \
                    again, and connections go to their original destination";
-    fields.report().warning(Fault::at(line, message));
+    fields.diagnostics().warning(Finding::at(line, message));
 }
 
 /// Says what cannot be found, and what is found too easily.
@@ -83,12 +85,12 @@ pub(super) fn warn_of_reach(
         let end = host.to_string();
         let message = format!("host `{host}` matches every name that ends so, whoever owns it");
         let fix = format!("write `*.{}` for the names below that domain", &end[1..]);
-        fields.report().warning(Fault::at(line, message).fix(fix));
+        fields.diagnostics().warning(Finding::at(line, message).fix(fix));
     }
     if fields.get("ports").is_none_or(is_empty_list) {
         let message = format!("{name} has no ports and matches nothing");
         let line = fields.line_of("ports");
-        return fields.report().warning(Fault::at(line, message).fix("add `ports`"));
+        return fields.diagnostics().warning(Finding::at(line, message).fix("add `ports`"));
     }
     let mut no_endpoint = false;
     for (port, line) in entry.ports.iter().zip(port_lines) {
@@ -98,17 +100,17 @@ pub(super) fn warn_of_reach(
                 let message =
                     format!("{name} has no addresses: port {number} matches every address");
                 let fix = "list the service's `addresses`";
-                fields.report().warning(Fault::at(*line, message).fix(fix));
+                fields.diagnostics().warning(Finding::at(*line, message).fix(fix));
             }
             Ok(_) => {}
             Err(Unreachable::Udp) => {
                 let message = format!("{name} port {number} is UDP and matches nothing");
-                fields.report().warning(Fault::at(*line, message));
+                fields.diagnostics().warning(Finding::at(*line, message));
             }
             Err(Unreachable::NoName) => {
                 let message = format!("resolution DYNAMIC_DNS needs HTTP or TLS on port {number}");
                 let fix = "declare its `protocol`, or use another resolution";
-                fields.report().error(Fault::at(*line, message).fix(fix));
+                fields.diagnostics().error(Finding::at(*line, message).fix(fix));
             }
             Err(Unreachable::NoEndpoint) => no_endpoint = true,
         }
@@ -117,7 +119,7 @@ pub(super) fn warn_of_reach(
         let message =
             format!("{name} has resolution STATIC and no usable endpoint: it matches nothing");
         let line = fields.line_of("endpoints");
-        fields.report().warning(Fault::at(line, message).fix("add `endpoints`"));
+        fields.diagnostics().warning(Finding::at(line, message).fix("add `endpoints`"));
     }
 }
 
@@ -129,14 +131,14 @@ pub(super) fn not_acted_on(fields: &mut Fields<'_, '_>) {
     if location.is_some_and(|node| values::text(node) == Ok("MESH_INTERNAL")) {
         let line = fields.line_of("location");
         let message = "`spec.location` MESH_INTERNAL is not acted on: no mutual TLS is added";
-        fields.report().warning(Fault::at(line, message));
+        fields.diagnostics().warning(Finding::at(line, message));
     }
 }
 
 pub(super) fn warn_unused(fields: &mut Fields<'_, '_>, name: &'static str, path: &str) {
     if fields.get(name).is_some() {
         let line = fields.line_of(name);
-        fields.report().warning(Fault::at(line, format!("{path}.{name}` is not acted on")));
+        fields.diagnostics().warning(Finding::at(line, format!("{path}.{name}` is not acted on")));
     }
 }
 

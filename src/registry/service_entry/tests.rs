@@ -3,16 +3,16 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::problem::Severity;
+use crate::diagnostics::Severity;
 
 const HEAD: &str = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\n";
 
-fn parse_text(text: &str) -> Result<(Vec<ServiceEntry>, Vec<Problem>), Vec<Problem>> {
+fn parse_text(text: &str) -> Result<(Vec<ServiceEntry>, Vec<Diagnostic>), Vec<Diagnostic>> {
     parse(text, Path::new("r.yaml"))
 }
 
-fn texts(problems: &[Problem]) -> Vec<String> {
-    problems.iter().map(ToString::to_string).collect()
+fn texts(diagnostics: &[Diagnostic]) -> Vec<String> {
+    diagnostics.iter().map(ToString::to_string).collect()
 }
 
 fn host(text: &str) -> HostPattern {
@@ -24,7 +24,7 @@ fn spec(fields: &[&str]) -> Result<(ServiceEntry, Vec<String>), Vec<String>> {
     let spec: String = fields.iter().map(|field| format!("  {field}\n")).collect();
     match parse_text(&format!("{HEAD}spec:\n{spec}")) {
         Ok((mut entries, warnings)) => Ok((entries.remove(0), texts(&warnings))),
-        Err(problems) => Err(texts(&problems)),
+        Err(diagnostics) => Err(texts(&diagnostics)),
     }
 }
 
@@ -117,8 +117,8 @@ fn several_documents_and_other_kinds_stand_in_one_file() {
 #[test]
 fn a_file_without_documents_is_refused() {
     for text in ["", "# all commented out\n", "---\n---\n"] {
-        let problems = parse_text(text).unwrap_err();
-        assert_eq!(problems[0].message, "the file holds no document", "{text:?}");
+        let diagnostics = parse_text(text).unwrap_err();
+        assert_eq!(diagnostics[0].message, "the file holds no document", "{text:?}");
     }
 }
 
@@ -248,9 +248,9 @@ fn hosts_are_in_the_normal_form_of_names() {
     for bad in ["*", "*.", "**.a", "*..a", "a.*", "", "192.0.2.1", "*.0.2.1", "bücher.example"] {
         assert!(HostPattern::parse(bad).is_err(), "{bad}");
     }
-    let problems = spec(&["hosts: [bücher.example]", "ports: []"]).unwrap_err();
+    let diagnostics = spec(&["hosts: [bücher.example]", "ports: []"]).unwrap_err();
     assert_eq!(
-        problems[0],
+        diagnostics[0],
         "r.yaml:5: error: `spec.hosts`: host `bücher.example` is not a DNS name: the host name is \
          not ASCII; write international labels as xn--; write it as api.example.com or \
          *.example.com"
@@ -348,12 +348,12 @@ fn what_istio_refuses_is_refused_with_its_line() {
             ],
         ),
     ] {
-        let problems = match spec(&fields) {
-            Err(problems) => problems,
+        let diagnostics = match spec(&fields) {
+            Err(diagnostics) => diagnostics,
             Ok(_) => panic!("{fields:?} was accepted"),
         };
-        let errors: Vec<_> = problems.iter().filter(|p| p.contains(": error: ")).collect();
-        assert_eq!(errors.len(), 1, "{fields:?}: {problems:?}");
+        let errors: Vec<_> = diagnostics.iter().filter(|p| p.contains(": error: ")).collect();
+        assert_eq!(errors.len(), 1, "{fields:?}: {diagnostics:?}");
         assert!(errors[0].starts_with(&format!("r.yaml:{line}: ")), "{fields:?}: {errors:?}");
     }
 }
@@ -372,9 +372,9 @@ fn a_half_written_document_is_refused() {
         "- a\n- b\n",
         "text",
     ] {
-        let problems = parse_text(text).unwrap_err();
-        assert!(problems.iter().any(|p| p.severity == Severity::Error), "{text:?}");
-        assert!(problems.iter().all(|p| p.line.is_some()), "{text:?}: {problems:?}");
+        let diagnostics = parse_text(text).unwrap_err();
+        assert!(diagnostics.iter().any(|p| p.severity == Severity::Error), "{text:?}");
+        assert!(diagnostics.iter().all(|p| p.line.is_some()), "{text:?}: {diagnostics:?}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! Positions in the snapshot's services, by what a connection shows.
 //!
-//! Whoever claims something first keeps it, so services are added the oldest entry first. A lookup
+//! The first claim is kept, so services are added the oldest entry first. A lookup
 //! allocates nothing: it costs a hash probe per way to be found, one walk down a prefix tree, and
 //! for a name one probe per label.
 

@@ -74,7 +74,7 @@ pub struct Service {
 }
 
 /// What a service is made of.
-pub(super) struct Of<'a> {
+pub(super) struct ServiceParts<'a> {
     pub(super) entry: &'a ServiceEntry,
     pub(super) port: &'a Port,
     pub(super) host: &'a HostPattern,
@@ -85,8 +85,8 @@ pub(super) struct Of<'a> {
 }
 
 impl Service {
-    pub(super) fn new(of: Of<'_>, answers: &Answers) -> Self {
-        let Of { entry, port, host, cluster, reach, standing } = of;
+    pub(super) fn new(parts: ServiceParts<'_>, answers: &Answers) -> Self {
+        let ServiceParts { entry, port, host, cluster, reach, standing } = parts;
         let (target, resolved_names) = target(entry, port, host, answers);
         let addresses = match reach.by_address {
             ByAddress::Listed => Arc::clone(&entry.addresses),

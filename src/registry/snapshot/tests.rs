@@ -36,7 +36,7 @@ fn entry(name: &str, addresses: &[&str], ports: &[u16]) -> ServiceEntry {
     }
 }
 
-fn build(entries: Vec<ServiceEntry>) -> (Snapshot, Vec<Problem>) {
+fn build(entries: Vec<ServiceEntry>) -> (Snapshot, Vec<Diagnostic>) {
     Snapshot::build(1, Arc::default(), &entries, Arc::default(), &Answers::default())
 }
 
@@ -83,7 +83,7 @@ fn ties_go_to_the_oldest_then_to_the_first_name_and_name_the_loser() {
     ]);
     assert_eq!(found(&snapshot, "192.0.2.1:1").unwrap().0, "ns/c");
     assert_eq!(found(&snapshot, "192.0.2.2:1").unwrap().0, "ns/c");
-    let texts: Vec<&str> = warnings.iter().map(|problem| problem.message.as_str()).collect();
+    let texts: Vec<&str> = warnings.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
     assert_eq!(
         texts,
         [

@@ -4,13 +4,13 @@
 use super::index::Taken;
 use super::service::Service;
 use crate::config::{Names, Unverified};
-use crate::problem::{Fault, PROBLEMS_MAX, Problem, Severity};
+use crate::diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Finding, Severity};
 use crate::registry::service_entry::{ByAddress, Origin, Port, Reach, Resolution, ServiceEntry};
 
 /// The warnings of one snapshot, bounded: an operator reads a few.
 #[derive(Debug, Default)]
 pub(super) struct Warnings {
-    problems: Vec<Problem>,
+    diagnostics: Vec<Diagnostic>,
     left_out: usize,
 }
 
@@ -67,21 +67,21 @@ impl Warnings {
     }
 
     fn add(&mut self, origin: &Origin, message: String, fix: &str) {
-        if self.problems.len() >= PROBLEMS_MAX {
+        if self.diagnostics.len() >= DIAGNOSTICS_MAX {
             self.left_out += 1;
             return;
         }
-        let fault = Fault::at(origin.line, message).fix(fix);
-        self.problems.push(fault.problem(Severity::Warning, &origin.file));
+        let finding = Finding::at(origin.line, message).fix(fix);
+        self.diagnostics.push(finding.diagnostic(Severity::Warning, &origin.file));
     }
 
     /// All of them, with a count of those that were left out.
-    pub(super) fn finish(mut self) -> Vec<Problem> {
-        if let Some(last) = self.problems.last().filter(|_| self.left_out > 0) {
+    pub(super) fn finish(mut self) -> Vec<Diagnostic> {
+        if let Some(last) = self.diagnostics.last().filter(|_| self.left_out > 0) {
             let more = format!("{} more warnings about entries, in all files", self.left_out);
-            let problem = Fault::whole(more).problem(Severity::Warning, &last.file);
-            self.problems.push(problem);
+            let diagnostic = Finding::whole(more).diagnostic(Severity::Warning, &last.file);
+            self.diagnostics.push(diagnostic);
         }
-        self.problems
+        self.diagnostics
     }
 }

@@ -74,7 +74,7 @@ impl Records {
             _ => true,
         };
         match (index, length | u16::from(byte)) {
-            _ if !is_good && self.seen == Seen::Nothing => Err(OpaqueReason::NotRecognised),
+            _ if !is_good && self.seen == Seen::Nothing => Err(OpaqueReason::UnknownProtocol),
             _ if !is_good => Err(OpaqueReason::BadTls),
             (0..3, _) => Ok(Place::Header { index: index + 1, length: 0 }),
             (3, high) => Ok(Place::Header { index: 4, length: high << 8 }),

@@ -213,7 +213,7 @@ impl Kernel for Uring {
         if let Some(mark) = mark {
             socket.set_mark(mark)?;
         }
-        socket.hold_handshake_ack()?;
+        socket.quickack_off()?;
         Ok(socket)
     }
 

@@ -3,7 +3,7 @@
 use super::direction::Source;
 use super::{Account, Connection, Next, Upstream};
 use crate::gate::{Action, Gate, Leg, Note, Outcome, Policy};
-use crate::metrics::{CloseReason, Recognised, ResponseFlags};
+use crate::metrics::{CloseReason, Detected, ResponseFlags};
 use crate::relay::{Side, State};
 use crate::sys::kernel::{Kernel, StreamSocket};
 use crate::worker::context::Context;
@@ -226,12 +226,12 @@ impl<K: Kernel> Connection<K> {
         let counters = &cx.metrics.counters;
         match note {
             Note::Http1Detected => {
-                counters.recognised(Recognised::Http1).add(1);
+                counters.detected(Detected::Http1).add(1);
                 self.account = Account::Requests;
                 self.detected(cx);
             }
             Note::Http2Detected => {
-                counters.recognised(Recognised::Http2).add(1);
+                counters.detected(Detected::Http2).add(1);
                 self.detected(cx);
             }
             Note::UnverifiedName => counters.unverified_names.add(1),
@@ -252,7 +252,7 @@ impl<K: Kernel> Connection<K> {
     pub(super) fn detected(&self, cx: &Context<K>) {
         if self.is_undecided() {
             let bytes = self.directions[Side::Downstream as usize].carried_bytes();
-            cx.metrics.counters.recognising_bytes.sub(u64::from(bytes));
+            cx.metrics.counters.detecting_bytes.sub(u64::from(bytes));
         }
     }
 
@@ -273,7 +273,7 @@ impl<K: Kernel> Connection<K> {
 
     /// No name has come, and none will.
     #[inline(never)]
-    pub(super) fn give_up(&mut self, why: Recognised, cx: &mut Context<K>) -> Next {
+    pub(super) fn give_up(&mut self, why: Detected, cx: &mut Context<K>) -> Next {
         if let Some(wait) = self.directions[Side::Downstream as usize].operation {
             // Nothing is received until there is an upstream connection.
             cx.kernel.cancel(wait, self.key.token(Side::Downstream));

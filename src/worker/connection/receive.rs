@@ -51,7 +51,7 @@ impl<K: Kernel> Connection<K> {
                     direction.held = Held::Buffer(buffer);
                 } else {
                     if let Gate::Detect(_) = self.gate {
-                        cx.metrics.counters.recognising_bytes.add(bytes);
+                        cx.metrics.counters.detecting_bytes.add(bytes);
                     }
                     direction.carry(cx.kernel.pool().bytes(&buffer));
                     cx.kernel.pool_mut().release(buffer);

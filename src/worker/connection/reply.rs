@@ -26,10 +26,10 @@ impl<K: Kernel> Connection<K> {
             }
         }
         self.gate.replied();
-        if !reply.answers.is_empty() {
+        if !reply.answered.is_empty() {
             self.account = Account::Requests;
         }
-        for answered in reply.answers {
+        for answered in reply.answered {
             self.account_answered(answered, reply.flags, cx);
         }
         if let Upstream::Up(_) = self.upstream {

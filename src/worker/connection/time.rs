@@ -3,7 +3,7 @@
 use super::direction::{Held, Receive};
 use super::{Connection, Keepalive, Next, Phase, RESET_WAIT_US, Upstream, Watched};
 use crate::gate::Micros;
-use crate::metrics::{CloseReason, Recognised};
+use crate::metrics::{CloseReason, Detected};
 use crate::relay::{Side, State};
 use crate::sys::kernel::{Kernel, Operation, StreamSocket};
 use crate::worker::KEEPALIVE;
@@ -21,7 +21,7 @@ impl<K: Kernel> Connection<K> {
         let still_us = cx.now.saturating_sub(self.moved_at);
         match (&self.phase, &self.upstream) {
             (Phase::Open, Upstream::Undecided { deadline }) => match *deadline <= cx.now {
-                true => self.give_up(Recognised::Deadline, cx),
+                true => self.give_up(Detected::Deadline, cx),
                 false => Next::Rest,
             },
             (Phase::Open, Upstream::Connecting(connecting)) => {
@@ -60,7 +60,7 @@ impl<K: Kernel> Connection<K> {
         }
         self.keep_upstream_alive();
         if cx.now.saturating_sub(self.accepted_at) >= cx.limits.name_us
-            && let Some(attribution) = self.gate.stop_observing(Recognised::Deadline)
+            && let Some(attribution) = self.gate.stop_observing(Detected::Deadline)
         {
             self.attribute(&attribution, cx);
         }

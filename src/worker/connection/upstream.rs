@@ -236,9 +236,9 @@ impl<K: Kernel> Connection<K> {
     }
 
     /// The handshake's last segment waits no longer.
-    pub(super) fn release_handshake_ack(&self) -> Next {
+    pub(super) fn quickack_on(&self) -> Next {
         if let Some(socket) = &self.ends[Side::Upstream as usize].socket {
-            socket.release_handshake_ack();
+            socket.quickack_on();
         }
         Next::Rest
     }

@@ -13,9 +13,9 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::ring::{StepKernel, View};
 use crate::access_log;
 use crate::admission::Admission;
+use crate::commands::CommandSender;
 use crate::config::{Config, Mode};
 use crate::drain::Drain;
-use crate::mailbox::Mailbox;
 use crate::metrics::MetricsHub;
 use crate::registry::service_entry;
 use crate::registry::snapshot::Answers;
@@ -206,8 +206,8 @@ impl Lab {
         assert!(self.worker.connections.is_empty(), "{:?}", self.worker.connections);
         assert_eq!(self.worker.cx.kernel.pool().free(), usize::from(BUFFERS), "buffers are left");
         assert_eq!(self.worker.cx.metrics.counters.connections_active.get(), 0);
-        assert_eq!(self.worker.cx.metrics.counters.recognising.get(), 0);
-        assert_eq!(self.worker.cx.metrics.counters.recognising_bytes.get(), 0);
+        assert_eq!(self.worker.cx.metrics.counters.detecting.get(), 0);
+        assert_eq!(self.worker.cx.metrics.counters.detecting_bytes.get(), 0);
     }
 }
 
@@ -234,7 +234,7 @@ fn parts(config: Config, registry: &str, listener: Listener) -> Parts<Listener> 
     admission.set_limit(1_000);
     let drain = Drain::default();
     drain.serve();
-    let (_, inbox) = Mailbox::new(Waker::new().unwrap());
+    let (_, inbox) = CommandSender::new(Waker::new().unwrap());
     Parts {
         id: 0,
         listeners: vec![listener],

@@ -194,7 +194,7 @@ fn junk_behind_the_first_request_ends_with_goaway() {
 }
 
 #[test]
-fn nobody_is_being_recognised_after_a_block() {
+fn no_detection_is_left_after_a_block() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = allowed(&server);
     let mut client = proxy.connect(destination());

@@ -320,7 +320,7 @@ fn two_entries_that_claim_a_host_on_a_port_are_named_and_the_older_wins() {
     let mut other_port = younger.clone();
     other_port.ports[0].number = 8443;
     let (snapshot, warnings) = build(vec![younger, older, other_port]);
-    let texts: Vec<&str> = warnings.iter().map(|problem| problem.message.as_str()).collect();
+    let texts: Vec<&str> = warnings.iter().map(|diagnostic| diagnostic.message.as_str()).collect();
     assert_eq!(
         texts,
         [
@@ -497,7 +497,7 @@ proptest! {
             let expected = naive(&tcp, destination, &name(&host), by);
             let found = claimed(&snapshot, &destination.to_string(), by, &host);
             prop_assert_eq!(&found, &expected, "{} {:?} {}", destination, by, host);
-            // Whoever does not wait would have decided the same with the name.
+            // A decision that does not wait is the same with the name.
             if !snapshot.awaits_name(destination) {
                 let without = match snapshot.lookup(destination) {
                     Verdict::Service(service, matched) => Some((service.host.to_string(), matched)),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::mailbox::{CONNECTIONS_PER_ANSWER, ConnectionInfo, ConnectionPage, Request};
+use crate::commands::{CONNECTIONS_PER_PAGE, Command, ConnectionInfo, ConnectionPage};
 use crate::relay::Side;
 use crate::sys::kernel::Kernel;
 use crate::worker::Worker;
@@ -10,18 +10,18 @@ use crate::worker::connection::Connection;
 use crate::worker::token::Target;
 
 impl<K: Kernel> Worker<K> {
-    /// The control plane has asked something.
+    /// The control plane has sent commands.
     pub(super) fn on_commands(&mut self) {
         self.cx.kernel.clear_waker(&self.waker);
-        while let Ok(request) = self.inbox.try_recv() {
-            match request {
-                Request::Connections { from, reply } => {
+        while let Ok(command) = self.inbox.try_recv() {
+            match command {
+                Command::Connections { from, reply } => {
                     // The asker may have gone away.
                     let _ = reply.send(self.page_of_connections(from));
                 }
                 // The turn that this ends looks at the switch.
-                Request::Drain => {}
-                Request::Panic => panic!("asked to panic by the debug endpoint"),
+                Command::Drain => {}
+                Command::Panic => panic!("asked to panic by the debug endpoint"),
             }
         }
         self.cx.kernel.poll_waker(&self.waker, Target::Commands.encode());
@@ -30,7 +30,7 @@ impl<K: Kernel> Worker<K> {
     fn page_of_connections(&self, from: usize) -> ConnectionPage {
         let mut connections = Vec::new();
         for (slot, connection) in self.connections.iter().filter(|(slot, _)| *slot >= from) {
-            if connections.len() == CONNECTIONS_PER_ANSWER {
+            if connections.len() == CONNECTIONS_PER_PAGE {
                 return ConnectionPage { connections, next: Some(slot) };
             }
             connections.push(self.describe(connection));

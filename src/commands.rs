@@ -1,6 +1,6 @@
 //! The control plane's way to ask a worker something, without sharing its connections.
 //!
-//! A request is queued, the worker is woken through its eventfd and answers between two loop turns.
+//! A command is queued, the worker is woken through its eventfd and answers between two loop turns.
 //! Nothing on the data path waits: the queue is unbounded but only the control plane, which waits
 //! for each answer, writes to it.
 
@@ -12,8 +12,8 @@ use crate::sys::waker::Waker;
 
 /// What the control plane may ask.
 #[derive(Debug)]
-pub enum Request {
-    /// Up to [`CONNECTIONS_PER_ANSWER`] connections, from slot `from` on.
+pub enum Command {
+    /// Up to [`CONNECTIONS_PER_PAGE`] connections, from slot `from` on.
     Connections {
         /// The slot to begin with: 0, then [`ConnectionPage::next`].
         from: usize,
@@ -27,7 +27,7 @@ pub enum Request {
 }
 
 /// Connections in one answer: bounds how long a worker is busy with it (about 50 microseconds).
-pub const CONNECTIONS_PER_ANSWER: usize = 256;
+pub const CONNECTIONS_PER_PAGE: usize = 256;
 
 /// A part of a worker's connections.
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ pub struct ConnectionInfo {
     /// `connecting`, `relaying`, `lingering`, `resetting` or `closing`.
     pub phase: &'static str,
     /// Since the accept.
-    #[serde(with = "crate::mailbox::millis")]
+    #[serde(with = "crate::commands::millis")]
     pub age: Duration,
     /// Bytes read from the downstream.
     pub received_bytes: u64,
@@ -73,22 +73,22 @@ pub(crate) mod millis {
 
 /// The control plane's end.
 #[derive(Debug)]
-pub struct Mailbox {
-    sender: Sender<Request>,
+pub struct CommandSender {
+    sender: Sender<Command>,
     waker: Waker,
 }
 
-impl Mailbox {
-    /// A mailbox that wakes its worker through `waker`, and the end that the worker reads.
+impl CommandSender {
+    /// A channel that wakes its worker through `waker`, and the end that the worker reads.
     #[must_use]
-    pub fn new(waker: Waker) -> (Self, Receiver<Request>) {
+    pub fn new(waker: Waker) -> (Self, Receiver<Command>) {
         let (sender, receiver) = channel();
         (Self { sender, waker }, receiver)
     }
 
-    /// Queues `request` and wakes the worker. A worker that has ended drops it.
-    pub fn send(&self, request: Request) {
-        if self.sender.send(request).is_ok() {
+    /// Queues `command` and wakes the worker. A worker that has ended drops it.
+    pub fn send(&self, command: Command) {
+        if self.sender.send(command).is_ok() {
             self.waker.wake();
         }
     }

@@ -1,13 +1,13 @@
 //! What is wrong with a file, where, and what to do about it.
 //!
-//! Everything that reads a file written by a person reports through [`Problem`]: `egret check`
-//! prints them all, `egret run` logs them. A problem never carries data from a connection.
-//! [`Report`] collects the problems of one file and bounds their number.
+//! Everything that reads a file written by a person reports through [`Diagnostic`]: `egret check`
+//! prints them all, `egret run` logs them. A diagnostic never carries data from a connection.
+//! [`Diagnostics`] collects the diagnostics of one file and bounds their number.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Whether the file can be used in spite of the problem.
+/// Whether the file can be used in spite of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
@@ -17,14 +17,14 @@ pub enum Severity {
     Error,
 }
 
-/// One problem in one place of one file.
+/// What is wrong in one place of one file.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Problem {
+pub struct Diagnostic {
     /// Whether the file is still used.
     pub severity: Severity,
     /// The file, as it was named on the command line or in the configuration.
     pub file: PathBuf,
-    /// Line in the file, counted from 1; `None` when the problem is the file itself.
+    /// Line in the file, counted from 1; `None` when it is the file itself.
     pub line: Option<usize>,
     /// What is wrong, in lower case, without a full stop.
     pub message: String,
@@ -32,7 +32,7 @@ pub struct Problem {
     pub fix: String,
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let severity = match self.severity {
             Severity::Warning => "warning",
@@ -50,25 +50,25 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is wrong in one place, before anything knows which file it is or how much it matters.
+/// A diagnostic of which neither the file nor the severity is known yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub struct Finding {
     /// Line, counted from 1; `None` when it is the whole file.
     pub line: Option<usize>,
-    /// As in [`Problem`].
+    /// As in [`Diagnostic`].
     pub message: String,
-    /// As in [`Problem`].
+    /// As in [`Diagnostic`].
     pub fix: String,
 }
 
-impl Fault {
-    /// A fault at `line`.
+impl Finding {
+    /// A finding at `line`.
     #[must_use]
     pub fn at(line: usize, message: impl Into<String>) -> Self {
         Self { line: Some(line), message: message.into(), fix: String::new() }
     }
 
-    /// A fault of the file as a whole.
+    /// A finding of the file as a whole.
     #[must_use]
     pub fn whole(message: impl Into<String>) -> Self {
         Self { line: None, message: message.into(), fix: String::new() }
@@ -81,47 +81,47 @@ impl Fault {
         self
     }
 
-    /// The problem that this is in `file`.
+    /// The diagnostic that this is in `file`.
     #[must_use]
-    pub fn problem(self, severity: Severity, file: &Path) -> Problem {
+    pub fn diagnostic(self, severity: Severity, file: &Path) -> Diagnostic {
         let Self { line, message, fix } = self;
-        Problem { severity, file: file.to_path_buf(), line, message, fix }
+        Diagnostic { severity, file: file.to_path_buf(), line, message, fix }
     }
 }
 
-/// More problems of one severity in one file are counted, not kept: nobody reads them, and a
+/// More diagnostics of one severity in one file are counted, not kept: they are not read, and a
 /// registry of 100 000 entries can hold one in each.
-pub const PROBLEMS_MAX: usize = 1000;
+pub const DIAGNOSTICS_MAX: usize = 1000;
 
-/// The problems of one file, collected while it is read.
+/// The diagnostics of one file, collected while it is read.
 #[derive(Debug)]
-pub struct Report {
+pub struct Diagnostics {
     file: PathBuf,
-    problems: Vec<Problem>,
+    diagnostics: Vec<Diagnostic>,
     warnings: usize,
     errors: usize,
 }
 
-impl Report {
+impl Diagnostics {
     /// An empty report on `file`.
     #[must_use]
     pub fn new(file: &Path) -> Self {
-        Self { file: file.to_path_buf(), problems: Vec::new(), warnings: 0, errors: 0 }
+        Self { file: file.to_path_buf(), diagnostics: Vec::new(), warnings: 0, errors: 0 }
     }
 
     /// Adds an error: the file is refused.
-    pub fn error(&mut self, fault: Fault) {
+    pub fn error(&mut self, finding: Finding) {
         self.errors += 1;
-        if self.errors <= PROBLEMS_MAX {
-            self.problems.push(fault.problem(Severity::Error, &self.file));
+        if self.errors <= DIAGNOSTICS_MAX {
+            self.diagnostics.push(finding.diagnostic(Severity::Error, &self.file));
         }
     }
 
     /// Adds a warning: the file is used.
-    pub fn warning(&mut self, fault: Fault) {
+    pub fn warning(&mut self, finding: Finding) {
         self.warnings += 1;
-        if self.warnings <= PROBLEMS_MAX {
-            self.problems.push(fault.problem(Severity::Warning, &self.file));
+        if self.warnings <= DIAGNOSTICS_MAX {
+            self.diagnostics.push(finding.diagnostic(Severity::Warning, &self.file));
         }
     }
 
@@ -131,21 +131,21 @@ impl Report {
         self.errors
     }
 
-    /// `value` and the warnings, or every problem if one of them is an error; in the order of the
-    /// file.
+    /// `value` and the warnings, or every diagnostic if one of them is an error; in the order of
+    /// the file.
     ///
     /// # Errors
-    /// All problems, warnings included, when the file is refused.
-    pub fn finish<T>(mut self, value: T) -> Result<(T, Vec<Problem>), Vec<Problem>> {
-        self.problems.sort_by_key(|problem| problem.line);
+    /// All diagnostics, warnings included, when the file is refused.
+    pub fn finish<T>(mut self, value: T) -> Result<(T, Vec<Diagnostic>), Vec<Diagnostic>> {
+        self.diagnostics.sort_by_key(|diagnostic| diagnostic.line);
         let counts = [(Severity::Error, self.errors), (Severity::Warning, self.warnings)];
         for (severity, count) in counts {
-            if count > PROBLEMS_MAX {
-                let message = format!("{} more problems of this kind", count - PROBLEMS_MAX);
-                self.problems.push(Fault::whole(message).problem(severity, &self.file));
+            if count > DIAGNOSTICS_MAX {
+                let message = format!("{} more problems of this kind", count - DIAGNOSTICS_MAX);
+                self.diagnostics.push(Finding::whole(message).diagnostic(severity, &self.file));
             }
         }
-        if self.errors == 0 { Ok((value, self.problems)) } else { Err(self.problems) }
+        if self.errors == 0 { Ok((value, self.diagnostics)) } else { Err(self.diagnostics) }
     }
 }
 
@@ -155,14 +155,14 @@ mod tests {
 
     #[test]
     fn a_flood_of_warnings_is_counted_and_does_not_hide_an_error() {
-        let mut report = Report::new(Path::new("a.yaml"));
-        for line in 1..=PROBLEMS_MAX + 5 {
-            report.warning(Fault::at(line, "noise"));
+        let mut diagnostics = Diagnostics::new(Path::new("a.yaml"));
+        for line in 1..=DIAGNOSTICS_MAX + 5 {
+            diagnostics.warning(Finding::at(line, "noise"));
         }
-        report.error(Fault::at(7, "wrong").fix("mend it"));
-        let problems = report.finish(()).unwrap_err();
-        let texts: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        assert_eq!(texts.len(), PROBLEMS_MAX + 2);
+        diagnostics.error(Finding::at(7, "wrong").fix("mend it"));
+        let diagnostics = diagnostics.finish(()).unwrap_err();
+        let texts: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.len(), DIAGNOSTICS_MAX + 2);
         assert!(texts.contains(&"a.yaml:7: error: wrong; mend it".to_owned()));
         assert_eq!(texts.last().unwrap(), "a.yaml: warning: 5 more problems of this kind");
     }

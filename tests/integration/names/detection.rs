@@ -101,7 +101,7 @@ fn waiting(deadline_ms: u32) -> (Proxy, TcpListener) {
 }
 
 #[test]
-fn whoever_stops_after_one_byte_is_decided_at_the_deadline() {
+fn a_client_that_stops_after_one_byte_is_decided_at_the_deadline() {
     let (proxy, server) = waiting(300);
     let began = Instant::now();
     let mut client = proxy.connect(server.local_addr().unwrap());
@@ -235,7 +235,7 @@ fn an_end_within_a_head_is_decided_by_the_address() {
 }
 
 #[test]
-fn nobody_is_being_recognised_after_an_alert() {
+fn no_detection_is_left_after_an_alert() {
     let mode = Mode::RegistryOnly;
     let proxy = Proxy::start(Setup { mode, tls_alert: true, ..Setup::default() });
     let mut client = proxy.connect(destination());
