@@ -5,8 +5,9 @@
 //! the moment: the snapshot, who asks for what, and whether an upstream connection exists.
 //!
 //! ```text
-//!            +--- TLS with a name, or no protocol that is known ---> Open
-//!  Detect ---+--- HTTP/1 ---> Http1 --- cannot be followed ---> Open
+//!            +--- no name, or no protocol that is known ---> Open
+//!  Detect ---+--- TLS with a name ---> Tls --- no other name can come ---> Open
+//!            +--- HTTP/1 ---> Http1 --- cannot be followed ---> Open
 //!            +--- HTTP/2 ---> Http2
 //! ```
 //!
@@ -26,6 +27,7 @@ mod http2;
 mod outcome;
 mod reply;
 mod route;
+mod tls;
 
 #[cfg(any(test, feature = "internals"))]
 pub mod fuzzing;
@@ -52,6 +54,7 @@ pub(crate) use reply::{
     Answered, AnsweredBy, Exchange, Logged, Malformed, Reply, TLS_ACCESS_DENIED,
 };
 pub(crate) use route::{Asker, Route, RouteAction, Routes};
+pub(crate) use tls::Tls;
 
 /// Microseconds since the worker began.
 pub(crate) type Micros = u64;
@@ -68,6 +71,8 @@ pub(crate) enum Gate {
     Open,
     /// The first bytes tell the protocol.
     Detect(Detect),
+    /// TLS, in which another name may come.
+    Tls(Box<Tls>),
     /// Requests and responses of HTTP/1.
     Http1(Box<Http1>),
     /// Frames of HTTP/2.
@@ -92,6 +97,13 @@ impl Gate {
                 Err(unfollowed) => return self.unfollow(unfollowed),
             },
             Self::Http2(http) => return http.inspect(side, bytes, policy),
+            Self::Tls(tls) => {
+                let watched = match side {
+                    Side::Downstream => tls.requested(bytes),
+                    Side::Upstream => tls.responded(bytes),
+                };
+                return self.watch(watched, bytes.len());
+            }
             Self::Detect(detect) => detect.inspect(side, bytes, policy, tables),
         };
         match found {
@@ -99,6 +111,10 @@ impl Gate {
             detect::Found::Labels(action) => {
                 *self = Self::Open;
                 Outcome::Act(action)
+            }
+            detect::Found::Tls(tls, decide) => {
+                *self = Self::Tls(tls);
+                Outcome::Act(decide)
             }
             detect::Found::Http1(http) => {
                 *self = Self::Http1(http);
@@ -111,6 +127,16 @@ impl Gate {
         }
     }
 
+    fn watch(&mut self, watched: tls::Watched, length: usize) -> Outcome {
+        match watched {
+            tls::Watched::Outcome(outcome) => outcome,
+            tls::Watched::Over => {
+                *self = Self::Open;
+                Outcome::Pass(length)
+            }
+        }
+    }
+
     fn unfollow(&mut self, why: http1::Unreadable) -> Outcome {
         let http1::Unreadable { refusal, unframed } = why;
         match std::mem::take(self) {
@@ -118,7 +144,7 @@ impl Gate {
                 let unfollowed = Unfollowed { requests, refusal, unframed };
                 Outcome::Act(Action::Unfollow(Box::new(unfollowed)))
             }
-            other @ (Self::Open | Self::Detect(_) | Self::Http2(_)) => {
+            other @ (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_)) => {
                 *self = other;
                 Outcome::Hold
             }
@@ -130,7 +156,7 @@ impl Gate {
         match (self, side) {
             (Self::Http2(http), Side::Downstream) => http.dropped(),
             (Self::Http2(_), Side::Upstream)
-            | (Self::Open | Self::Detect(_) | Self::Http1(_), _) => {}
+            | (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http1(_), _) => {}
         }
     }
 
@@ -163,7 +189,7 @@ impl Gate {
     pub(crate) fn take_attribution(&mut self) -> Option<Box<Attribution>> {
         match self {
             Self::Http2(http) => http.take_attribution(),
-            Self::Open | Self::Detect(_) | Self::Http1(_) => None,
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http1(_) => None,
         }
     }
 
@@ -171,7 +197,7 @@ impl Gate {
     pub(crate) fn leg_replaced(&mut self) {
         match self {
             Self::Http1(http) => http.leg_replaced(),
-            Self::Open | Self::Detect(_) | Self::Http2(_) => {}
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => {}
         }
     }
 
@@ -186,7 +212,7 @@ impl Gate {
         match self {
             Self::Http1(http) => http.unreachable(held, policy, flags, reason),
             Self::Http2(http) => http.unreachable(held, policy, flags, reason),
-            Self::Open | Self::Detect(_) => None,
+            Self::Open | Self::Detect(_) | Self::Tls(_) => None,
         }
     }
 
@@ -194,7 +220,7 @@ impl Gate {
     pub(crate) fn replied(&mut self) {
         match self {
             Self::Http1(http) => http.replied(),
-            Self::Open | Self::Detect(_) | Self::Http2(_) => {}
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => {}
         }
     }
 
@@ -203,7 +229,7 @@ impl Gate {
         match (self, side) {
             (Self::Http1(http), Side::Upstream) => http.upstream_ended(),
             (Self::Http1(_), Side::Downstream)
-            | (Self::Open | Self::Detect(_) | Self::Http2(_), _) => {}
+            | (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_), _) => {}
         }
     }
 
@@ -212,7 +238,7 @@ impl Gate {
     pub(crate) fn end_responses(&mut self) -> bool {
         match self {
             Self::Http1(http) => http.end_responses(),
-            Self::Open | Self::Detect(_) | Self::Http2(_) => false,
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => false,
         }
     }
 
@@ -220,7 +246,7 @@ impl Gate {
     pub(crate) fn is_between_exchanges(&self) -> bool {
         match self {
             Self::Http1(http) => http.is_between_exchanges(),
-            Self::Open | Self::Detect(_) | Self::Http2(_) => false,
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => false,
         }
     }
 
@@ -230,7 +256,7 @@ impl Gate {
             (Self::Http1(http), Side::Downstream) => http.waits(),
             (Self::Http2(http), Side::Downstream) => http.waits(),
             (Self::Http1(_) | Self::Http2(_), Side::Upstream)
-            | (Self::Open | Self::Detect(_), _) => false,
+            | (Self::Open | Self::Detect(_) | Self::Tls(_), _) => false,
         }
     }
 
@@ -238,7 +264,7 @@ impl Gate {
     pub(crate) fn is_unframed(&self) -> bool {
         match self {
             Self::Http1(http) => http.is_unframed(),
-            Self::Open | Self::Detect(_) | Self::Http2(_) => false,
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => false,
         }
     }
 
@@ -246,7 +272,7 @@ impl Gate {
     pub(crate) fn is_between_requests(&self) -> bool {
         match self {
             Self::Http1(http) => http.is_between_requests(),
-            Self::Open | Self::Detect(_) | Self::Http2(_) => false,
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => false,
         }
     }
 
@@ -256,7 +282,7 @@ impl Gate {
             Self::Open => true,
             Self::Detect(detect) => detect.is_observing(),
             Self::Http1(http) => http.is_observing(),
-            Self::Http2(_) => false,
+            Self::Http2(_) | Self::Tls(_) => false,
         }
     }
 
@@ -265,7 +291,7 @@ impl Gate {
         match self {
             Self::Open => u64::MAX,
             Self::Http1(http) => http.unseen(side),
-            Self::Detect(_) | Self::Http2(_) => 0,
+            Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => 0,
         }
     }
 
@@ -273,7 +299,7 @@ impl Gate {
     pub(crate) fn skipped(&mut self, side: Side, bytes: u64) {
         match self {
             Self::Http1(http) => http.skipped(side, bytes),
-            Self::Open | Self::Detect(_) | Self::Http2(_) => {}
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => {}
         }
     }
 
@@ -281,7 +307,7 @@ impl Gate {
     pub(crate) fn pop_ended(&mut self) -> Option<Answered> {
         match self {
             Self::Http1(http) => http.pop_ended(),
-            Self::Open | Self::Detect(_) | Self::Http2(_) => None,
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => None,
         }
     }
 
@@ -289,7 +315,7 @@ impl Gate {
     pub(crate) fn pop_unanswered(&mut self, now: Micros) -> Option<Answered> {
         match self {
             Self::Http1(http) => http.pop_unanswered(now),
-            Self::Open | Self::Detect(_) | Self::Http2(_) => None,
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => None,
         }
     }
 
@@ -297,7 +323,7 @@ impl Gate {
     pub(crate) fn route(&self) -> Option<&Rc<Route>> {
         match self {
             Self::Http1(http) => http.route(),
-            Self::Open | Self::Detect(_) | Self::Http2(_) => None,
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => None,
         }
     }
 
@@ -305,7 +331,7 @@ impl Gate {
     pub(crate) fn protocol(&self) -> Protocol {
         match self {
             Self::Http2(_) => Protocol::Http2,
-            Self::Open | Self::Detect(_) | Self::Http1(_) => Protocol::Tcp,
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http1(_) => Protocol::Tcp,
         }
     }
 }

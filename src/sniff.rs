@@ -14,9 +14,11 @@
 pub mod client_hello;
 mod first_line;
 pub mod name;
+mod server_hello;
 
-pub use client_hello::{ClientHello, Sni};
+pub use client_hello::{ClientHello, Follows, Sni};
 pub use name::{Authority, Host, Name, NameError};
+pub use server_hello::{Retry, ServerHelloReader};
 
 use client_hello::ClientHelloReader;
 use first_line::FirstLine;
@@ -27,7 +29,7 @@ use first_line::FirstLine;
 pub const SNIFF_BYTES_MAX: usize = 20 * 1024;
 
 /// The first byte of a TLS record that holds a handshake message.
-const TLS_HANDSHAKE: u8 = 22;
+pub(crate) const TLS_HANDSHAKE: u8 = 22;
 
 /// What the bytes so far are.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::rc::Rc;
 
 use super::{
     Action, Asker, Attribution, DecidedBy, HeldSnapshot, Http1, Http2, Mode, Outcome, Policy,
-    Route, Tables,
+    Route, Tables, Tls,
 };
 use crate::access_log::Protocol;
 use crate::http2::{FrameStep, PREFACE, RequestFrames};
@@ -27,6 +27,15 @@ pub(crate) struct Detect {
     decided: Option<HeldSnapshot>,
     /// Once a first piece has not been enough.
     begun: Option<Box<Begun>>,
+    first: FirstSpeaker,
+}
+
+/// Who has sent the first bytes that were seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FirstSpeaker {
+    Workload,
+    /// Servers of HTTP/2 do that, too: what the workload replies tells the protocol.
+    Server,
 }
 
 #[derive(Debug, Default)]
@@ -48,6 +57,8 @@ pub(super) enum Found {
     Labels(Action),
     Http1(Box<Http1>),
     Http2(Box<Http2>),
+    /// TLS with a name, which decides.
+    Tls(Box<Tls>, Action),
 }
 
 /// What the bytes of an observed connection are.
@@ -64,12 +75,12 @@ enum Seen {
 impl Detect {
     /// The bytes are held: a name can decide.
     pub(crate) fn held() -> Self {
-        Self { decided: None, begun: None }
+        Self { decided: None, begun: None, first: FirstSpeaker::Workload }
     }
 
     /// The bytes pass: the address has decided, by this snapshot.
     pub(crate) fn observed(snapshot: HeldSnapshot) -> Self {
-        Self { decided: Some(snapshot), begun: None }
+        Self { decided: Some(snapshot), begun: None, first: FirstSpeaker::Workload }
     }
 
     pub(super) fn is_observing(&self) -> bool {
@@ -88,15 +99,12 @@ impl Detect {
             // There is no upstream yet.
             (None, Side::Upstream) => Found::Nothing(Outcome::Hold),
             (Some(_), Side::Downstream) => self.observe(bytes, policy, tables),
-            (Some(_), Side::Upstream) => match self.begun {
-                // The server speaks first: the workload's first bytes will be its reply.
-                None => self
-                    .nameless(Detected::ServerFirst)
-                    .map_or(Found::Nothing(Outcome::Pass(bytes.len())), |attribution| {
-                        Found::Labels(Action::Attribute(attribution))
-                    }),
-                Some(_) => Found::Nothing(Outcome::Pass(bytes.len())),
-            },
+            (Some(_), Side::Upstream) => {
+                if self.begun.is_none() {
+                    self.first = FirstSpeaker::Server;
+                }
+                Found::Nothing(Outcome::Pass(bytes.len()))
+            }
         }
     }
 
@@ -113,13 +121,21 @@ impl Detect {
             Sniff::Tls(hello) => (name_of(hello), Protocol::Tls, Detected::Tls),
             Sniff::Opaque(reason) => (Ok(None), Protocol::Tcp, Detected::from(*reason)),
         };
-        Found::Labels(Action::Decide(attribution(
+        let watch = match (&name, sniff) {
+            (Ok(Some(name)), Sniff::Tls(hello)) => Some(Tls::new(name.clone(), hello)),
+            _ => None,
+        };
+        let decide = Action::Decide(attribution(
             Rc::clone(policy.snapshot),
             DecidedBy::Name,
             name.map(|name| name.map(|name| (name, NameSource::Sni))),
             protocol,
             found,
-        )))
+        ));
+        match watch {
+            Some(watch) => Found::Tls(Box::new(watch), decide),
+            None => Found::Labels(decide),
+        }
     }
 
     fn observe(&mut self, bytes: &[u8], policy: &Policy<'_>, tables: &mut Tables) -> Found {
@@ -150,6 +166,10 @@ impl Detect {
                 let name = Ok(name.map(|name| (name, NameSource::Host)));
                 labels(name, Protocol::Http2, Detected::Http2)
             }
+            // The server spoke the first word of a protocol in which that is its part: FTP, SMTP.
+            Seen::Opaque(_) | Seen::Http1(_) if self.first == FirstSpeaker::Server => {
+                Found::Labels(Action::AttributeNameless(Rc::clone(snapshot), Detected::ServerFirst))
+            }
             Seen::Opaque(reason) => Found::Labels(Action::AttributeNameless(
                 Rc::clone(snapshot),
                 Detected::from(reason),
@@ -172,6 +192,10 @@ impl Detect {
     /// An observed connection shows no name, for this reason.
     pub(super) fn nameless(&self, why: Detected) -> Option<Box<Attribution>> {
         let snapshot = Rc::clone(self.decided.as_ref()?);
+        let why = match self.first {
+            FirstSpeaker::Server => Detected::ServerFirst,
+            FirstSpeaker::Workload => why,
+        };
         Some(attribution(snapshot, DecidedBy::Address, Ok(None), Protocol::Tcp, why))
     }
 }

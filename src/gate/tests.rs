@@ -6,3 +6,4 @@ mod functions;
 mod http1;
 mod http2;
 mod model;
+mod tls;

@@ -34,6 +34,20 @@ const NAME_TYPE_HOST: u8 = 0;
 pub struct ClientHello {
     /// The server's name; with ECH the outer one.
     pub sni: Sni,
+    /// How many of the connection's bytes it takes, with the headers of its records.
+    pub wire_bytes: usize,
+    /// What follows it.
+    pub follows: Follows,
+}
+
+/// What stands behind a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Follows {
+    /// Its last record ends with it.
+    #[default]
+    Record,
+    /// Another message, or a part of one, in the same record.
+    Message,
 }
 
 /// The server name indication (RFC 6066 3).
@@ -54,6 +68,8 @@ pub enum Sni {
 #[derive(Debug)]
 pub(super) struct ClientHelloReader {
     records: Records,
+    /// Bytes of the connection that were read.
+    read_bytes: usize,
     step: Step,
     /// Bytes of the present step that have not come.
     step_left: u32,
@@ -90,8 +106,8 @@ enum Step {
 
 /// Where reading ends.
 enum End {
-    /// The message is complete.
-    Complete,
+    /// The message is complete. So many bytes of the payload are behind it.
+    Complete { behind: usize },
     /// It cannot be, or is not wanted.
     Opaque(OpaqueReason),
 }
@@ -102,6 +118,7 @@ impl Default for ClientHelloReader {
     fn default() -> Self {
         Self {
             records: Records::default(),
+            read_bytes: 0,
             step: Step::MessageHeader,
             step_left: 4,
             message_left: 0,
@@ -118,7 +135,13 @@ impl ClientHelloReader {
     pub(super) fn feed(&mut self, bytes: &[u8]) -> Sniff {
         match self.records(bytes) {
             Ok(()) => Sniff::NeedMore,
-            Err(End::Complete) => Sniff::Tls(std::mem::take(&mut self.hello)),
+            Err(End::Complete { behind }) => {
+                self.hello.wire_bytes = self.read_bytes - behind;
+                if behind > 0 || self.records.is_within_payload() {
+                    self.hello.follows = Follows::Message;
+                }
+                Sniff::Tls(std::mem::take(&mut self.hello))
+            }
             Err(End::Opaque(reason)) => Sniff::Opaque(reason),
         }
     }
@@ -126,6 +149,7 @@ impl ClientHelloReader {
     fn records(&mut self, mut bytes: &[u8]) -> Result<(), End> {
         while !bytes.is_empty() {
             let (payload, rest) = self.records.split(bytes).map_err(End::Opaque)?;
+            self.read_bytes += bytes.len() - rest.len();
             self.message(payload)?;
             bytes = rest;
         }
@@ -136,7 +160,7 @@ impl ClientHelloReader {
     fn message(&mut self, mut bytes: &[u8]) -> Result<(), End> {
         loop {
             while self.step_left == 0 {
-                self.complete_step()?;
+                self.complete_step(bytes.len())?;
             }
             if bytes.is_empty() {
                 return Ok(());
@@ -165,7 +189,8 @@ impl ClientHelloReader {
         }
     }
 
-    fn complete_step(&mut self) -> Result<(), End> {
+    /// The present step is complete, `behind` bytes before the end of what has come of the payload.
+    fn complete_step(&mut self, behind: usize) -> Result<(), End> {
         let number = std::mem::take(&mut self.number);
         match self.step {
             Step::MessageHeader => self.begin_message(number),
@@ -178,15 +203,15 @@ impl ClientHelloReader {
             Step::Suites => self.begin(Step::CompressionsLength, 1),
             Step::CompressionsLength if number >= 1 => self.begin(Step::Compressions, number),
             // TLS 1.2 and before may end here.
-            Step::Compressions if self.message_left == 0 => Err(End::Complete),
+            Step::Compressions if self.message_left == 0 => Err(End::Complete { behind }),
             Step::Compressions => self.begin(Step::ExtensionsLength, 2),
-            Step::ExtensionsLength if number == self.message_left => self.next_extension(),
+            Step::ExtensionsLength if number == self.message_left => self.next_extension(behind),
             Step::ExtensionHeader => self.begin_extension(number >> 16, number & 0xffff),
             Step::ServerName => {
                 self.hello.sni = server_name(&self.collected).ok_or(BAD_TLS)?;
-                self.next_extension()
+                self.next_extension(behind)
             }
-            Step::OtherExtension => self.next_extension(),
+            Step::OtherExtension => self.next_extension(behind),
             Step::SessionIdLength
             | Step::SuitesLength
             | Step::CompressionsLength
@@ -214,9 +239,9 @@ impl ClientHelloReader {
         self.begin(Step::Preamble, 34)
     }
 
-    fn next_extension(&mut self) -> Result<(), End> {
+    fn next_extension(&mut self, behind: usize) -> Result<(), End> {
         match self.message_left {
-            0 => Err(End::Complete),
+            0 => Err(End::Complete { behind }),
             _ => self.begin(Step::ExtensionHeader, 4),
         }
     }

@@ -157,7 +157,9 @@ fn a_hello_in_records_of_any_size_gives_the_same_answer() {
         let message = unrecorded(wire);
         for payload_bytes in 1..message.len() {
             let cut = records(&message, payload_bytes);
-            assert_eq!(sniff(&cut), sniff(wire), "{client}: records of {payload_bytes} bytes");
+            let expected = ClientHello { wire_bytes: cut.len(), ..hello_of(sniff(wire)) };
+            let hello = hello_of(sniff(&cut));
+            assert_eq!(hello, expected, "{client}: records of {payload_bytes} bytes");
         }
     }
 }
@@ -275,7 +277,23 @@ fn a_hello_without_extensions_has_no_name() {
     body.extend([7; 32]);
     body.extend([0, 0, 2, 0, 47, 1, 0]);
     let hello = hello_of(sniff(&records(&message(1, &body), 9_999)));
-    assert_eq!(hello, ClientHello::default());
+    assert_eq!(hello, ClientHello { wire_bytes: 50, ..ClientHello::default() });
+}
+
+#[test]
+fn what_stands_behind_a_hello_in_its_record_is_told() {
+    for (client, wire) in REAL {
+        let message = unrecorded(wire);
+        let longer = records(&[&message[..], b"x"].concat(), 9_999);
+        let expected = ClientHello {
+            wire_bytes: longer.len() - 1,
+            follows: Follows::Message,
+            ..hello_of(sniff(wire))
+        };
+        for cut in 1..longer.len() {
+            assert_eq!(hello_of(sniff_cut(&longer, &[cut])), expected, "{client}: cut at {cut}");
+        }
+    }
 }
 
 #[test]

@@ -34,7 +34,7 @@ pub(crate) fn client_hello(bytes: &[u8]) {
         }
     }
     assert_eq!(*whole.answer(), answer, "a cut changed the answer");
-    if let Sniff::Tls(ClientHello { sni: Sni::Name(name) }) = &answer {
+    if let Sniff::Tls(ClientHello { sni: Sni::Name(name), .. }) = &answer {
         is_normal(name);
     }
 }

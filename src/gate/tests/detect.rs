@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use super::http1::ALLOWED;
+use super::http2::{PREFACE, SETTINGS, get};
 use crate::config::Mode;
 use crate::gate::testing::world::{DESTINATION, TLS, World, snapshot};
 use crate::gate::testing::{Seen, Show, policy};
@@ -46,9 +47,10 @@ fn a_client_hello_cut_at_every_byte_is_decided_alike_and_passes_unchanged() {
             show.send(Side::Downstream, &hello[cut..]);
             assert_eq!(show.seen.upstreams, [(TLS, hello.clone())], "{name} cut at {cut}");
             show.send(Side::Upstream, b"server hello");
-            show.send(Side::Downstream, b"then");
+            let record = b"\x17\x03\x03\0\x04then";
+            show.send(Side::Downstream, record);
             let seen = show.close();
-            assert_eq!(seen.upstreams, [(TLS, [&hello[..], b"then"].concat())]);
+            assert_eq!(seen.upstreams, [(TLS, [&hello[..], record].concat())]);
             assert_eq!(seen.client, b"server hello");
             assert_eq!(seen.accounted.len(), 1, "{:?}", seen.accounted);
             assert!(seen.accounted[0].contains(".example.com"), "{:?}", seen.accounted);
@@ -110,15 +112,27 @@ fn an_observed_connection_passes_every_byte_as_it_comes() {
 }
 
 #[test]
-fn a_server_that_speaks_first_settles_an_observed_connection() {
-    let mut show = show(World::Observed(Mode::AllowAny));
-    show.send(Side::Upstream, b"220 ready\r\n");
-    assert_eq!(show.seen.accounted, ["Address None Tcp Some(ServerFirst) None"]);
-    show.send(Side::Downstream, ALLOWED.as_bytes());
-    assert_eq!(show.seen.client, b"220 ready\r\n");
-    assert_eq!(show.seen.upstreams, [(DESTINATION, ALLOWED.into())]);
-    assert!(matches!(show.gate, Gate::Open));
-    assert_eq!(show.close().accounted.len(), 1);
+fn behind_a_server_that_speaks_first_the_reply_tells_the_protocol() {
+    let http2 = [PREFACE, &SETTINGS, &get(1, "a.example")].concat();
+    let server_first = "Address None Tcp Some(ServerFirst) None";
+    // The last one is never known to be anything.
+    let replies: [(&[u8], &str); 5] = [
+        (&http2, "Address Some((\"a.example\", Host)) Http2 Some(Http2) None"),
+        (&hello("curl_h2"), "Address Some((\"www.example.com\", Sni)) Tls Some(Tls) None"),
+        (b"EHLO x\r\n", server_first),
+        (ALLOWED.as_bytes(), server_first),
+        (b"PRI", server_first),
+    ];
+    for (reply, expected) in replies {
+        let mut show = show(World::Observed(Mode::AllowAny));
+        show.send(Side::Upstream, b"220 ready\r\n");
+        assert!(show.gate.holds_nothing());
+        reply.chunks(7).for_each(|piece| show.send(Side::Downstream, piece));
+        let seen = show.close();
+        assert_eq!(seen.client, b"220 ready\r\n");
+        assert_eq!(seen.upstreams, [(DESTINATION, reply.to_vec())]);
+        assert_eq!(seen.accounted, [expected]);
+    }
 }
 
 #[test]

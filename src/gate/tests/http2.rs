@@ -14,7 +14,7 @@ pub(super) const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
 
 /// HEADERS that open and end a stream: a GET of `/` from `authority`, in literals only.
-fn get(stream: u8, authority: &str) -> Vec<u8> {
+pub(super) fn get(stream: u8, authority: &str) -> Vec<u8> {
     // :method GET, :scheme http, :path / are in the static table; :authority is its first name.
     let mut block = vec![0x82, 0x86, 0x84, 0x01, u8::try_from(authority.len()).unwrap()];
     block.extend(authority.bytes());

@@ -64,6 +64,11 @@ impl Records {
         }
     }
 
+    /// The present record has more payload.
+    pub(super) fn is_within_payload(&self) -> bool {
+        matches!(self.place, Place::Payload { .. })
+    }
+
     /// Where the header's next byte leads.
     fn header(&mut self, index: u8, length: u16, byte: u8) -> Result<Place, OpaqueReason> {
         let is_good = match index {
