@@ -12,10 +12,13 @@
 
 use std::collections::HashSet;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Deref;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+
+use crate::upstream_guard::ThisHost;
 
 type Set<T> = HashSet<T, foldhash::fast::RandomState>;
 
@@ -27,21 +30,19 @@ pub type Flow = (SocketAddr, SocketAddr);
 pub struct Admission {
     active: AtomicU32,
     connections_max: AtomicU32,
-    own_ports: Vec<u16>,
-    own_addresses: ArcSwap<Set<IpAddr>>,
+    host: ArcSwap<ThisHost>,
     /// Upstream connections whose downstream comes from this host: only they can meet themselves.
     own_flows: Mutex<Set<Flow>>,
 }
 
 impl Admission {
-    /// Guards `own_ports` on `own_addresses`; admits nothing until [`Self::set_limit`].
+    /// Guards Egret's ports on `host`; admits nothing until [`Self::set_limit`].
     #[must_use]
-    pub fn new(own_ports: Vec<u16>, own_addresses: Vec<IpAddr>) -> Arc<Self> {
+    pub fn new(host: ThisHost) -> Arc<Self> {
         Arc::new(Self {
             active: AtomicU32::new(0),
             connections_max: AtomicU32::new(0),
-            own_ports,
-            own_addresses: ArcSwap::from_pointee(own_addresses.into_iter().collect()),
+            host: ArcSwap::from_pointee(host),
             own_flows: Mutex::new(Set::default()),
         })
     }
@@ -53,9 +54,10 @@ impl Admission {
 
     /// Replaces the addresses of this host, which come and go with its interfaces.
     pub fn set_own_addresses(&self, addresses: Vec<IpAddr>) {
-        let addresses: Set<IpAddr> = addresses.into_iter().collect();
-        if **self.own_addresses.load() != addresses {
-            self.own_addresses.store(Arc::new(addresses));
+        let before = self.host.load();
+        let now = before.with_addresses(addresses);
+        if **before != now {
+            self.host.store(Arc::new(now));
         }
     }
 
@@ -75,21 +77,18 @@ impl Admission {
         self.active.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// `ip` belongs to this host.
+    /// The host as it was looked at last.
     #[must_use]
-    pub fn is_own_address(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        ip.is_loopback() || ip.is_unspecified() || self.own_addresses.load().contains(&ip)
+    pub fn host(&self) -> impl Deref<Target = Arc<ThisHost>> {
+        self.host.load()
     }
 
     /// A connection from `source` to `destination` would come back to Egret, or is Egret's own.
     #[must_use]
     pub fn is_self_call(&self, source: SocketAddr, destination: SocketAddr) -> bool {
-        let to_own_port = self.own_ports.contains(&destination.port());
-        if to_own_port && self.is_own_address(destination.ip()) {
-            return true;
-        }
-        self.is_own_address(source.ip()) && self.flows().contains(&(source, destination))
+        let host = self.host();
+        host.is_egret(destination)
+            || (host.is_own(source.ip()) && self.flows().contains(&(source, destination)))
     }
 
     /// Remembers an upstream connection until [`Self::forget_flow`].
@@ -118,7 +117,7 @@ mod tests {
 
     fn admission() -> Arc<Admission> {
         let own = ["10.0.0.1", "fd00::1"].map(|ip| ip.parse().unwrap());
-        Admission::new(vec![15001, 15020], own.to_vec())
+        Admission::new(ThisHost::new(own, vec![15001, 15020]))
     }
 
     #[test]

@@ -36,12 +36,13 @@ use crate::sys::socket::Listener;
 use crate::sys::thread;
 use crate::sys::uring::{SetupError, Uring};
 use crate::sys::waker::Waker;
+use crate::upstream_guard::ThisHost;
 use crate::worker::Parts;
 use budget::Budget;
 use threads::Threads;
 
 /// How often the host's own addresses are looked up again.
-const ADDRESSES_PERIOD: Duration = Duration::from_secs(2);
+const ADDRESSES_PERIOD: Duration = Duration::from_secs(1);
 
 /// How long the start waits for the addresses of the registry's names, so that the first
 /// connections find them. Enough for a resolver near by; without one, the rest must not wait.
@@ -120,7 +121,7 @@ impl App {
         let (access_log, access_log_queue) = access_log::open(&config.access_log);
         let shared = Shared {
             registry: Registry::new(snapshot),
-            admission: Admission::new(own_ports(&addresses), Vec::new()),
+            admission: Admission::new(ThisHost::new([], own_ports(&addresses))),
             metrics: MetricsHub::new(config.metrics.series_max),
             access_log,
             drain: Drain::default(),

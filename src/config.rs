@@ -9,9 +9,11 @@ use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
 use crate::diagnostics::Diagnostic;
+use crate::prefix;
 
 mod names;
 mod parse;
@@ -126,11 +128,27 @@ pub enum Action {
 }
 
 /// Upstream sockets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Upstream {
     /// `SO_MARK`, by which the redirect rules leave Egret's own traffic alone; `None`: no mark.
     pub mark: Option<u32>,
+    /// Addresses that Egret connects to although it does not by itself: this host's own, loopback,
+    /// link-local, metadata services.
+    #[serde(serialize_with = "prefixes")]
+    pub allow: Vec<IpNet>,
+    /// What becomes of private addresses that DNS gave.
+    pub private_addresses: PrivateAddresses,
+}
+
+/// What becomes of private addresses that DNS gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PrivateAddresses {
+    /// They are connected to.
+    Allow,
+    /// They are not.
+    Block,
 }
 
 /// How long a connection may wait for what.
@@ -226,7 +244,11 @@ impl Default for Config {
             names: Names::default(),
             registry: Vec::new(),
             workloads: None,
-            upstream: Upstream { mark: Some(1337) },
+            upstream: Upstream {
+                mark: Some(1337),
+                allow: Vec::new(),
+                private_addresses: PrivateAddresses::Allow,
+            },
             timeouts: Timeouts {
                 connect: seconds(10),
                 idle: seconds(3600),
@@ -294,6 +316,10 @@ impl Serialize for Workers {
             Self::Count(count) => serializer.serialize_u16(count.get()),
         }
     }
+}
+
+fn prefixes<S: Serializer>(list: &[IpNet], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(list.iter().map(prefix::display))
 }
 
 fn duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {

@@ -40,7 +40,7 @@
 //! series in [`metrics`].
 //!
 //! **Connected.** `worker/connection/upstream.rs` opens the upstream connection, one attempt after
-//! the other. A blackholed connection never comes here: `worker/connection/reply.rs` sends it a
+//! the other, to addresses that the [`upstream_guard`] permits. A blackholed connection never comes here: `worker/connection/reply.rs` sends it a
 //! local reply (502, a TLS alert), or just FIN or RST, and it lingers until it has closed.
 //!
 //! **Relayed.** A connection is two halves, one per direction. [`relay`] is a half as a state
@@ -93,6 +93,8 @@ pub mod sys;
 mod admission;
 
 mod registry;
+
+mod upstream_guard;
 
 mod prefix;
 
@@ -149,6 +151,6 @@ pub mod internals {
 
     reach! {
         access_log admission commands diagnostics drain gate http1 http2 identity metrics registry
-        relay sniff worker workload
+        relay sniff upstream_guard worker workload
     }
 }

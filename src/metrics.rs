@@ -98,6 +98,8 @@ pub enum CloseReason {
     SelfCall,
     /// The service's name has not resolved to an endpoint.
     NoEndpoint,
+    /// Egret does not connect to the address ([`crate::upstream_guard`]).
+    RefusedUpstream,
     /// A request that is malformed, and was refused.
     BadRequest,
 }
@@ -121,7 +123,7 @@ impl CloseReason {
             | Self::SelfCall => ResponseFlags::None,
             Self::DownstreamReset => ResponseFlags::DownstreamReset,
             Self::UpstreamReset => ResponseFlags::UpstreamReset,
-            Self::BlackHole | Self::NoEndpoint => ResponseFlags::BlackHole,
+            Self::BlackHole | Self::NoEndpoint | Self::RefusedUpstream => ResponseFlags::BlackHole,
             Self::BadRequest => ResponseFlags::DownstreamProtocol,
             Self::ConnectRefused
             | Self::ConnectTimeout

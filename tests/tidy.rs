@@ -38,6 +38,7 @@ const LAYERS: [&[&str]; 6] = [
         "sniff",
         "http1",
         "http2",
+        "upstream_guard",
     ],
     &["registry", "metrics", "access_log", "drain", "commands", "load", "admission", "gate"],
     &["worker", "control"],
@@ -46,7 +47,7 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// Values in, values out: no sockets, no clocks, no threads, no files.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "identity",
     "prefix",
     "yaml",
@@ -59,6 +60,7 @@ const PURE: [&str; 12] = [
     "http1",
     "http2",
     "gate",
+    "upstream_guard",
 ];
 const IMPURE: [&str; 8] = [
     "std::fs",

@@ -13,6 +13,7 @@ use crate::registry::snapshot::{
     Claim, Decision, Match, NameSource, NameTrust, Service, Snapshot, Target, Verdict,
 };
 use crate::sniff::Name;
+use crate::upstream_guard::{self, LedBy, Rules, ThisHost};
 use crate::workload::Workload;
 
 /// Names listed in one line; more are counted.
@@ -122,8 +123,8 @@ fn decision(
     lines.push((
         "connects to",
         match decision.verdict {
-            Verdict::Service(service, _) => upstream(service, destination),
-            Verdict::Passthrough => destination.to_string(),
+            Verdict::Service(service, _) => upstream(snapshot, service, destination),
+            Verdict::Passthrough => guarded(snapshot, destination, LedBy::Workload),
             Verdict::BlackHole => "nothing: it is blocked".into(),
         },
     ));
@@ -226,19 +227,33 @@ fn by_entry(service: &Service) -> String {
     format!("service entry {} ({file}:{line})", service.entry)
 }
 
-fn upstream(service: &Service, destination: SocketAddr) -> String {
+fn upstream(snapshot: &Snapshot, service: &Service, destination: SocketAddr) -> String {
     let endpoints = match &service.target {
         Target::OriginalDestination { target_port } => {
             let port = target_port.unwrap_or(destination.port());
-            return SocketAddr::new(destination.ip(), port).to_string();
+            let address = SocketAddr::new(destination.ip(), port);
+            return guarded(snapshot, address, LedBy::Workload);
         }
         Target::Endpoints(endpoints) => endpoints,
     };
     let names = service.resolved_names.iter();
     let resolved = names.map(|name| format!("an address of {name}, resolved while Egret runs"));
-    let all: Vec<String> = endpoints.iter().map(ToString::to_string).chain(resolved).collect();
+    let listed = endpoints.iter().map(|address| guarded(snapshot, *address, LedBy::File));
+    let all: Vec<String> = listed.chain(resolved).collect();
     match all.as_slice() {
         [only] => only.clone(),
         _ => format!("one of {}", all.join(", ")),
+    }
+}
+
+/// The address, and whether Egret connects to it, as far as that does not depend on the host.
+fn guarded(snapshot: &Snapshot, address: SocketAddr, led_by: LedBy) -> String {
+    let rules = Rules::from(&snapshot.config.upstream);
+    match upstream_guard::check(address, led_by, rules, &ThisHost::default()) {
+        Ok(_) => address.to_string(),
+        Err(why) => {
+            let why = why.label();
+            format!("{address}, which is refused ({why}) unless upstream.allow lists it")
+        }
     }
 }

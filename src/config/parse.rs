@@ -11,9 +11,10 @@ use std::time::Duration;
 use super::names::STDOUT;
 use super::{
     AccessLog, AccessLogFormat, Action, Capture, Config, Listen, LogFormat, Metrics, Mode, Names,
-    Timeouts, Unverified, Workers,
+    PrivateAddresses, Timeouts, Unverified, Upstream, Workers,
 };
 use crate::diagnostics::{Diagnostic, Diagnostics, Finding};
+use crate::prefix;
 use crate::yaml::fields::Fields;
 use crate::yaml::{self, Node, values};
 
@@ -76,11 +77,8 @@ fn sections(config: &mut Config, mut root: Fields<'_, '_>, directory: &Path) {
     root.read_optional("workloads", &mut config.workloads, |node| {
         Ok(directory.join(not_empty(node)?))
     });
-    if let Some(mut fields) = root.section("upstream") {
-        // Mark 0 is what every unmarked packet has: no rule can tell it apart.
-        let mark = |node| values::number(node, 1..=u32::MAX);
-        fields.read_optional("mark", &mut config.upstream.mark, mark);
-        fields.refuse_others();
+    if let Some(fields) = root.section("upstream") {
+        upstream(&mut config.upstream, fields);
     }
     if let Some(fields) = root.section("timeouts") {
         timeouts(&mut config.timeouts, fields);
@@ -114,6 +112,17 @@ fn listen(listen: &mut Listen, mut fields: Fields<'_, '_>) {
     fields.read("capture", &mut listen.capture, |node| values::choice(node, &captures));
     fields.read("port", &mut listen.port, |node| values::number(node, 0..=u16::MAX));
     fields.read("addresses", &mut listen.addresses, listen_addresses);
+    fields.refuse_others();
+}
+
+fn upstream(upstream: &mut Upstream, mut fields: Fields<'_, '_>) {
+    // Mark 0 is what every unmarked packet has: no rule can tell it apart.
+    let mark = |node| values::number(node, 1..=u32::MAX);
+    fields.read_optional("mark", &mut upstream.mark, mark);
+    fields.read("allow", &mut upstream.allow, |node| values::list(node, prefix::parse));
+    let choices = [("allow", PrivateAddresses::Allow), ("block", PrivateAddresses::Block)];
+    let private = &mut upstream.private_addresses;
+    fields.read("privateAddresses", private, |node| values::choice(node, &choices));
     fields.refuse_others();
 }
 

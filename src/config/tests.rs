@@ -49,7 +49,7 @@ names:
     dnsServers: [10.0.0.53, '[::1]:5353'] }
 registry: ['a/*.yaml', '/abs/b.yaml']
 workloads: w.yaml
-upstream: { mark: 0x10 }
+upstream: { mark: 0x10, allow: [127.0.0.1/8, '::ffff:10.0.0.1'], privateAddresses: block }
 timeouts: { connect: 250ms, idle: 2h, halfClose: 5s }
 limits: { connections: 7 }
 admin: { address: '[::1]:2' }
@@ -72,7 +72,9 @@ accessLog: { format: text, path: access.log }
         },
         "registry": ["etc/a/*.yaml", "/abs/b.yaml"],
         "workloads": "etc/w.yaml",
-        "upstream": { "mark": 16 },
+        "upstream": {
+            "mark": 16, "allow": ["127.0.0.0/8", "10.0.0.1"], "privateAddresses": "block",
+        },
         "timeouts": { "connect": "250ms", "idle": "2h", "halfClose": "5s" },
         "limits": { "connections": 7 },
         "admin": { "address": "[::1]:2" },
@@ -224,7 +226,7 @@ fn the_annotated_file_names_every_field_with_its_default_and_a_comment() {
             }
         }
     }
-    assert_eq!(fields, 29);
+    assert_eq!(fields, 31);
 }
 
 fn has_comment(name: &str, node: &Node<'_>) -> usize {
@@ -243,6 +245,8 @@ proptest! {
         config.listen.port = port;
         config.workers = NonZeroU16::new(workers).map_or(Workers::Auto, Workers::Count);
         config.upstream.mark = (mark != 0).then_some(mark);
+        config.upstream.allow = vec!["10.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+        config.upstream.private_addresses = PrivateAddresses::Block;
         config.timeouts.idle = Duration::from_millis(idle_millis);
         config.metrics.series_max = series_max;
         config.outbound_traffic_policy.mode = Mode::RegistryOnly;

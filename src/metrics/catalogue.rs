@@ -15,6 +15,7 @@ use crate::drain::Phase;
 use crate::http1::{FramingError, RequestErrorKind};
 use crate::http2::FrameErrorKind;
 use crate::sniff::NameError;
+use crate::upstream_guard::Refused;
 
 /// How a metric's values behave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -220,6 +221,16 @@ pub(super) const CATALOGUE: &[Row] = &[
         "egret_http_upstream_switches_total",
         "Times a connection got another upstream for its next request.",
         |out| out.sum(|w| &w.upstream_switches),
+    ),
+    counter(
+        "egret_refused_upstreams_total",
+        "Times an upstream address was not connected to, by why.",
+        |out| out.by_value::<Refused>("why", |w| &w.refused_upstreams),
+    ),
+    counter(
+        "egret_private_upstreams_total",
+        "Connects to private addresses that DNS gave.",
+        |out| out.sum(|w| &w.private_upstreams),
     ),
     counter(
         "egret_http2_blocked_streams_total",

@@ -9,6 +9,7 @@ use super::{Cell, CloseReason};
 use crate::http1::{FramingError, RequestError, RequestErrorKind};
 use crate::http2::{FrameError, FrameErrorKind};
 use crate::sniff::{NameError, OpaqueReason};
+use crate::upstream_guard::Refused;
 
 /// One worker's counters. Aligned to two cache lines, because the processor fetches lines in pairs:
 /// two workers never write to the same pair.
@@ -59,6 +60,9 @@ pub struct WorkerCounters {
     pub(super) refused_requests: [Cell; RequestErrorKind::COUNT],
     pub(super) unframed_answers: [Cell; FramingError::COUNT],
     pub(super) refused_frames: [Cell; FrameErrorKind::COUNT],
+    pub(super) refused_upstreams: [Cell; Refused::COUNT],
+    /// Connects to private addresses that DNS gave.
+    pub private_upstreams: Cell,
     /// Upstream connections that gave way to another one.
     pub upstream_switches: Cell,
     /// HTTP/2 requests that were blocked behind an allowed one.
@@ -98,6 +102,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn refused_frames(&self, reason: FrameError) -> &Cell {
         &self.refused_frames[FrameErrorKind::from(reason) as usize]
+    }
+
+    /// The counter of upstream addresses that were not connected to for `why`.
+    #[must_use]
+    pub fn refused_upstreams(&self, why: Refused) -> &Cell {
+        &self.refused_upstreams[why as usize]
     }
 
     /// The counter of answers whose framing was lost for `reason`.
@@ -235,6 +245,7 @@ mod tests {
         have_cells_of_their_own(Detected::VARIANTS, |one| w.detected(one));
         have_cells_of_their_own(NameError::VARIANTS, |one| w.junk_names(one));
         have_cells_of_their_own(FramingError::VARIANTS, |one| w.unframed_answers(one));
+        have_cells_of_their_own(Refused::VARIANTS, |one| w.refused_upstreams(one));
         have_cells_of_their_own(ReloadResult::VARIANTS, |one| c.reloads(one));
         have_cells_of_their_own(DnsResult::VARIANTS, |one| c.dns_resolutions(one));
     }

@@ -218,6 +218,14 @@ impl ServiceEntry {
         self.ports.iter().filter_map(|port| Some((port, self.reach(port).ok()?)))
     }
 
+    /// The endpoints' addresses that the entry itself lists.
+    pub fn listed_endpoints(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.endpoints.iter().filter_map(|endpoint| match &endpoint.address {
+            EndpointAddress::Ip(ip) => Some(*ip),
+            EndpointAddress::Name(_) => None,
+        })
+    }
+
     /// The names whose addresses this entry needs: those of its endpoints, and its hosts where they
     /// are what connections go to or are found by.
     pub fn names_to_resolve(&self) -> impl Iterator<Item = &Name> {

@@ -132,6 +132,7 @@ impl Snapshot {
         let mut index = Index::default();
         let mut warnings = Warnings::default();
         for entry in in_order {
+            warnings.effect_of_guard((&config.upstream).into(), entry);
             for (port, reach) in entry.reachable_ports() {
                 warnings.effect_of(&config.names, entry, port, reach);
             }

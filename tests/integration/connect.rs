@@ -60,7 +60,7 @@ fn a_refused_connect_resets_the_downstream_at_once() {
 
 #[test]
 fn an_unreachable_destination_resets_the_downstream() {
-    let proxy = Proxy::start(Setup::default());
+    let proxy = Proxy::start(Setup { upstream_allow: "255.255.255.255", ..Setup::default() });
     // The limited broadcast address: connect(2) fails with ENETUNREACH for TCP.
     let nowhere = SocketAddr::from(([255, 255, 255, 255], 80));
     assert_eq!(read_to_reset(&mut proxy.connect(nowhere)), (true, 0));

@@ -9,6 +9,7 @@ mod blackhole;
 mod connect;
 mod drain;
 mod faults;
+mod guard;
 mod late;
 mod names;
 mod relay;

@@ -19,6 +19,7 @@ use egret::internals::metrics::MetricsHub;
 use egret::internals::registry::service_entry;
 use egret::internals::registry::snapshot::Answers;
 use egret::internals::registry::{Registry, Snapshot};
+use egret::internals::upstream_guard::ThisHost;
 use egret::internals::worker::{Parts, Worker};
 use egret::internals::workload::Workloads;
 use egret::sys::kernel::{ListenSocket, Recorded};
@@ -158,6 +159,7 @@ fn worker(
 ) -> Worker<Scripted> {
     let mut config = Config::default();
     config.upstream.mark = None;
+    config.upstream.allow = vec!["127.0.0.1/32".parse().expect("a prefix")];
     config.names.enabled = names != Names::Off;
     let entries = match names {
         Names::Gated => {
@@ -171,7 +173,7 @@ fn worker(
     let workloads = Arc::new(Workloads::default());
     let (snapshot, _) =
         Snapshot::build(1, Arc::new(config), &entries, workloads, &Answers::default());
-    let admission = Admission::new(Vec::new(), Vec::new());
+    let admission = Admission::new(ThisHost::default());
     admission.set_limit(1_000);
     let waker = Waker::new().expect("a descriptor");
     let (_, inbox) = CommandSender::new(Waker::new().expect("a descriptor"));

@@ -64,7 +64,7 @@ names:
   { enabled: false, deadline: 1s, opaquePorts: [9], unverified: block, dnsServers: [10.0.0.53] }
 registry: ['a/*.yaml']
 workloads: w.yaml
-upstream: { mark: 16 }
+upstream: { mark: 16, allow: [127.0.0.1], privateAddresses: block }
 timeouts: { connect: 250ms, idle: 2h, halfClose: 5s }
 limits: { connections: 7 }
 admin: { address: '127.0.0.1:2' }

@@ -18,6 +18,7 @@ use crate::registry::service_entry::{
     ByAddress, EndpointAddress, HostPattern, Origin, Port, Reach, Resolution, ServiceEntry,
 };
 use crate::sniff::Name;
+use crate::upstream_guard::LedBy;
 
 /// What a connection is accounted to: the `destination_*` labels.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -66,6 +67,8 @@ pub struct Service {
     pub addresses: Arc<[IpNet]>,
     /// With resolution DNS: the names whose addresses are its endpoints.
     pub resolved_names: Box<[Name]>,
+    /// The endpoints' addresses that the entry itself lists.
+    listed_endpoints: Box<[IpAddr]>,
     /// Where the document stands.
     pub origin: Origin,
     /// Of a connection that finds it by its name.
@@ -88,6 +91,7 @@ impl Service {
     pub(super) fn new(parts: ServiceParts<'_>, answers: &Answers) -> Self {
         let ServiceParts { entry, port, host, cluster, reach, standing } = parts;
         let (target, resolved_names) = target(entry, port, host, answers);
+        let listed_endpoints = entry.listed_endpoints().collect();
         let addresses = match reach.by_address {
             ByAddress::Listed => Arc::clone(&entry.addresses),
             ByAddress::Resolved | ByAddress::Any | ByAddress::Nothing => Arc::default(),
@@ -102,6 +106,7 @@ impl Service {
             target,
             addresses,
             resolved_names,
+            listed_endpoints,
             origin: entry.origin.clone(),
             standing,
             cursor: AtomicUsize::new(0),
@@ -115,6 +120,16 @@ impl Service {
                 NameTrust::NotNeeded
             }
             Match::Host | Match::Wildcard => self.standing,
+        }
+    }
+
+    /// What leads to the endpoint with this address.
+    #[must_use]
+    pub fn led_by(&self, endpoint: IpAddr) -> LedBy {
+        if self.resolved_names.is_empty() || self.listed_endpoints.contains(&endpoint) {
+            LedBy::File
+        } else {
+            LedBy::Dns
         }
     }
 

@@ -1,11 +1,15 @@
 //! What is wrong with service entries that are each right by themselves: two of them claim the
 //! same, or the configuration leaves one without effect.
 
+use ipnet::IpNet;
+
 use super::index::Taken;
 use super::service::Service;
 use crate::config::{Names, Unverified};
 use crate::diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Finding, Severity};
+use crate::prefix;
 use crate::registry::service_entry::{ByAddress, Origin, Port, Reach, Resolution, ServiceEntry};
+use crate::upstream_guard::{self, Refused};
 
 /// The warnings of one snapshot, bounded: an operator reads a few.
 #[derive(Debug, Default)]
@@ -64,6 +68,31 @@ impl Warnings {
             return;
         };
         self.add(&entry.origin, message, fix);
+    }
+
+    /// `entry` lists addresses to connect to, and Egret connects to none of them.
+    pub(super) fn effect_of_guard(
+        &mut self,
+        rules: upstream_guard::Rules<'_>,
+        entry: &ServiceEntry,
+    ) {
+        let leads_to: Vec<IpNet> = match entry.resolution {
+            Resolution::None => entry.addresses.to_vec(),
+            Resolution::Static => entry.listed_endpoints().map(IpNet::from).collect(),
+            // What its names resolve to is not known yet.
+            Resolution::Dns | Resolution::DynamicDns => return,
+        };
+        let refused: Option<Vec<Refused>> = leads_to
+            .iter()
+            .map(|to| upstream_guard::leads_nowhere(&prefix::canonical(*to), rules))
+            .collect();
+        let Some(&why) = refused.iter().flatten().next() else { return };
+        let message = format!(
+            "{} leads only to addresses that Egret does not connect to ({})",
+            entry.full_name(),
+            why.label()
+        );
+        self.add(&entry.origin, message, "list them in upstream.allow, if workloads may go there");
     }
 
     fn add(&mut self, origin: &Origin, message: String, fix: &str) {

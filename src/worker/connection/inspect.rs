@@ -300,7 +300,7 @@ impl<K: Kernel> Connection<K> {
     #[inline(never)]
     pub(super) fn unreachable(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
         let flags = match reason {
-            CloseReason::NoEndpoint => ResponseFlags::BlackHole,
+            CloseReason::NoEndpoint | CloseReason::RefusedUpstream => ResponseFlags::BlackHole,
             _ => ResponseFlags::UpstreamFailed,
         };
         let policy = self.policy_without_leg(cx);

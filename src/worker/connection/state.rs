@@ -80,7 +80,7 @@ pub(super) enum Next {
     /// Connect to where the route leads.
     Connect(Rc<Route>),
     /// This attempt to connect has failed.
-    AttemptFailed(Errno),
+    AttemptFailed(CloseReason),
     /// No upstream connection can be made.
     Unreachable(CloseReason),
     /// Close the upstream connection if nothing of it is in flight.

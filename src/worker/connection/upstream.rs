@@ -16,6 +16,7 @@ use crate::registry::snapshot::{Decision, NameTrust, Service, Target};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
 use crate::sys::kernel::{Errno, Expect, Kernel, StreamSocket};
+use crate::upstream_guard::{self, LedBy, Permitted};
 use crate::worker::context::Context;
 
 /// An upstream connection that is being made.
@@ -53,6 +54,11 @@ struct Candidates {
 impl Connecting {
     pub(super) fn is_in_flight(&self) -> bool {
         self.attempt == Attempt::InFlight
+    }
+
+    fn led_by(&self) -> LedBy {
+        let candidates = self.candidates.as_ref();
+        candidates.map_or(LedBy::Workload, |c| c.service.led_by(self.address.ip()))
     }
 }
 
@@ -168,13 +174,12 @@ impl<K: Kernel> Connection<K> {
             flow: None,
             attempt: Attempt::NotBegun,
         };
-        let opened = cx.kernel.open_socket(&address, cx.snapshot.config.upstream.mark);
-        let next = match opened {
+        let next = match open(&connecting, cx) {
             Ok(socket) => {
                 self.submit_connect(socket, &mut connecting, cx);
                 Next::Rest
             }
-            Err(error) => Next::AttemptFailed(error),
+            Err(reason) => Next::AttemptFailed(reason),
         };
         self.set_upstream(Upstream::Connecting(connecting), cx);
         next
@@ -189,7 +194,7 @@ impl<K: Kernel> Connection<K> {
         let token = self.key.token(Side::Upstream);
         cx.kernel.connect(&socket, &connecting.address, token);
         connecting.attempt = Attempt::InFlight;
-        if cx.admission.is_own_address(self.source.ip()) {
+        if cx.admission.host().is_own(self.source.ip()) {
             // This connection may come back (a rule that does not leave Egret's own traffic alone):
             // let the kernel choose the local port now, and remember it before it can be accepted.
             // An error of the ring is met again by the turn's wait.
@@ -214,7 +219,7 @@ impl<K: Kernel> Connection<K> {
         let socket = self.ends[Side::Upstream as usize].socket.as_ref();
         let verified = result.and_then(|()| socket.map_or(Ok(()), K::Socket::verify_connected));
         if let Err(error) = verified {
-            return Next::AttemptFailed(error);
+            return Next::AttemptFailed(reason_of(error));
         }
         cx.held_acks.hold(self.key);
         let (address, flow) = (connecting.address, connecting.flow.take());
@@ -245,7 +250,7 @@ impl<K: Kernel> Connection<K> {
 
     /// One attempt has failed: the next endpoint, or none.
     #[inline(never)]
-    pub(super) fn attempt_failed(&mut self, error: Errno, cx: &mut Context<K>) -> Next {
+    pub(super) fn attempt_failed(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
         let Upstream::Connecting(connecting) = &mut self.upstream else { return Next::Rest };
         let candidates = connecting.candidates.take().filter(|candidates| candidates.left > 0);
         if let Some(flow) = connecting.flow.take() {
@@ -254,9 +259,9 @@ impl<K: Kernel> Connection<K> {
         if let Some(socket) = self.ends[Side::Upstream as usize].socket.take() {
             cx.kernel.close(socket);
         }
-        let Some(mut candidates) = candidates else { return Next::Unreachable(reason_of(error)) };
+        let Some(mut candidates) = candidates else { return Next::Unreachable(reason) };
         let Target::Endpoints(endpoints) = &candidates.service.target else {
-            return Next::Unreachable(reason_of(error));
+            return Next::Unreachable(reason);
         };
         let address = endpoints[candidates.next];
         candidates.next = (candidates.next + 1) % endpoints.len();
@@ -321,6 +326,24 @@ impl<K: Kernel> Connection<K> {
             Upstream::Undecided { .. } | Upstream::None | Upstream::Closing(_) => None,
         }
     }
+}
+
+/// A socket for the attempt, if the address may be connected to.
+fn open<K: Kernel>(connecting: &Connecting, cx: &mut Context<K>) -> Result<K::Socket, CloseReason> {
+    let address = connecting.address;
+    let upstream = &cx.snapshot.config.upstream;
+    let permitted =
+        upstream_guard::check(address, connecting.led_by(), upstream.into(), &cx.admission.host());
+    match permitted {
+        Ok(Permitted::Plainly) => {}
+        Ok(Permitted::PrivateFromDns) => cx.metrics.counters.private_upstreams.add(1),
+        Err(why) => {
+            tracing::debug!(upstream.addr = %address, why = why.label(), "upstream refused");
+            cx.metrics.counters.refused_upstreams(why).add(1);
+            return Err(CloseReason::RefusedUpstream);
+        }
+    }
+    cx.kernel.open_socket(&address, upstream.mark).map_err(reason_of)
 }
 
 /// What a failed connect(2) says about the way to the destination.

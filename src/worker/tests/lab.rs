@@ -23,6 +23,7 @@ use crate::registry::{Registry, Snapshot};
 use crate::sys::kernel::{Kernel, Recorded};
 use crate::sys::socket::{Listener, Reach};
 use crate::sys::waker::Waker;
+use crate::upstream_guard::ThisHost;
 use crate::worker::{KEEPALIVE, Parts, Worker};
 use crate::workload::Workloads;
 
@@ -140,6 +141,7 @@ impl Lab {
         };
         let mut config = Config::default();
         config.upstream.mark = None;
+        config.upstream.allow = vec!["127.0.0.0/8".parse().unwrap()];
         config.outbound_traffic_policy.mode = mode;
         let listener =
             Listener::bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Reach::Own, KEEPALIVE)
@@ -230,7 +232,7 @@ fn parts(config: Config, registry: &str, listener: Listener) -> Parts<Listener> 
     let workloads = Arc::new(Workloads::default());
     let (snapshot, _) =
         Snapshot::build(1, Arc::new(config), &entries, workloads, &Answers::default());
-    let admission = Admission::new(Vec::new(), Vec::new());
+    let admission = Admission::new(ThisHost::default());
     admission.set_limit(1_000);
     let drain = Drain::default();
     drain.serve();

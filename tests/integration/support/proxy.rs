@@ -33,6 +33,10 @@ pub(crate) struct Setup {
     /// More fields of `names`, as they stand in a file.
     pub(crate) names: String,
     pub(crate) dns_servers: Vec<SocketAddr>,
+    /// `upstream.allow`, as it stands in a file: the servers of the tests are on loopback.
+    pub(crate) upstream_allow: &'static str,
+    /// More fields of `upstream`.
+    pub(crate) upstream_more: &'static str,
 }
 
 impl Default for Setup {
@@ -51,6 +55,8 @@ impl Default for Setup {
             registry: String::new(),
             names: String::new(),
             dns_servers: Vec::new(),
+            upstream_allow: "127.0.0.0/8, '::1'",
+            upstream_more: "",
         }
     }
 }
@@ -78,10 +84,12 @@ impl Setup {
             "outboundTrafficPolicy: {{ mode: {mode} }}\n\
              blackHole: {{ action: {action}, tlsAlert: {} }}\n\
              registry: {registry}\nnames: {{ dnsServers: [{servers}]{names} }}\n\
-             upstream: {{ mark: null }}\n\
+             upstream: {{ mark: null, allow: [{}], {} }}\n\
              timeouts: {{ connect: {}ms, idle: {}ms, halfClose: {}ms }}\n\
              metrics: {{ destinationIp: {} }}\n",
             self.tls_alert,
+            self.upstream_allow,
+            self.upstream_more,
             millis(self.connect),
             millis(self.idle),
             millis(self.half_close),
@@ -111,7 +119,7 @@ pub(crate) struct Proxy {
     app: Option<App>,
     connector: Connector,
     pub(crate) faults: Faults,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Proxy {
@@ -138,7 +146,18 @@ impl Proxy {
         };
         let app = App::start_on(loaded, options, make_kernel).unwrap();
         let connector = Connector { proxy: app.addresses.listen[0], destinations };
-        Self { app: Some(app), connector, faults, _directory: directory }
+        Self { app: Some(app), connector, faults, directory }
+    }
+
+    /// Replaces the files, and waits until they are in use.
+    pub(crate) fn reload(&self, setup: &Setup) {
+        let before = self.sum("egret_config_generation", &[]);
+        let path = |name| self.directory.path().join(name);
+        std::fs::write(path("registry.yaml"), &setup.registry).unwrap();
+        std::fs::write(path("egret.yaml"), setup.to_yaml()).unwrap();
+        eventually("the new files are in use", || {
+            self.sum("egret_config_generation", &[]) > before
+        });
     }
 
     pub(crate) fn app(&self) -> &App {
