@@ -165,6 +165,48 @@ fn what_an_answer_of_dns_would_decide_is_said() {
 }
 
 #[test]
+fn an_entry_that_can_only_lead_where_egret_does_not_connect_is_a_warning() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("egret.yaml");
+    let ports = "ports: [{number: 80, name: h, protocol: HTTP}]";
+    let registry = [
+        ("lo", "resolution: STATIC, endpoints: [{address: 127.0.0.1}, {address: '::1'}]"),
+        ("imds", "addresses: [169.254.169.254]"),
+        ("one", "resolution: STATIC, endpoints: [{address: 127.0.0.1}, {address: 192.0.2.1}]"),
+        ("far", "resolution: STATIC, endpoints: [{address: 192.0.2.1}]"),
+    ]
+    .map(|(name, more)| entry(name, &format!("hosts: [{name}.example.com], {ports}, {more}")));
+    fs::write(directory.path().join("r.yaml"), registry.concat()).unwrap();
+    let warned = |allow: &str| {
+        fs::write(&file, format!("registry: [r.yaml]\nupstream: {{allow: [{allow}]}}\n")).unwrap();
+        let outcome = check(&file);
+        assert_eq!(outcome.code, EXIT_OK, "{}", outcome.text);
+        let lines = outcome.text.lines().filter(|line| line.contains("does not connect to"));
+        lines.map(|line| line.rsplit('/').next().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let fix = "list them in upstream.allow, if workloads may go there";
+    let lo = format!("lo leads only to addresses that Egret does not connect to (loopback); {fix}");
+    let imds = lo.replace("lo leads", "imds leads").replace("loopback", "link_local");
+    assert_eq!(warned(""), [imds.clone(), lo]);
+    assert_eq!(warned("127.0.0.1"), [imds]);
+    assert_eq!(warned("0.0.0.0/0"), [""; 0]);
+
+    let said = |destination: &str, host: &str| {
+        explain(&file, None, destination.parse().unwrap(), Some(host)).text
+    };
+    fs::write(&file, "registry: [r.yaml]\n").unwrap();
+    let text = said("192.0.2.9:80", "one.example.com");
+    let refused = "127.0.0.1:80, which is refused (loopback) unless upstream.allow lists it";
+    let line = format!("connects to  one of {refused}, 192.0.2.1:80\n");
+    assert!(text.contains(&line), "{text}");
+    let text = said("100.100.100.200:443", "a");
+    assert!(
+        text.contains("connects to  100.100.100.200:443, which is refused (metadata)"),
+        "{text}"
+    );
+}
+
+#[test]
 fn a_bad_file_ends_with_64_and_names_the_place() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("egret.yaml");
