@@ -25,7 +25,7 @@ pub use known_heads::KnownHeads;
 pub use request_head::Body;
 pub use request_head::{RequestHead, Upgrade, Version};
 pub use request_stream::{RequestStep, RequestStream};
-pub use response_head::Turn;
+pub use response_head::{ResponseBody, ResponseHead, Turn};
 pub use response_stream::{Answered, ExpectedResponse, FramingError, ResponseStep, ResponseStream};
 
 use strum::{EnumCount, EnumDiscriminants, IntoStaticStr, VariantArray};

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::http1::{
     ExpectedResponse, FramingError, KnownHeads, RequestError, RequestHead, RequestStep,
-    RequestStream, ResponseStep, ResponseStream, Turn, Upgrade,
+    RequestStream, ResponseBody, ResponseHead, ResponseStep, ResponseStream, Turn, Upgrade,
 };
 use crate::metrics::CloseReason;
 use crate::registry::snapshot::NameTrust;
@@ -44,8 +44,10 @@ pub(crate) enum Mode {
 enum Follows {
     /// Responses, as long as there are requests.
     Responses,
-    /// Only the upstream's end tells where the present one ends.
+    /// Only the upstream's end tells where the present one ends, because its framing is in error.
     Unframed,
+    /// Nothing: the client, too, takes all bytes up to the end for the present one's body.
+    End,
     /// Another protocol, which has been agreed.
     OtherProtocol,
 }
@@ -215,7 +217,7 @@ impl Http1 {
                 Outcome::Act(Action::End(CloseReason::BadRequest))
             }
             ResponseStep::Head(head) => {
-                self.response_begins(head.turn);
+                self.response_begins(&head);
                 Outcome::Pass(head.head_len)
             }
             ResponseStep::Body { bytes, ends: _ } | ResponseStep::Opaque { bytes } => {
@@ -238,8 +240,11 @@ impl Http1 {
         turn == Turn::Switched && offered && self.mode == Mode::Gated
     }
 
-    fn response_begins(&mut self, turn: Turn) {
-        match turn {
+    fn response_begins(&mut self, head: &ResponseHead) {
+        if head.body == ResponseBody::UntilClose {
+            self.follows = Follows::End;
+        }
+        match head.turn {
             Turn::Switched => {
                 self.follows = Follows::OtherProtocol;
                 self.requests.upgraded();
@@ -288,7 +293,7 @@ impl Http1 {
     /// See [`super::Gate::is_between_exchanges`].
     pub(super) fn is_between_exchanges(&self) -> bool {
         let is_at_head = self.pending.is_some() || self.requests.is_at_head();
-        // Where a response without an end has ended, client and Egret may disagree.
+        // Behind a response that the end delimits, what Egret says would be more of its body.
         let is_framed = self.follows == Follows::Responses;
         self.mode == Mode::Gated && is_framed && self.responses.is_idle() && is_at_head
     }

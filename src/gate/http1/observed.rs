@@ -73,7 +73,7 @@ impl Http1 {
         while !rest.is_empty() {
             match self.responses.next_known(rest, known) {
                 ResponseStep::Head(head) => {
-                    self.response_begins(head.turn);
+                    self.response_begins(&head);
                     rest = &rest[head.head_len..];
                 }
                 ResponseStep::Body { bytes, ends: _ } | ResponseStep::Opaque { bytes } => {

@@ -56,9 +56,12 @@ impl Model<'_> {
         }
     }
 
-    /// `is_end`: the response that is on its way has no other end.
+    /// `is_end`: the response that is on its way has no other end, so nothing comes behind it.
     fn upstream_ends(&mut self, is_end: bool) {
         self.is_answered |= is_end;
+        if is_end {
+            self.requests = &self.requests[..=self.turn];
+        }
         self.pass_until(self.at);
         if !self.is_open && self.is_answered && self.at == self.requests[self.turn].end {
             (self.turn, self.has_begun, self.is_answered) = (self.turn + 1, false, false);
