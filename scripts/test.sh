@@ -151,7 +151,7 @@ section_build() {
 }
 
 section_unit() {
-    cargo_test --lib --bins
+    EGRET_MORE_SEEDS=10 cargo_test --lib --bins
 }
 
 section_tidy() {

@@ -5,6 +5,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 /// Replays one seed: `EGRET_SEED=7 cargo test --lib worker::tests`.
 const SEED_VARIABLE: &str = "EGRET_SEED";
 
+/// Multiplies the number of seeds: the gate runs more than an engineer waits for.
+const MORE_VARIABLE: &str = "EGRET_MORE_SEEDS";
+
 /// SplitMix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators).
 #[derive(Debug)]
 pub(super) struct Draw(u64);
@@ -33,10 +36,11 @@ impl Draw {
     }
 }
 
-/// Calls `run` with `count` seeds. A run that panics prints its seed and what it noted.
+/// Calls `run` with `count` seeds, or more. A run that panics prints its seed and what it noted.
 pub(super) fn for_seeds(count: u64, mut run: impl FnMut(&mut Draw, &mut Vec<String>)) {
     let chosen = std::env::var(SEED_VARIABLE).ok().map(|seed| seed.parse().expect("a number"));
-    let seeds = chosen.map_or(0..count, |seed: u64| seed..seed + 1);
+    let more = std::env::var(MORE_VARIABLE).map_or(1, |times| times.parse().expect("a number"));
+    let seeds = chosen.map_or(0..count * more, |seed: u64| seed..seed + 1);
     for seed in seeds {
         let (mut draw, mut notes) = (Draw(seed), Vec::new());
         let result = catch_unwind(AssertUnwindSafe(|| run(&mut draw, &mut notes)));

@@ -6,7 +6,7 @@ use super::draw::{Draw, for_seeds};
 use super::lab::{Lab, Server, Upstream};
 use crate::config::Mode;
 
-const RUNS: u64 = 4_000;
+const RUNS: u64 = 400;
 
 /// What a client sends on one connection.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use super::lab::{Lab, Server};
 use crate::config::Mode;
 use crate::http2::PREFACE;
 
-const RUNS: u64 = 1_000;
+const RUNS: u64 = 100;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
