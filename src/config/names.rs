@@ -20,6 +20,9 @@ pub struct Names {
     pub opaque_ports: Vec<u16>,
     /// What becomes of a connection whose name nothing vouches for.
     pub unverified: Unverified,
+    /// How long an answer of DNS vouches for its name at least, whatever its TTL.
+    #[serde(serialize_with = "super::duration")]
+    pub grace: Duration,
     /// Asked for the addresses of entries with resolution DNS, in this order; empty: those that
     /// `/etc/resolv.conf` names.
     pub dns_servers: Vec<SocketAddr>,
@@ -72,6 +75,9 @@ impl Default for Names {
             // list that Linkerd ships for the same purpose.
             opaque_ports: vec![25, 587, 3306, 4444, 5432, 6379, 9300, 11211],
             unverified: Unverified::Allow,
+            // Clients keep addresses beyond their TTL: connection pools, the JDK's and glibc's
+            // caches; what rotates comes round within minutes.
+            grace: Duration::from_secs(600),
             dns_servers: Vec::new(),
         }
     }

@@ -152,6 +152,8 @@ fn names(names: &mut Names, mut fields: Fields<'_, '_>) {
     });
     let unverified = [Unverified::Allow, Unverified::Block].map(|word| (word.as_str(), word));
     fields.read("unverified", &mut names.unverified, |node| values::choice(node, &unverified));
+    let grace = |node| values::duration(node, SHORTEST..=24 * HOUR);
+    fields.read("grace", &mut names.grace, grace);
     fields.read("dnsServers", &mut names.dns_servers, |node| values::list(node, dns_server));
     fields.refuse_others();
 }

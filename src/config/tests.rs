@@ -46,7 +46,7 @@ outboundTrafficPolicy: { mode: REGISTRY_ONLY }
 blackHole: { action: reset, tlsAlert: true }
 names:
   { enabled: false, deadline: 1s, opaquePorts: [9, 3, 9], unverified: block,
-    dnsServers: [10.0.0.53, '[::1]:5353'] }
+    grace: 1m, dnsServers: [10.0.0.53, '[::1]:5353'] }
 registry: ['a/*.yaml', '/abs/b.yaml']
 workloads: w.yaml
 upstream: { mark: 0x10, allow: [127.0.0.1/8, '::ffff:10.0.0.1'], privateAddresses: block }
@@ -68,7 +68,7 @@ accessLog: { format: text, path: access.log }
         "blackHole": { "action": "reset", "tlsAlert": true },
         "names": {
             "enabled": false, "deadline": "1s", "opaquePorts": [3, 9], "unverified": "block",
-            "dnsServers": ["10.0.0.53:53", "[::1]:5353"],
+            "grace": "1m", "dnsServers": ["10.0.0.53:53", "[::1]:5353"],
         },
         "registry": ["etc/a/*.yaml", "/abs/b.yaml"],
         "workloads": "etc/w.yaml",
@@ -151,6 +151,7 @@ fn values_out_of_range_are_refused() {
         "names: { opaquePorts: [0] }",
         "names: { opaquePorts: 25 }",
         "names: { unverified: maybe }",
+        "names: { grace: 25h }",
         "names: { dnsServers: [dns.example.com] }",
         "names: { dnsServers: ['10.0.0.53:0'] }",
         "names: { dnsServers: ['0.0.0.0'] }",
@@ -226,7 +227,7 @@ fn the_annotated_file_names_every_field_with_its_default_and_a_comment() {
             }
         }
     }
-    assert_eq!(fields, 31);
+    assert_eq!(fields, 32);
 }
 
 fn has_comment(name: &str, node: &Node<'_>) -> usize {

@@ -32,14 +32,17 @@ mod testing;
 mod tests;
 
 pub(super) use book::View;
-use book::{Book, Replies, Timing};
+use book::{Book, Family, Reply, Timing};
 use question::Asker;
 
-/// Names that are asked for at a time; each is two questions. A resolver on the same node answers
-/// thousands per second at that, and one far away is not flooded.
+/// Questions of each family that are under way at a time. A resolver on the same node answers
+/// thousands per second at that, and one far away is not flooded. Each family has its own: where
+/// nobody answers one of them, its questions wait for each other only.
 const QUESTIONS_MAX: usize = 16;
 /// Changes that come so close together make one generation.
 const GATHER: Duration = Duration::from_millis(100);
+/// From one publication to the next at least: names that rotate change all the time.
+const PERIOD: Duration = Duration::from_millis(500);
 /// After a publication the next one waits so many times as long as that took: a large registry with
 /// restless names costs at most a tenth of a processor.
 const REST: u32 = 9;
@@ -53,6 +56,8 @@ pub(super) struct Wanted {
     pub(super) names: BTreeSet<Name>,
     /// Asked for them; empty: those of the system.
     pub(super) servers: Vec<SocketAddr>,
+    /// How long an answer vouches for its name at least.
+    pub(super) grace: Duration,
 }
 
 /// Takes the answers of all names; its receiver ends when they are published, or need not be.
@@ -102,7 +107,9 @@ struct Resolver {
     asker: Asker,
     book: Arc<Mutex<Book>>,
     /// The questions under way.
-    questions: JoinSet<(Name, Replies)>,
+    questions: JoinSet<Answered>,
+    /// How many of them there are, by family.
+    under_way: [usize; 2],
     publication: Publication,
     counters: Arc<ControlCounters>,
     /// `None` once it was told.
@@ -121,13 +128,17 @@ struct Publication {
     rest_until: Instant,
 }
 
+/// A question, and what came of it.
+type Answered = (Name, Family, Reply);
+
 enum Event {
     WantedChanged,
     NobodyWants,
-    Replied((Name, Replies)),
+    Replied(Answered),
     Published,
     TimeToOffer,
     TimeToAsk,
+    TimeToExpire,
 }
 
 impl Resolver {
@@ -140,6 +151,7 @@ impl Resolver {
             asker: Asker::new(&[]),
             book,
             questions: JoinSet::new(),
+            under_way: [0; 2],
             publication,
             counters,
             first_answers: Some(first_answers),
@@ -155,18 +167,22 @@ impl Resolver {
             match self.next_event().await {
                 Event::WantedChanged => self.follow_wanted(),
                 Event::NobodyWants => return,
-                Event::Replied((name, replies)) => self.settle(&name, replies),
+                Event::Replied(answered) => self.settle(answered),
                 Event::Published => self.publication.end(),
                 Event::TimeToOffer => self.publication.begin(lock(&self.book).answers()),
                 Event::TimeToAsk => {}
+                Event::TimeToExpire => self.expire(),
             }
         }
     }
 
     /// All that can happen; every future here can be dropped without a loss.
     async fn next_event(&mut self) -> Event {
-        let has_room = self.questions.len() < QUESTIONS_MAX;
-        let ask_at = lock(&self.book).next_due().filter(|_| has_room);
+        let with_room = Family::BOTH.into_iter().filter(|family| self.has_room(*family));
+        let (ask_at, expire_at) = {
+            let book = lock(&self.book);
+            (with_room.filter_map(|family| book.next_due(family)).min(), book.next_end())
+        };
         let offer_at = self.publication.offer_at(self.questions.is_empty());
         tokio::select! {
             changed = self.wanted.changed() => match changed {
@@ -178,18 +194,21 @@ impl Resolver {
             () = self.publication.published() => Event::Published,
             () = at(offer_at) => Event::TimeToOffer,
             () = at(ask_at) => Event::TimeToAsk,
+            () = at(expire_at) => Event::TimeToExpire,
         }
     }
 
     fn follow_wanted(&mut self) {
-        let Wanted { names, servers } = self.wanted.borrow_and_update().clone();
+        let Wanted { names, servers, grace } = self.wanted.borrow_and_update().clone();
         let now = Instant::now();
         let mut book = lock(&self.book);
         if servers != self.asker.servers() {
             self.asker = Asker::new(&servers);
             self.questions = JoinSet::new();
+            self.under_way = [0; 2];
             book.ask_all(now);
         }
+        book.set_grace(grace);
         book.want(&names, now);
         self.counters.dns_names.set(book.len() as u64);
         drop(book);
@@ -198,24 +217,35 @@ impl Resolver {
         self.publication.note_change(now);
     }
 
+    fn has_room(&self, family: Family) -> bool {
+        self.under_way[family as usize] < QUESTIONS_MAX
+    }
+
     fn ask_due(&mut self) {
         let now = Instant::now();
         let mut book = lock(&self.book);
-        if book.next_due().is_some_and(|due| due <= now) {
+        if Family::BOTH.iter().any(|family| book.next_due(*family).is_some_and(|due| due <= now)) {
             self.asker.refresh();
         }
-        while self.questions.len() < QUESTIONS_MAX {
-            let Some(name) = book.take_due(now) else { return };
-            let replies = self.asker.ask(&name);
-            self.questions.spawn(async move { (name, replies.await) });
+        for family in Family::BOTH {
+            while self.under_way[family as usize] < QUESTIONS_MAX
+                && let Some(name) = book.take_due(family, now)
+            {
+                let reply = self.asker.ask(&name, family);
+                self.questions.spawn(async move { (name, family, reply.await) });
+                self.under_way[family as usize] += 1;
+            }
         }
     }
 
-    fn settle(&mut self, name: &Name, replies: Replies) {
+    fn settle(&mut self, (name, family, reply): Answered) {
+        self.under_way[family as usize] -= 1;
         let now = Instant::now();
         let mut book = lock(&self.book);
-        let Some(settled) = book.settle(name, replies, now) else { return };
+        let Some(settled) = book.settle(&name, family, reply, now) else { return };
         self.counters.dns_resolutions(settled.result).add(1);
+        self.counters.dns_addresses.set(book.addresses() as u64);
+        self.counters.dns_evicted.set(book.evicted());
         if settled.is_changed {
             tracing::debug!(name = name.as_str(), "addresses changed");
             self.publication.note_change(now);
@@ -224,11 +254,21 @@ impl Resolver {
         if settled.result == DnsResult::Success || !may_complain {
             return;
         }
-        if let Some((error, addresses)) = book.error(name) {
+        if let Some((error, _, addresses)) = book.error(&name) {
             self.complained = Some(now);
             let failing = book.failing();
             let name = name.as_str();
             tracing::warn!(name, error, addresses.kept = addresses, failing, "name not resolved");
+        }
+    }
+
+    /// Lets go of the addresses that vouch no more.
+    fn expire(&mut self) {
+        let now = Instant::now();
+        let mut book = lock(&self.book);
+        if book.expire(now) {
+            self.counters.dns_addresses.set(book.addresses() as u64);
+            self.publication.note_change(now);
         }
     }
 
@@ -264,7 +304,7 @@ impl Publication {
     fn end(&mut self) {
         if let Some((_, begun)) = self.under_way.take() {
             let now = Instant::now();
-            self.rest_until = now + (now - begun) * REST;
+            self.rest_until = (now + (now - begun) * REST).max(begun + PERIOD);
         }
     }
 

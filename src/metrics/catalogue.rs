@@ -279,6 +279,16 @@ pub(super) const CATALOGUE: &[Row] = &[
         out.control(|c| &c.dns_names)
     }),
     gauge(
+        "egret_dns_addresses",
+        "Addresses that vouch for a name of the registry: those of all recent answers.",
+        |out| out.control(|c| &c.dns_addresses),
+    ),
+    counter(
+        "egret_dns_evicted_addresses_total",
+        "Addresses that vouch for their name no more because there were too many.",
+        |out| out.control(|c| &c.dns_evicted),
+    ),
+    gauge(
         "egret_phase",
         "Where the process stands: 1 for starting, serving or draining, 0 for the others.",
         phase,

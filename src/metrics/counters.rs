@@ -188,6 +188,10 @@ pub struct ControlCounters {
     /// Names whose addresses are kept (gauge).
     pub dns_names: Cell,
     pub(super) dns_resolutions: [Cell; DnsResult::COUNT],
+    /// Addresses that vouch for a name (gauge).
+    pub dns_addresses: Cell,
+    /// Addresses that have left before their time.
+    pub dns_evicted: Cell,
     /// Lines of the access log that are written.
     pub access_log_lines: Cell,
     /// Lines of the access log that could not be written.
@@ -202,7 +206,7 @@ impl ControlCounters {
         &self.reloads[result as usize]
     }
 
-    /// The counter of names that were asked for with `result`.
+    /// The counter of questions about names that ended with `result`.
     #[must_use]
     pub fn dns_resolutions(&self, result: DnsResult) -> &Cell {
         &self.dns_resolutions[result as usize]

@@ -207,6 +207,8 @@ fn numbered_hub() -> MetricsHub {
         &c.access_log_lost,
         c.reloads(ReloadResult::Failure),
         c.dns_resolutions(DnsResult::Empty),
+        &c.dns_addresses,
+        &c.dns_evicted,
     ];
     (1_000..).zip(cells).for_each(|(n, cell)| cell.add(n));
     hub

@@ -3,12 +3,16 @@
 //! Pure: the time is an argument, the replies are values. Nothing here is random, so the schedule
 //! of a run can be told from its replies.
 //!
-//! **What a reply changes.** Addresses replace those that were known. A failure (SERVFAIL, nobody
+//! **Two questions.** The A and the AAAA records of a name are asked for, answered, retried and
+//! dropped apart: who is silent about one family, server or firewall, does not hold up the other.
+//!
+//! **What a reply changes.** Addresses replace those of their family as the current ones; which
+//! addresses vouch for the name, and for how long, is [`leases`]'s. A failure (SERVFAIL, nobody
 //! answers) changes nothing, however long it lasts: DNS being down is no reason to cut off what
-//! works. "There are none" (NXDOMAIN, or no address) is a statement, and a name that is gone must
-//! not vouch for addresses that somebody else may own by now (Envoy's STRICT_DNS drops them at
-//! once); but resolvers that are starting make it falsely, so it has to hold for a while first, as
-//! in HAProxy's `hold nx`.
+//! works. "There are none" (NXDOMAIN, or no address) is a statement, and nobody is to be sent to
+//! addresses that somebody else may own by now (Envoy's STRICT_DNS drops them at once); but
+//! resolvers that are starting make it falsely, so it has to hold for a while first, as in
+//! HAProxy's `hold nx`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -21,8 +25,14 @@ use crate::metrics::DnsResult;
 use crate::registry::Answers;
 use crate::sniff::Name;
 
-/// Addresses of one name that are used; DNS over TCP can carry thousands.
-const ADDRESSES_MAX: usize = 256;
+mod leases;
+mod reply;
+
+use leases::{Change, Leases};
+pub(super) use reply::{Family, Reply};
+
+/// Longer TTLs are not kept to by caches either (unbound's cache-max-ttl).
+const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// The times that the schedule is made of.
 #[derive(Debug, Clone, Copy)]
@@ -55,27 +65,7 @@ impl Default for Timing {
     }
 }
 
-/// The reply to the question for the addresses of one family.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Reply {
-    /// Addresses, and how long they hold.
-    Addresses(Vec<IpAddr>, Duration),
-    /// There are none; why.
-    Absent(&'static str),
-    /// Nobody answered, or nobody with an answer.
-    Failed(String),
-}
-
-/// The replies to the two questions about one name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Replies {
-    /// To the question for A records.
-    pub(super) v4: Reply,
-    /// To the question for AAAA records.
-    pub(super) v6: Reply,
-}
-
-/// What became of a name's replies.
+/// What became of a reply.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Settled {
     /// For the counter.
@@ -89,15 +79,19 @@ pub(super) struct Settled {
 pub(super) struct Book {
     timing: Timing,
     loopback: LoopbackAnswers,
+    /// How long an answer vouches at least.
+    grace: Duration,
     records: BTreeMap<Name, Record>,
-    /// When each name is asked for; one that is being asked for is not in it.
-    due: BTreeSet<(Instant, Name)>,
+    leases: Leases,
+    /// When each name is asked for, by family; one that is being asked for is not in it.
+    due: [BTreeSet<(Instant, Name)>; 2],
 }
 
+/// What is known of a name, by family.
+type Record = [Question; 2];
+
 #[derive(Debug, Default)]
-struct Record {
-    /// Sorted; servers rotate them, which is no change.
-    addresses: Vec<IpAddr>,
+struct Question {
     /// When the last reply with addresses came, and until when it holds.
     answered: Option<(Instant, Instant)>,
     /// What went wrong last, and when; `None` once all is well.
@@ -116,11 +110,14 @@ struct Record {
 #[serde(rename_all = "camelCase")]
 pub(in crate::control) struct View {
     name: String,
+    /// Those of the last answers.
     addresses: Vec<IpAddr>,
-    /// Until the answer runs out; 0 when it is kept for want of a newer one.
+    /// How many vouch for the name, those included.
+    vouching: usize,
+    /// Until the first of the answers runs out; 0 when one is kept for want of a newer one.
     ttl_left_s: Option<u64>,
     answer_age_s: Option<u64>,
-    /// `null` while the question is under way.
+    /// `null` while the questions are under way.
     next_question_in_s: Option<u64>,
     error: Option<String>,
     error_age_s: Option<u64>,
@@ -128,83 +125,139 @@ pub(in crate::control) struct View {
 
 impl Book {
     pub(super) fn new(timing: Timing, loopback: LoopbackAnswers) -> Self {
-        Self { timing, loopback, records: BTreeMap::new(), due: BTreeSet::new() }
+        Self {
+            timing,
+            loopback,
+            grace: Duration::ZERO,
+            records: BTreeMap::new(),
+            leases: Leases::default(),
+            due: Default::default(),
+        }
+    }
+
+    /// Sets how long an answer vouches at least; leases that have begun stay as they are.
+    pub(super) fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
     }
 
     /// Replaces the list of names. Those that stay keep what is known of them; the new ones are
     /// due at once.
     pub(super) fn want(&mut self, names: &BTreeSet<Name>, now: Instant) {
         self.records.retain(|name, _| names.contains(name));
-        self.due.retain(|(_, name)| names.contains(name));
+        self.leases.retain(names);
+        for due in &mut self.due {
+            due.retain(|(_, name)| names.contains(name));
+        }
         for name in names {
             if !self.records.contains_key(name) {
-                self.schedule(name, Record::default(), now);
+                self.records.insert(name.clone(), Record::default());
+                Family::BOTH.into_iter().for_each(|family| self.schedule(name, family, now));
             }
         }
     }
 
     /// Makes every name due, those included that are being asked for.
     pub(super) fn ask_all(&mut self, now: Instant) {
-        self.due.clear();
-        for (name, record) in &mut self.records {
-            record.next = Some(now);
-            self.due.insert((now, name.clone()));
+        for family in Family::BOTH {
+            self.due[family as usize].clear();
+            for (name, record) in &mut self.records {
+                record[family as usize].next = Some(now);
+                self.due[family as usize].insert((now, name.clone()));
+            }
         }
     }
 
     /// When the next name is due.
-    pub(super) fn next_due(&self) -> Option<Instant> {
-        self.due.first().map(|(time, _)| *time)
+    pub(super) fn next_due(&self, family: Family) -> Option<Instant> {
+        self.due[family as usize].first().map(|(time, _)| *time)
     }
 
     /// A name to ask for now, the one first that has waited longest.
-    pub(super) fn take_due(&mut self, now: Instant) -> Option<Name> {
-        self.due.first().filter(|(time, _)| *time <= now)?;
-        let (_, name) = self.due.pop_first()?;
+    pub(super) fn take_due(&mut self, family: Family, now: Instant) -> Option<Name> {
+        let due = &mut self.due[family as usize];
+        due.first().filter(|(time, _)| *time <= now)?;
+        let (_, name) = due.pop_first()?;
         if let Some(record) = self.records.get_mut(&name) {
-            record.next = None;
+            record[family as usize].next = None;
         }
         Some(name)
     }
 
-    /// Takes in the replies about `name`; `None` if it is not wanted any more.
+    /// Takes in the reply about `name`; `None` if it is not wanted any more.
     pub(super) fn settle(
         &mut self,
         name: &Name,
-        replies: Replies,
+        family: Family,
+        reply: Reply,
         now: Instant,
     ) -> Option<Settled> {
-        let mut record = self.records.remove(name)?;
-        if let Some(next) = record.next {
+        let question = &mut self.records.get_mut(name)?[family as usize];
+        if let Some(next) = question.next {
             // It was dropped and wanted again while the question was under way.
-            self.due.remove(&(next, name.clone()));
+            self.due[family as usize].remove(&(next, name.clone()));
         }
-        let replies = replies.usable(self.loopback);
-        let before = record.addresses.clone();
-        let (result, wait) = record.take_in(replies, now, &self.timing);
-        let is_changed = record.addresses != before;
-        self.schedule(name, record, now + wait);
-        Some(Settled { result, is_changed })
+        let timing = self.timing;
+        question.was_asked = true;
+        let (result, wait, change) = match reply.usable(family, self.loopback) {
+            Reply::Addresses(addresses, told_ttl) => {
+                let ttl = told_ttl.clamp(timing.ttl_min, timing.ttl_max);
+                question.succeeded(now, ttl);
+                // Workloads may use what they were told for as long as they were told.
+                let times = (now, now + told_ttl.min(LEASE_MAX).max(self.grace));
+                let addresses = addresses.into_iter().collect();
+                (DnsResult::Success, ttl, self.leases.tell(name, family, &addresses, times))
+            }
+            Reply::Absent(why) => {
+                let is_believed = question.is_absent(why, now, timing.absence_hold);
+                let wait = question.back_off(&timing);
+                let change = match is_believed {
+                    true => self.leases.end_current(name, family, now),
+                    false => Change::None,
+                };
+                // A name that has addresses of the other family is as it should be.
+                let result = match self.leases.current(name).next() {
+                    Some(_) => DnsResult::Success,
+                    None => DnsResult::Empty,
+                };
+                (result, wait, change)
+            }
+            Reply::Failed(why) => {
+                question.failed(why, now);
+                (DnsResult::Failure, question.back_off(&timing), Change::None)
+            }
+        };
+        self.schedule(name, family, now + wait);
+        Some(Settled { result, is_changed: change == Change::Some })
     }
 
-    fn schedule(&mut self, name: &Name, mut record: Record, next: Instant) {
-        record.next = Some(next);
-        self.due.insert((next, name.clone()));
-        self.records.insert(name.clone(), record);
+    fn schedule(&mut self, name: &Name, family: Family, next: Instant) {
+        if let Some(record) = self.records.get_mut(name) {
+            record[family as usize].next = Some(next);
+            self.due[family as usize].insert((next, name.clone()));
+        }
+    }
+
+    /// When [`Self::expire`] may change something.
+    pub(super) fn next_end(&self) -> Option<Instant> {
+        self.leases.next_end()
+    }
+
+    /// Lets go of the addresses that vouch no more; returns whether there were any.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        self.leases.expire(now) == Change::Some
     }
 
     /// The addresses of all names that have any.
     pub(super) fn answers(&self) -> Answers {
-        let mut answers = Answers::default();
-        for (name, record) in self.records.iter().filter(|(_, r)| !r.addresses.is_empty()) {
-            answers.insert(name.clone(), record.addresses.iter().copied());
-        }
-        answers
+        self.leases.answers()
     }
 
-    /// Whether every name was asked for at least once, with whatever outcome.
+    /// Whether every name has an address, or was asked for in vain.
     pub(super) fn is_tried(&self) -> bool {
-        self.records.values().all(|record| record.was_asked)
+        self.records.iter().all(|(name, record)| {
+            record.iter().all(|question| question.was_asked)
+                || self.leases.current(name).next().is_some()
+        })
     }
 
     /// How many names there are.
@@ -212,126 +265,87 @@ impl Book {
         self.records.len()
     }
 
-    /// How many names' last question went wrong.
-    pub(super) fn failing(&self) -> usize {
-        self.records.values().filter(|record| record.error.is_some()).count()
+    /// How many addresses vouch for all names together.
+    pub(super) fn addresses(&self) -> usize {
+        self.leases.len()
     }
 
-    /// What went wrong last with `name`, and how many addresses it has nevertheless.
-    pub(super) fn error(&self, name: &Name) -> Option<(&str, usize)> {
+    /// How many addresses have left for want of room.
+    pub(super) fn evicted(&self) -> u64 {
+        self.leases.evicted()
+    }
+
+    /// How many names' last question went wrong.
+    pub(super) fn failing(&self) -> usize {
+        self.records.keys().filter(|name| self.error(name).is_some()).count()
+    }
+
+    /// What went wrong last with `name`, when, and how many current addresses it has nevertheless.
+    pub(super) fn error(&self, name: &Name) -> Option<(String, Instant, usize)> {
+        let current = self.leases.current(name).count();
         let record = self.records.get(name)?;
-        record.error.as_ref().map(|(error, _)| (error.as_str(), record.addresses.len()))
+        Family::BOTH.into_iter().find_map(|family| {
+            let question = &record[family as usize];
+            let (why, at) = question.error.as_ref()?;
+            // That a name has addresses of one family only is no error.
+            let is_error = question.absent_since.is_none() || current == 0;
+            is_error.then(|| (format!("{}: {why}", family.record()), *at, current))
+        })
     }
 
     /// Everything, for the admin server.
     pub(super) fn view(&self, now: Instant) -> Vec<View> {
-        self.records.iter().map(|(name, record)| record.view(name, now)).collect()
+        self.records.iter().map(|(name, record)| self.view_of(name, record, now)).collect()
+    }
+
+    fn view_of(&self, name: &Name, record: &Record, now: Instant) -> View {
+        let until = |time: Instant| time.saturating_duration_since(now).as_secs();
+        let since = |time: Instant| now.saturating_duration_since(time).as_secs();
+        let answered = || record.iter().filter_map(|question| question.answered);
+        let error = self.error(name);
+        View {
+            name: name.as_str().into(),
+            addresses: self.leases.current(name).collect(),
+            vouching: self.leases.count(name),
+            ttl_left_s: answered().map(|(_, expires)| until(expires)).min(),
+            answer_age_s: answered().map(|(at, _)| since(at)).min(),
+            next_question_in_s: record.iter().filter_map(|q| q.next).map(until).min(),
+            error_age_s: error.as_ref().map(|(_, at, _)| since(*at)),
+            error: error.map(|(error, ..)| error),
+        }
     }
 }
 
-impl Record {
-    /// Takes in the replies; returns what they came to, and the time until the next question.
-    fn take_in(
-        &mut self,
-        replies: Replies,
-        now: Instant,
-        timing: &Timing,
-    ) -> (DnsResult, Duration) {
-        self.was_asked = true;
-        let (mut found, mut ttl, mut kept) = (Vec::new(), None, Vec::new());
-        let (mut absence, mut failure) = (None, None);
-        for (reply, is_v6) in [(replies.v4, false), (replies.v6, true)] {
-            match reply {
-                Reply::Addresses(addresses, holds) => {
-                    found.extend(addresses);
-                    ttl = Some(ttl.map_or(holds, |other: Duration| other.min(holds)));
-                }
-                Reply::Absent(why) => absence = Some(why),
-                Reply::Failed(why) => {
-                    kept.extend(self.addresses.iter().filter(|ip| ip.is_ipv6() == is_v6));
-                    failure = Some(why);
-                }
-            }
-        }
-        if !found.is_empty() {
-            let ttl = ttl.unwrap_or_default().clamp(timing.ttl_min, timing.ttl_max);
-            self.answered = Some((now, now + ttl));
-            self.absent_since = None;
-            self.addresses = sorted(found.into_iter().chain(kept));
-            self.error = failure.map(|why| (why, now));
-            self.failures = if self.error.is_some() { self.failures.saturating_add(1) } else { 0 };
-            let wait = if self.failures > 0 { ttl.min(self.back_off(timing)) } else { ttl };
-            return (DnsResult::Success, wait);
-        }
+impl Question {
+    fn succeeded(&mut self, now: Instant, ttl: Duration) {
+        self.answered = Some((now, now + ttl));
+        self.absent_since = None;
+        self.error = None;
+        self.failures = 0;
+    }
+
+    /// "There are none", and why; returns whether that is believed.
+    fn is_absent(&mut self, why: &str, now: Instant, hold: Duration) -> bool {
         self.failures = self.failures.saturating_add(1);
-        let result = if let Some(why) = failure {
-            self.error = Some((why, now));
-            DnsResult::Failure
-        } else {
-            self.error = Some((absence.unwrap_or_default().into(), now));
-            let since = *self.absent_since.get_or_insert(now);
-            if now.saturating_duration_since(since) >= timing.absence_hold {
-                self.addresses.clear();
-            }
-            DnsResult::Empty
-        };
-        (result, self.back_off(timing))
+        self.error = Some((why.into(), now));
+        let since = *self.absent_since.get_or_insert(now);
+        let is_believed = now.saturating_duration_since(since) >= hold;
+        if is_believed {
+            self.answered = None;
+        }
+        is_believed
+    }
+
+    fn failed(&mut self, why: String, now: Instant) {
+        self.failures = self.failures.saturating_add(1);
+        self.error = Some((why, now));
+        self.absent_since = None;
     }
 
     fn back_off(&self, timing: &Timing) -> Duration {
         let doublings = self.failures.saturating_sub(1).min(16);
         timing.retry_min.saturating_mul(1 << doublings).min(timing.retry_max)
     }
-
-    fn view(&self, name: &Name, now: Instant) -> View {
-        let until = |time: Instant| time.saturating_duration_since(now).as_secs();
-        let since = |time: Instant| now.saturating_duration_since(time).as_secs();
-        View {
-            name: name.as_str().into(),
-            addresses: self.addresses.clone(),
-            ttl_left_s: self.answered.map(|(_, expires)| until(expires)),
-            answer_age_s: self.answered.map(|(at, _)| since(at)),
-            next_question_in_s: self.next.map(until),
-            error: self.error.as_ref().map(|(error, _)| error.clone()),
-            error_age_s: self.error.as_ref().map(|(_, at)| since(*at)),
-        }
-    }
-}
-
-impl Replies {
-    /// Without the addresses that Egret must not connect to.
-    fn usable(self, loopback: LoopbackAnswers) -> Self {
-        let [v4, v6] = [self.v4, self.v6].map(|reply| match reply {
-            Reply::Addresses(mut addresses, ttl) => {
-                addresses.retain(|ip| is_usable(*ip, loopback));
-                match addresses.is_empty() {
-                    true => Reply::Absent("no address that a workload may be led to"),
-                    false => Reply::Addresses(addresses, ttl),
-                }
-            }
-            other => other,
-        });
-        Self { v4, v6 }
-    }
-}
-
-/// Whether connections on behalf of workloads may go to what a name's owner says. Not where only
-/// this node's own processes can go: to its loopback servers (Linux takes the unspecified address
-/// for loopback, too, and filtering resolvers answer with it) and to link-local ones, the clouds'
-/// metadata service among them. The redirect rules leave both alone for the same reason.
-fn is_usable(ip: IpAddr, loopback: LoopbackAnswers) -> bool {
-    match ip.to_canonical() {
-        ip if ip.is_loopback() => loopback == LoopbackAnswers::Accepted,
-        ip if ip.is_unspecified() || ip.is_multicast() => false,
-        IpAddr::V4(v4) => !(v4.is_link_local() || v4.is_broadcast()),
-        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
-    }
-}
-
-/// In order, each once, and not too many.
-fn sorted(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<IpAddr> {
-    let sorted: BTreeSet<IpAddr> = addresses.into_iter().map(|ip| ip.to_canonical()).collect();
-    sorted.into_iter().take(ADDRESSES_MAX).collect()
 }
 
 #[cfg(test)]

@@ -48,7 +48,8 @@ impl Drop for Bench {
 fn write_config(directory: &TempDir, servers: &[SocketAddr]) {
     let servers: Vec<String> = servers.iter().map(|server| format!("'{server}'")).collect();
     let servers = servers.join(", ");
-    let text = format!("registry: ['registry.yaml']\nnames: {{ dnsServers: [{servers}] }}\n");
+    let text =
+        format!("registry: ['registry.yaml']\nnames: {{ dnsServers: [{servers}], grace: 10ms }}\n");
     fs::write(directory.path().join("egret.yaml"), text).unwrap();
 }
 
@@ -208,6 +209,124 @@ fn an_answer_that_holds_is_not_asked_for_again() {
     assert_eq!(view[0]["error"], serde_json::Value::Null);
 }
 
+/// What servers and what stands before them do, and what a name comes to nevertheless.
+#[test]
+fn odd_servers_are_understood() {
+    const V4: &str = "192.0.2.1";
+    const V6: &str = "2001:db8::1";
+    let found = |list: &[&str]| {
+        Say::Addresses(list.iter().map(|text| text.parse().unwrap()).collect(), 3600)
+    };
+    let both = || Box::new(found(&[V4, V6]));
+    let code = |code| Box::new(Say::Code(code));
+    let cases: [(&str, Say, &[&str]); 19] = [
+        ("a.example", found(&[V4]), &[V4]),
+        ("aaaa.example", found(&[V6]), &[V6]),
+        ("both.example", *both(), &[V4, V6]),
+        ("ttl-0.example", Say::Addresses(vec![V4.parse().unwrap()], 0), &[V4]),
+        ("silent-aaaa.example", Say::NothingAbout(RecordType::AAAA, both()), &[V4]),
+        ("silent-a.example", Say::NothingAbout(RecordType::A, both()), &[V6]),
+        ("formerr.example", Say::Edns(code(ResponseCode::FormErr), both()), &[V4, V6]),
+        ("notimp.example", Say::Edns(code(ResponseCode::NotImp), both()), &[V4, V6]),
+        ("servfail.example", Say::Edns(code(ResponseCode::ServFail), both()), &[V4, V6]),
+        ("badvers.example", Say::Edns(code(ResponseCode::BADVERS), both()), &[V4, V6]),
+        (
+            "bare-formerr.example",
+            Say::Edns(Box::new(Say::BareCode(ResponseCode::FormErr)), both()),
+            &[V4, V6],
+        ),
+        ("silent-edns.example", Say::Edns(Box::new(Say::Nothing), both()), &[V4, V6]),
+        ("silent-plain.example", Say::Edns(both(), Box::new(Say::Nothing)), &[V4, V6]),
+        ("truncated.example", Say::Truncated(both()), &[V4, V6]),
+        (
+            "truncated-plain.example",
+            Say::Edns(Box::new(Say::Nothing), Box::new(Say::Truncated(both()))),
+            &[V4, V6],
+        ),
+        ("alias.example", Say::Alias("alias2.example", 3600), &[V4, V6]),
+        ("alias2.example", Say::Alias("both.example", 3600), &[V4, V6]),
+        ("dangling.example", Say::Alias("nowhere.example", 3600), &[]),
+        ("circle.example", Say::Alias("circle2.example", 3600), &[]),
+    ];
+    let server = DnsServer::start();
+    server.say("circle2.example", Say::Alias("circle3.example", 0));
+    server.say("circle3.example", Say::Code(ResponseCode::ServFail));
+    for (host, says, _) in cases.clone() {
+        server.say(host, says);
+    }
+    let bench = Bench::start(&server, &cases.each_ref().map(|(host, ..)| *host));
+    for (host, _, addresses) in cases {
+        bench.wait_for(host, addresses);
+    }
+}
+
+#[test]
+fn a_server_that_dislikes_edns_is_asked_without_from_then_on() {
+    let server = DnsServer::start();
+    let answer = || Box::new(Say::Addresses(vec!["192.0.2.1".parse().unwrap()], 0));
+    server.say("old.example", Say::Edns(Box::new(Say::Nothing), answer()));
+    let bench = Bench::start(&server, &["old.example"]);
+    bench.wait_for("old.example", &["192.0.2.1"]);
+    let (before, begun) = (bench.count(DnsResult::Success), Instant::now());
+    wait_until("ten more answers", || bench.count(DnsResult::Success) > before + 10);
+    assert!(begun.elapsed() < Duration::from_secs(5), "each waits for the form that fails");
+}
+
+#[test]
+fn the_next_server_is_asked_when_one_fails() {
+    for fails in [Say::Code(ResponseCode::ServFail), Say::Code(ResponseCode::Refused)] {
+        let (broken, sound) = (DnsServer::start(), DnsServer::start());
+        broken.say("db.example", fails);
+        sound.say_addresses("db.example", &["192.0.2.1"]);
+        let bench = Bench::start(&broken, &["db.example"]);
+        write_config(&bench.directory, &[broken.address, sound.address]);
+        bench.reload();
+        bench.wait_for("db.example", &["192.0.2.1"]);
+    }
+}
+
+#[test]
+fn names_whose_one_family_nobody_answers_do_not_wait_for_each_other() {
+    let server = DnsServer::start();
+    let hosts: Vec<String> = (0..100).map(|n| format!("h{n}.example")).collect();
+    for host in &hosts {
+        let answer = Say::Addresses(vec!["192.0.2.1".parse().unwrap()], 3600);
+        server.say(host, Say::NothingAbout(RecordType::AAAA, Box::new(answer)));
+    }
+    let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
+    let bench = Bench::start(&server, &hosts);
+    let begun = Instant::now();
+    bench.await_first_answers();
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    for host in hosts {
+        assert_eq!(bench.endpoints(host), ["192.0.2.1"]);
+    }
+}
+
+#[test]
+fn an_address_vouches_after_the_answer_that_had_it_and_not_for_ever() {
+    let server = DnsServer::start();
+    server.say_addresses("db.example", &["192.0.2.1"]);
+    let bench = Bench::start(&server, &["db.example"]);
+    let found_by = |address: &str| {
+        let snapshot = bench.registry.current();
+        let found = snapshot.lookup(SocketAddr::new(address.parse().unwrap(), 5432));
+        matches!(found, crate::registry::Verdict::Service(..))
+    };
+    let text = fs::read_to_string(bench.directory.path().join("egret.yaml")).unwrap();
+    let text = text.replace("grace: 10ms", "grace: 2s");
+    fs::write(bench.directory.path().join("egret.yaml"), text).unwrap();
+    bench.reload();
+    bench.wait_for("db.example", &["192.0.2.1"]);
+    bench.wait_for_more(DnsResult::Success);
+    server.say_addresses("db.example", &["192.0.2.2"]);
+    bench.wait_for("db.example", &["192.0.2.2"]);
+    assert!(found_by("192.0.2.1") && found_by("192.0.2.2"));
+    wait_until("the lease ends", || !found_by("192.0.2.1"));
+    assert!(found_by("192.0.2.2"));
+    wait_until("it is counted", || bench.counters.dns_addresses.get() == 1);
+}
+
 #[test]
 fn the_ttl_of_an_alias_counts() {
     let server = DnsServer::start();
@@ -343,10 +462,10 @@ fn many_changes_make_few_generations() {
     let hosts: Vec<&str> = hosts.iter().map(String::as_str).collect();
     let bench = Bench::start(&server, &hosts);
     bench.await_first_answers();
-    assert_eq!(bench.count(DnsResult::Success), 200);
+    assert!(bench.count(DnsResult::Success) >= 200);
     for host in hosts {
         assert_eq!(bench.endpoints(host), ["192.0.2.1"]);
     }
-    // Alone each would have made one; a slow machine gathers less.
-    assert!(bench.generation() < 100, "{}", bench.generation());
+    // Alone each would have made one; there are two a second at most.
+    assert!(bench.generation() < 20, "{}", bench.generation());
 }

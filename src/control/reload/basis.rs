@@ -39,10 +39,7 @@ impl Basis {
 
     /// Takes over the `answers` to names that are wanted; returns whether they say anything new.
     pub(super) fn adopt(&mut self, answers: &Answers) -> bool {
-        let mut kept = Answers::default();
-        for (name, addresses) in answers.iter().filter(|(name, _)| self.names.contains(*name)) {
-            kept.insert(name.clone(), addresses.iter().copied());
-        }
+        let kept = answers.filtered(|name| self.names.contains(name));
         let is_new = kept != self.answers;
         self.answers = kept;
         is_new
@@ -55,7 +52,8 @@ impl Basis {
 
     /// What the resolver is to keep the addresses of, and whom it asks.
     pub(super) fn wanted(&self) -> Wanted {
-        let servers = self.loaded.config.names.dns_servers.clone();
-        Wanted { names: self.names.clone(), servers }
+        let config = &self.loaded.config.names;
+        let servers = config.dns_servers.clone();
+        Wanted { names: self.names.clone(), servers, grace: config.grace }
     }
 }

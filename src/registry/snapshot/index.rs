@@ -114,12 +114,17 @@ impl Index {
     }
 }
 
-/// What the service's host and its endpoints resolved to.
-fn resolved_addresses(service: &Service, answers: &Answers) -> Vec<IpAddr> {
-    let host = service.host.exact().and_then(|name| answers.get(name.as_str()));
-    let mut addresses: Vec<IpAddr> = host.map_or_else(Vec::new, |list| list.to_vec());
-    if let Target::Endpoints(endpoints) = &service.target {
-        addresses.extend(endpoints.iter().map(|endpoint| endpoint.ip()));
-    }
-    addresses
+/// What vouches for the service's host and its endpoints, and those of its endpoints that need no
+/// name.
+fn resolved_addresses<'a>(
+    service: &'a Service,
+    answers: &'a Answers,
+) -> impl Iterator<Item = IpAddr> + 'a {
+    let names = service.host.exact().into_iter().chain(&service.resolved_names);
+    let recent = names.flat_map(|name| answers.recent(name.as_str())).copied();
+    let endpoints = match &service.target {
+        Target::Endpoints(endpoints) => endpoints.as_slice(),
+        Target::OriginalDestination { .. } => &[],
+    };
+    recent.chain(endpoints.iter().map(|endpoint| endpoint.ip()))
 }

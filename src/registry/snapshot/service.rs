@@ -165,7 +165,7 @@ fn target(
     answers: &Answers,
 ) -> (Target, Box<[Name]>) {
     let target_port = port.target_port;
-    let addresses_of = |name: &Name| answers.get(name.as_str()).map_or(&[][..], |list| list);
+    let addresses_of = |name: &Name| answers.current(name.as_str());
     let at = |number: u16| move |ip: &IpAddr| SocketAddr::new(*ip, number);
     match entry.resolution {
         Resolution::None | Resolution::DynamicDns => {
