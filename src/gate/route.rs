@@ -13,7 +13,7 @@ use crate::config::Mode;
 use crate::identity::Identity;
 use crate::metrics::{ResponseFlags, SeriesIndex};
 use crate::registry::snapshot::{
-    Claim, Cluster, Decision, NameSource, NameTrust, Service, Target as ServiceTarget,
+    Claim, Cluster, Decision, Destination, NameSource, NameTrust, Service, Target as ServiceTarget,
 };
 use crate::registry::{Snapshot, Verdict};
 use crate::sniff::Name;
@@ -60,7 +60,7 @@ pub(crate) struct Route {
 /// Where a route leads: the verdict, for as long as the route is kept.
 #[derive(Debug, Clone)]
 pub(crate) enum RouteAction {
-    Service(Arc<Service>),
+    Service(Arc<Service>, Destination),
     Passthrough,
     BlackHole,
 }
@@ -132,7 +132,7 @@ impl Route {
             name: None,
             source: snapshot.workload(asker.source).clone(),
             cluster: snapshot.cluster(verdict).clone(),
-            action: RouteAction::from(verdict),
+            action: RouteAction::of(verdict, asker.destination),
             standing: NameTrust::NotNeeded,
             mode: snapshot.config.outbound_traffic_policy.mode,
             series: Cell::new(None),
@@ -156,7 +156,7 @@ impl Route {
     /// What decided, for the access log.
     pub(crate) fn decider(&self) -> Decider {
         match &self.action {
-            RouteAction::Service(service) => Decider::Entry(Arc::clone(service)),
+            RouteAction::Service(service, _) => Decider::Entry(Arc::clone(service)),
             RouteAction::BlackHole if self.standing == NameTrust::Unverified => Decider::Unverified,
             RouteAction::Passthrough | RouteAction::BlackHole => Decider::Policy(self.mode),
         }
@@ -172,34 +172,37 @@ impl Route {
         match &self.action {
             RouteAction::BlackHole => false,
             RouteAction::Passthrough => upstream == destination,
-            RouteAction::Service(service) => match &service.target {
-                ServiceTarget::OriginalDestination { target_port } => {
-                    let port = target_port.unwrap_or(destination.port());
-                    upstream == SocketAddr::new(destination.ip(), port)
-                }
+            RouteAction::Service(_, Destination::Original { port }) => {
+                upstream == SocketAddr::new(destination.ip(), *port)
+            }
+            RouteAction::Service(service, Destination::Endpoints) => match &service.target {
                 ServiceTarget::Endpoints(endpoints) => endpoints.contains(&upstream),
+                ServiceTarget::OriginalDestination { .. } => false,
             },
         }
     }
 }
 
 impl RouteAction {
+    /// Where `verdict` leads a connection to `destination`.
+    fn of(verdict: Verdict<'_>, destination: SocketAddr) -> Self {
+        match verdict {
+            Verdict::Service(service, matched) => {
+                Self::Service(Arc::clone(service), service.destination(matched, destination))
+            }
+            Verdict::Passthrough => Self::Passthrough,
+            Verdict::BlackHole => Self::BlackHole,
+        }
+    }
+
     /// Whether both lead to the same endpoints. For routes of one generation.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Service(one), Self::Service(other)) => Arc::ptr_eq(one, other),
+            (Self::Service(one, to), Self::Service(other, other_to)) => {
+                Arc::ptr_eq(one, other) && to == other_to
+            }
             (Self::Passthrough, Self::Passthrough) | (Self::BlackHole, Self::BlackHole) => true,
             _ => false,
-        }
-    }
-}
-
-impl From<Verdict<'_>> for RouteAction {
-    fn from(verdict: Verdict<'_>) -> Self {
-        match verdict {
-            Verdict::Service(service, _) => Self::Service(Arc::clone(service)),
-            Verdict::Passthrough => Self::Passthrough,
-            Verdict::BlackHole => Self::BlackHole,
         }
     }
 }

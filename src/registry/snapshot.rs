@@ -22,7 +22,7 @@ mod service;
 mod warnings;
 
 pub use self::answers::Answers;
-pub use self::service::{Cluster, Service, Target};
+pub use self::service::{Cluster, Destination, Service, Target};
 pub use super::service_entry::NameSource;
 pub use crate::identity::Identity;
 
@@ -137,7 +137,7 @@ impl Snapshot {
                 warnings.effect_of(&config.names, entry, port, reach);
             }
             for service in services_of(entry, answers) {
-                for taken in index.add(services.len(), &service, answers) {
+                for taken in index.add(services.len(), &service) {
                     warnings.conflict(&service, &services[taken.by], &taken);
                 }
                 services.push(Arc::new(service));

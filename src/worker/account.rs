@@ -323,7 +323,7 @@ impl<K: Kernel> Context<K> {
 /// The verdict that a route keeps.
 fn verdict_of(route: &Route) -> Verdict<'_> {
     match &route.action {
-        RouteAction::Service(service) => Verdict::Service(service, Match::Port),
+        RouteAction::Service(service, _) => Verdict::Service(service, Match::Port),
         RouteAction::Passthrough => Verdict::Passthrough,
         RouteAction::BlackHole => Verdict::BlackHole,
     }

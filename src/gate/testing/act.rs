@@ -77,7 +77,7 @@ impl Show {
         self.leg = Leg::None;
         let address = match &route.action {
             RouteAction::Passthrough => Some(DESTINATION),
-            RouteAction::Service(service) => endpoint(&service.target),
+            RouteAction::Service(service, _) => endpoint(&service.target),
             RouteAction::BlackHole => panic!("no way leads there: {route:?}"),
         };
         self.connect_or_not(address);

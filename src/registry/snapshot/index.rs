@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use foldhash::fast::RandomState;
 
 use super::host_index::HostIndex;
-use super::service::{Service, Target};
-use super::{Answers, Claim, Match};
+use super::service::Service;
+use super::{Claim, Match};
 use crate::prefix::{self, Prefixes};
 use crate::registry::service_entry::{ByAddress, NameSource};
 
@@ -42,11 +42,12 @@ impl Index {
         if let Some(service) = self.listed.get(&(address, port)) {
             return Some((*service, Match::Address));
         }
-        if let Some(service) = self.resolved.get(&(address, port)) {
-            return Some((*service, Match::Resolved));
+        let prefixes = self.prefixes.get(&port);
+        if let Some((prefix, service)) = prefixes.and_then(|all| all.longest(address)) {
+            return Some((*service, Match::Prefix(prefix)));
         }
-        let (prefix, service) = self.prefixes.get(&port)?.longest(address)?;
-        Some((*service, Match::Prefix(prefix)))
+        let service = self.resolved.get(&(address, port))?;
+        Some((*service, Match::Resolved))
     }
 
     /// The service whose host matches the name.
@@ -66,12 +67,7 @@ impl Index {
     }
 
     /// Adds the service at `position`; returns what it claims in vain.
-    pub(super) fn add(
-        &mut self,
-        position: usize,
-        service: &Service,
-        answers: &Answers,
-    ) -> Vec<Taken> {
+    pub(super) fn add(&mut self, position: usize, service: &Service) -> Vec<Taken> {
         let mut taken = Vec::new();
         let mut claim = |holder: usize, what: &dyn Fn() -> String| {
             if holder != position {
@@ -86,7 +82,7 @@ impl Index {
                 claim(holder, &|| "every address".into());
             }
             ByAddress::Resolved => {
-                for address in resolved_addresses(service, answers) {
+                for address in service.resolved_addresses() {
                     let holder = *self.resolved.entry((address, port)).or_insert(position);
                     claim(holder, &|| address.to_string());
                 }
@@ -112,19 +108,4 @@ impl Index {
         }
         taken
     }
-}
-
-/// What vouches for the service's host and its endpoints, and those of its endpoints that need no
-/// name.
-fn resolved_addresses<'a>(
-    service: &'a Service,
-    answers: &'a Answers,
-) -> impl Iterator<Item = IpAddr> + 'a {
-    let names = service.host.exact().into_iter().chain(&service.resolved_names);
-    let recent = names.flat_map(|name| answers.recent(name.as_str())).copied();
-    let endpoints = match &service.target {
-        Target::Endpoints(endpoints) => endpoints.as_slice(),
-        Target::OriginalDestination { .. } => &[],
-    };
-    recent.chain(endpoints.iter().map(|endpoint| endpoint.ip()))
 }

@@ -4,6 +4,7 @@
 //! Istio has one service per host, and so have the metrics here: a connection is accounted to the
 //! host by which it was found, or to the entry's first host when it was found by address.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,6 +47,18 @@ pub enum Target {
     Endpoints(Vec<SocketAddr>),
 }
 
+/// Where a connection goes that has found a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Destination {
+    /// To the address that it meant.
+    Original {
+        /// At this port.
+        port: u16,
+    },
+    /// To one of the service's endpoints.
+    Endpoints,
+}
+
 /// One host on one port of one service entry.
 #[derive(Debug)]
 pub struct Service {
@@ -71,6 +84,9 @@ pub struct Service {
     listed_endpoints: Box<[IpAddr]>,
     /// Where the document stands.
     pub origin: Origin,
+    /// If it is found by them: the addresses that DNS gave for its host and its endpoints, and at
+    /// which port a connection to each of them goes there; `None`: it goes to the endpoints.
+    resolved: BTreeMap<IpAddr, Option<u16>>,
     /// Of a connection that finds it by its name.
     standing: NameTrust,
     cursor: AtomicUsize,
@@ -96,6 +112,10 @@ impl Service {
             ByAddress::Listed => Arc::clone(&entry.addresses),
             ByAddress::Resolved | ByAddress::Any | ByAddress::Nothing => Arc::default(),
         };
+        let resolved = match reach.by_address {
+            ByAddress::Resolved => resolved(entry, port, host, answers),
+            ByAddress::Listed | ByAddress::Any | ByAddress::Nothing => BTreeMap::new(),
+        };
         Self {
             entry: entry.full_name().into(),
             cluster,
@@ -108,6 +128,7 @@ impl Service {
             resolved_names,
             listed_endpoints,
             origin: entry.origin.clone(),
+            resolved,
             standing,
             cursor: AtomicUsize::new(0),
         }
@@ -130,6 +151,31 @@ impl Service {
             LedBy::File
         } else {
             LedBy::Dns
+        }
+    }
+
+    /// The addresses that DNS gave by which it is found.
+    pub(super) fn resolved_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        self.resolved.keys().copied()
+    }
+
+    /// Where a connection to `original` goes that has found this service so.
+    ///
+    /// One that was found by an address that DNS gave goes to that address: the owner of a name
+    /// says whose connections it takes, and must not say where they go instead. Only to endpoints
+    /// that the entry lists beside its host it is led elsewhere.
+    #[must_use]
+    pub fn destination(&self, matched: Match, original: SocketAddr) -> Destination {
+        let resolved = || self.resolved.get(&original.ip().to_canonical()).copied().flatten();
+        match &self.target {
+            Target::OriginalDestination { target_port } => {
+                Destination::Original { port: target_port.unwrap_or(original.port()) }
+            }
+            Target::Endpoints(_) if matched == Match::Resolved => match resolved() {
+                Some(port) => Destination::Original { port },
+                None => Destination::Endpoints,
+            },
+            Target::Endpoints(_) => Destination::Endpoints,
         }
     }
 
@@ -192,6 +238,30 @@ fn target(
             (Target::Endpoints(endpoints), names.into())
         }
     }
+}
+
+/// See [`Service::resolved`].
+fn resolved(
+    entry: &ServiceEntry,
+    port: &Port,
+    host: &HostPattern,
+    answers: &Answers,
+) -> BTreeMap<IpAddr, Option<u16>> {
+    let of_name = |name: &Name, port: Option<u16>| {
+        let addresses: Vec<IpAddr> = answers.recent(name.as_str()).to_vec();
+        addresses.into_iter().map(move |ip| (ip, port))
+    };
+    let own = entry.endpoints.is_empty().then(|| port.target_port.unwrap_or(port.number));
+    let of_host = host.exact().into_iter().flat_map(|name| of_name(name, own));
+    let of_endpoints = entry.endpoints.iter().flat_map(|endpoint| {
+        let number = Some(ServiceEntry::endpoint_port(port, endpoint));
+        match &endpoint.address {
+            EndpointAddress::Ip(ip) => vec![(*ip, number)],
+            EndpointAddress::Name(name) => of_name(name, number).collect(),
+        }
+    });
+    // An endpoint's own port goes before what is said about the host.
+    of_host.chain(of_endpoints).collect()
 }
 
 /// For the admin server's registry dump.

@@ -12,7 +12,7 @@ use crate::admission::Flow;
 use crate::config::Action;
 use crate::gate::{Detect, Gate, HeldSnapshot, Micros, Route, RouteAction, TLS_ACCESS_DENIED};
 use crate::metrics::CloseReason;
-use crate::registry::snapshot::{Decision, NameTrust, Service, Target};
+use crate::registry::snapshot::{Decision, Destination, NameTrust, Service, Target};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
 use crate::sys::kernel::{Errno, Expect, Kernel, StreamSocket};
@@ -95,7 +95,10 @@ impl<K: Kernel> Connection<K> {
         match decision.verdict {
             Verdict::BlackHole => self.blackhole(snapshot, protocol, cx),
             Verdict::Passthrough => self.connect_to(self.original_destination, None, cx),
-            Verdict::Service(service, _) => self.connect_to_service(service, cx),
+            Verdict::Service(service, matched) => {
+                let destination = service.destination(matched, self.original_destination);
+                self.connect_to_service(service, destination, cx)
+            }
         }
     }
 
@@ -130,24 +133,34 @@ impl<K: Kernel> Connection<K> {
     #[inline(never)]
     pub(super) fn connect(&mut self, route: &Route, cx: &mut Context<K>) -> Next {
         match &route.action {
-            RouteAction::Service(service) => self.connect_to_service(service, cx),
+            RouteAction::Service(service, destination) => {
+                self.connect_to_service(service, *destination, cx)
+            }
             RouteAction::Passthrough => self.connect_to(self.original_destination, None, cx),
             RouteAction::BlackHole => Next::End(CloseReason::BlackHole),
         }
     }
 
-    fn connect_to_service(&mut self, service: &Arc<Service>, cx: &mut Context<K>) -> Next {
-        match &service.target {
-            Target::OriginalDestination { target_port } => {
-                let mut destination = self.original_destination;
-                destination.set_port(target_port.unwrap_or(destination.port()));
-                self.connect_to(destination, None, cx)
+    fn connect_to_service(
+        &mut self,
+        service: &Arc<Service>,
+        destination: Destination,
+        cx: &mut Context<K>,
+    ) -> Next {
+        match (destination, &service.target) {
+            (Destination::Original { port }, _) => {
+                let mut address = self.original_destination;
+                address.set_port(port);
+                self.connect_to(address, None, cx)
             }
             // Its name has not been resolved yet.
-            Target::Endpoints(endpoints) if endpoints.is_empty() => {
+            (Destination::Endpoints, Target::OriginalDestination { .. }) => {
                 Next::Unreachable(CloseReason::NoEndpoint)
             }
-            Target::Endpoints(endpoints) => {
+            (Destination::Endpoints, Target::Endpoints(endpoints)) if endpoints.is_empty() => {
+                Next::Unreachable(CloseReason::NoEndpoint)
+            }
+            (Destination::Endpoints, Target::Endpoints(endpoints)) => {
                 let first = service.next_endpoint() % endpoints.len();
                 let candidates = Candidates {
                     service: Arc::clone(service),

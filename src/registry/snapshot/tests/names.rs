@@ -302,12 +302,58 @@ fn an_answer_never_takes_an_address_that_an_operator_wrote() {
     let old = Some(SystemTime::UNIX_EPOCH);
     let mut cloud = resolving(entry("cloud", &[], &[5000]));
     cloud.created = old;
-    let answers = answers(&[("cloud.example.com", &["192.0.2.1", "192.0.2.2"])]);
+    let own = &["192.0.2.1", "192.0.2.2", "198.51.100.1"];
+    let answers = answers(&[("cloud.example.com", own)]);
     let entries =
         [cloud, entry("db", &["192.0.2.1"], &[5000]), entry("w", &["192.0.2.0/24"], &[5000])];
     let snapshot = with(registry_only(), &entries, &answers);
     assert_eq!(found(&snapshot, "192.0.2.1:5000"), Some(("ns/db".into(), Match::Address)));
-    assert_eq!(found(&snapshot, "192.0.2.2:5000"), Some(("ns/cloud".into(), Match::Resolved)));
+    let prefix = Match::Prefix("192.0.2.0/24".parse().unwrap());
+    assert_eq!(found(&snapshot, "192.0.2.2:5000"), Some(("ns/w".into(), prefix)));
+    assert_eq!(found(&snapshot, "198.51.100.1:5000"), Some(("ns/cloud".into(), Match::Resolved)));
+}
+
+#[test]
+fn a_connection_found_by_a_resolved_address_goes_to_that_address() {
+    let mut plain = resolving(entry("db", &[], &[5000]));
+    plain.ports[0].target_port = Some(5001);
+    let mut led = resolving(entry("led", &[], &[6000]));
+    let ports = vec![("p6000".into(), 6001)];
+    led.endpoints = vec![
+        Endpoint { address: EndpointAddress::Name(name("lb.example.net")), ports },
+        Endpoint { address: EndpointAddress::Ip("192.0.2.9".parse().unwrap()), ports: vec![] },
+    ];
+    let mut answers = Answers::default();
+    let mut told = |host: &str, current: &[&str], recent: &[&str]| {
+        let [current, recent] =
+            [current, recent].map(|list| list.iter().map(|ip| ip.parse().unwrap()));
+        answers.insert_recent(name(host), current, recent);
+    };
+    told("db.example.com", &["192.0.2.1", "192.0.2.2"], &["192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+    told("led.example.com", &["192.0.2.4"], &["192.0.2.4"]);
+    told("lb.example.net", &["192.0.2.5"], &["192.0.2.5", "192.0.2.6"]);
+    let snapshot = with(registry_only(), &[plain, led], &answers);
+    let original = |port| Destination::Original { port };
+    for (to, expected) in [
+        ("192.0.2.1:5000", original(5001)),
+        ("192.0.2.2:5000", original(5001)),
+        // Told earlier: connections are not led there, but who goes there goes there.
+        ("192.0.2.3:5000", original(5001)),
+        ("[::ffff:192.0.2.3]:5000", original(5001)),
+        ("192.0.2.5:6000", original(6001)),
+        ("192.0.2.6:6000", original(6001)),
+        ("192.0.2.9:6000", original(6000)),
+        // The host's own address, and the entry says where its connections go.
+        ("192.0.2.4:6000", Destination::Endpoints),
+    ] {
+        let to: SocketAddr = to.parse().unwrap();
+        let Some((service, matched)) = snapshot.find(to, None) else { panic!("{to}") };
+        assert_eq!(
+            (matched, service.destination(matched, to)),
+            (Match::Resolved, expected),
+            "{to}"
+        );
+    }
 }
 
 #[test]
