@@ -7,13 +7,14 @@
 //! protocol. Nothing here waits for anything but the ring, takes a lock that another thread may
 //! hold for long, or allocates per message on a connection without a gate.
 //!
-//! [`listener`] goes from an accept to a slot, [`sweep`] keeps the time, `commands` answers the
-//! control plane, [`account`] is where connections and requests are counted.
+//! [`listener`] goes from an accept to a slot, [`sweep`] and [`deadlines`] keep the time, `commands`
+//! answers the control plane, [`account`] is where connections and requests are counted.
 
 mod account;
 mod commands;
 mod connection;
 mod context;
+mod deadlines;
 mod listener;
 mod sweep;
 mod token;
@@ -169,6 +170,7 @@ impl<K: Kernel> Worker<K> {
             completions += 1;
         }
         self.serve_starved();
+        self.meet_deadlines();
         self.keep_time();
         let counters = &self.cx.metrics.counters;
         counters.turns.add(1);
@@ -225,6 +227,13 @@ impl<K: Kernel> Worker<K> {
                 }
             }
             None => event.discard(&mut self.cx),
+        }
+    }
+
+    /// Tells the connections whose short deadlines have passed.
+    fn meet_deadlines(&mut self) {
+        while let Some(key) = self.cx.deadlines.pop_due(self.cx.now) {
+            self.with(key, Event::Due);
         }
     }
 

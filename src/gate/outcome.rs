@@ -67,7 +67,7 @@ pub(crate) enum Outcome {
     Act(Action),
 }
 
-/// What the worker counts.
+/// What the worker counts, or remembers.
 #[derive(Debug)]
 pub(crate) enum Note {
     /// The protocol is known, and requests will be accounted one by one.
@@ -86,6 +86,9 @@ pub(crate) enum Note {
     FramesRefused(FrameError),
     /// The end of a response cannot be determined any more.
     ResponseUnframed(FramingError),
+    /// What is held is to be shown again when it is this late, if nothing else happens before.
+    #[allow(dead_code, reason = "the first gate that holds bytes for a time constructs it")]
+    Due(Micros),
 }
 
 /// What the worker does.

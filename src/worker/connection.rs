@@ -102,6 +102,7 @@ impl<K: Kernel> Connection<K> {
             Event::BufferFree(side) => self.buffer_free(side, cx),
             Event::HandshakeAckDue => self.quickack_on(),
             Event::Visit => self.visit(cx),
+            Event::Due => self.due(cx),
             Event::End(reason) => self.end_at_once(reason, cx),
         };
         match next {

@@ -15,6 +15,7 @@ use crate::relay::Side;
 use crate::sys::buffers::Buffer;
 use crate::sys::kernel::{Errno, Kernel, Recorded};
 use crate::sys::pipe::PipePool;
+use crate::worker::deadlines::Deadlines;
 use crate::worker::token::Key;
 
 /// See the module.
@@ -34,6 +35,7 @@ pub(super) struct Context<K: Kernel> {
     /// Directions that wait for a buffer, in order.
     pub(super) starved: VecDeque<(Key, Side)>,
     pub(super) held_acks: HeldAcks,
+    pub(super) deadlines: Deadlines,
     pub(super) admission: Arc<Admission>,
     pub(super) metrics: WorkerMetrics,
     pub(super) access_log: AccessLog,
@@ -120,6 +122,7 @@ impl<K: Kernel> Context<K> {
             pipes: PipePool::new(shared.pipes_max),
             starved: VecDeque::new(),
             held_acks: HeldAcks::default(),
+            deadlines: Deadlines::default(),
             admission: shared.admission,
             metrics: shared.metrics,
             access_log: shared.access_log,

@@ -51,6 +51,7 @@ impl<K: Kernel> Worker<K> {
             not_after(self.sweep.next_at);
         }
         self.listeners.iter().filter_map(super::Accepting::due).for_each(&mut not_after);
+        self.cx.deadlines.next().into_iter().for_each(&mut not_after);
         if let DrainStage::Grace(end) = self.drain_stage {
             not_after(end);
         }

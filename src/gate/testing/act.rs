@@ -164,6 +164,7 @@ impl Show {
             | Note::NameConflict
             | Note::BlockedStream
             | Note::FramesRefused(_)
+            | Note::Due(_)
             | Note::ResponseUnframed(_) => format!("{note:?}"),
         });
     }

@@ -241,6 +241,7 @@ impl<K: Kernel> Connection<K> {
                 self.account_answered(*answered, ResponseFlags::None, cx);
             }
             Note::FramesRefused(error) => counters.refused_frames(error).add(1),
+            Note::Due(at) => cx.deadlines.set(at, self.key),
             Note::ResponseUnframed(lost) => {
                 counters.unframed_answers(lost).add(1);
                 self.end_requests();

@@ -30,6 +30,8 @@ pub(in crate::worker) enum Event {
     HandshakeAckDue,
     /// It is time to look at the clock.
     Visit,
+    /// A deadline that it has set in [`Context::deadlines`] has passed.
+    Due,
     /// It ends, whatever is on its way.
     End(CloseReason),
 }
@@ -45,6 +47,7 @@ impl Event {
             | Self::BufferFree(_)
             | Self::HandshakeAckDue
             | Self::Visit
+            | Self::Due
             | Self::End(_) => {}
         }
     }

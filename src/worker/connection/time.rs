@@ -48,6 +48,22 @@ impl<K: Kernel> Connection<K> {
         }
     }
 
+    /// A short deadline has passed, for which the gate holds what the downstream has sent.
+    #[inline(never)]
+    pub(super) fn due(&mut self, cx: &mut Context<K>) -> Next {
+        match (&self.phase, &self.upstream) {
+            (Phase::Open, Upstream::Undecided { .. } | Upstream::Up(_)) => self.inspect_again(cx),
+            (Phase::Open, Upstream::None | Upstream::Connecting(_) | Upstream::Closing(_))
+            | (
+                Phase::Replying { .. }
+                | Phase::Lingering { .. }
+                | Phase::Resetting { .. }
+                | Phase::Closing,
+                _,
+            ) => Next::Rest,
+        }
+    }
+
     fn visit_relaying(&mut self, still_us: Micros, cx: &mut Context<K>) -> Next {
         let is_half_closed = self.directions.iter().any(|direction| direction.has_ended());
         let carries = self.directions[Side::Downstream as usize].carries();

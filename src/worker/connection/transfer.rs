@@ -188,11 +188,19 @@ impl<K: Kernel> Connection<K> {
 
     /// Goes on with the downstream's bytes: those that are carried first.
     pub(super) fn resume(&mut self, cx: &mut Context<K>) -> Next {
+        match self.is_relaying() {
+            true => self.inspect_again(cx),
+            // Nothing will pass any more.
+            false => Next::Rest,
+        }
+    }
+
+    /// Shows the gate again what it holds of the downstream; if that is nothing, reads on.
+    pub(super) fn inspect_again(&mut self, cx: &mut Context<K>) -> Next {
         let side = Side::Downstream;
-        let is_relaying = self.is_relaying();
         let direction = &mut self.directions[side as usize];
-        if direction.half.state() != State::Receiving || !is_relaying {
-            // Its completion comes here; or nothing will pass any more.
+        if direction.half.state() != State::Receiving {
+            // Its completion comes here.
             return Next::Rest;
         }
         match (direction.carries(), direction.operation) {
