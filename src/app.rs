@@ -28,6 +28,7 @@ use crate::config::{Capture, Config};
 use crate::control::{self, Control, reload};
 use crate::diagnostics::{Diagnostic, Severity};
 use crate::drain::Drain;
+use crate::failed_addresses::FailedAddresses;
 use crate::load::{self, Loaded};
 use crate::metrics::MetricsHub;
 use crate::registry::{Answers, Registry, Snapshot};
@@ -86,6 +87,7 @@ pub struct Addresses {
 struct Shared {
     registry: Registry,
     admission: Arc<Admission>,
+    failed_addresses: Arc<FailedAddresses>,
     metrics: MetricsHub,
     access_log: AccessLog,
     drain: Drain,
@@ -122,6 +124,7 @@ impl App {
         let shared = Shared {
             registry: Registry::new(snapshot),
             admission: Admission::new(ThisHost::new([], own_ports(&addresses))),
+            failed_addresses: Arc::default(),
             metrics: MetricsHub::new(config.metrics.series_max),
             access_log,
             drain: Drain::default(),
@@ -200,6 +203,7 @@ impl Shared {
             drain: self.drain.clone(),
             inbox,
             waker,
+            failed_addresses: Arc::clone(&self.failed_addresses),
             pipes_max: budget.pipes_per_worker,
         }
     }

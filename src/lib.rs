@@ -39,9 +39,11 @@
 //! that of all labels only the name is looked at when `worker/account.rs` finds the connection's
 //! series in [`metrics`].
 //!
-//! **Connected.** `worker/connection/upstream.rs` opens the upstream connection, one attempt after
-//! the other, to addresses that the [`upstream_guard`] permits. A blackholed connection never comes here: `worker/connection/reply.rs` sends it a
-//! local reply (502, a TLS alert), or just FIN or RST, and it lingers until it has closed.
+//! **Connected.** `worker/connection/upstream.rs` says where the upstream connection goes, and
+//! `attempts.rs` beside it makes it: to addresses that the [`upstream_guard`] permits, those that
+//! have just failed ([`failed_addresses`]) last. A blackholed connection never comes here:
+//! `worker/connection/reply.rs` sends it a local reply (502, a TLS alert), or just FIN or RST, and
+//! it lingers until it has closed.
 //!
 //! **Relayed.** A connection is two halves, one per direction. [`relay`] is a half as a state
 //! machine: it says what comes next and touches nothing. `worker/connection/transfer.rs` does it:
@@ -95,6 +97,8 @@ mod admission;
 mod registry;
 
 mod upstream_guard;
+
+mod failed_addresses;
 
 mod prefix;
 

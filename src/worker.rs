@@ -7,8 +7,8 @@
 //! protocol. Nothing here waits for anything but the ring, takes a lock that another thread may
 //! hold for long, or allocates per message on a connection without a gate.
 //!
-//! [`listener`] goes from an accept to a slot, [`sweep`] and [`deadlines`] keep the time, `commands`
-//! answers the control plane, [`account`] is where connections and requests are counted.
+//! [`listener`] goes from an accept to a slot, [`sweep`] and [`deadlines`] keep the time,
+//! `commands` answers the control plane, [`account`] is where connections and requests are counted.
 
 mod account;
 mod commands;
@@ -34,6 +34,7 @@ use crate::access_log::AccessLog;
 use crate::admission::Admission;
 use crate::commands::Command;
 use crate::drain::{Drain, Phase as ProcessPhase};
+use crate::failed_addresses::FailedAddresses;
 use crate::gate::Micros;
 use crate::metrics::WorkerMetrics;
 use crate::registry::Reader;
@@ -80,6 +81,8 @@ pub struct Parts<L> {
     pub inbox: Receiver<Command>,
     /// Ends a wait when there is a request.
     pub waker: Waker,
+    /// Shared by all workers.
+    pub failed_addresses: Arc<FailedAddresses>,
     /// Pipes that may be lent to connections at a time.
     pub pipes_max: usize,
 }
@@ -132,6 +135,7 @@ impl<K: Kernel> Worker<K> {
                     admission: parts.admission,
                     metrics: parts.metrics,
                     access_log: parts.access_log,
+                    failed_addresses: parts.failed_addresses,
                     pipes_max: parts.pipes_max,
                 },
             ),
@@ -191,8 +195,8 @@ impl<K: Kernel> Worker<K> {
                 }
             }
             Completion::Connected { token, result } => {
-                if let Target::Connection(key, _) = Target::decode(token) {
-                    self.with(key, Event::Connected(result));
+                if let Target::Attempt(key, number) = Target::decode(token) {
+                    self.with(key, Event::Connected { number, result });
                 }
             }
             Completion::Received { token, result, expect, rearm } => {
@@ -208,7 +212,7 @@ impl<K: Kernel> Worker<K> {
             }
             Completion::Ready { token, operation, result } => match Target::decode(token) {
                 Target::Commands => self.on_commands(),
-                Target::Listener(_) => {}
+                Target::Listener(_) | Target::Attempt(..) => {}
                 Target::Connection(key, side) => {
                     self.with(key, Event::Ready { side, operation, result });
                 }

@@ -172,7 +172,7 @@ impl Route {
         match &self.action {
             RouteAction::BlackHole => false,
             RouteAction::Passthrough => upstream == destination,
-            RouteAction::Service(_, Destination::Original { port }) => {
+            RouteAction::Service(_, Destination::Original { port, .. }) => {
                 upstream == SocketAddr::new(destination.ip(), *port)
             }
             RouteAction::Service(service, Destination::Endpoints) => match &service.target {

@@ -15,9 +15,10 @@
 //! returns what is to happen next ([`Next`]); none calls another one that could come back to it.
 //!
 //! A connection is over when nothing of it is in flight in the ring. What is in flight is recorded
-//! where it belongs ([`Direction::operation`], [`Direction::receive`], [`Connecting::in_flight`],
+//! where it belongs ([`Direction::operation`], [`Direction::receive`], [`Connecting::attempts`],
 //! [`End::watched`]) and never counted separately.
 
+mod attempts;
 mod close;
 mod direction;
 mod inspect;
@@ -38,6 +39,7 @@ use crate::sys::kernel::{Expect, Kernel, Operation};
 use crate::worker::account::Account;
 use crate::worker::context::Context;
 use crate::worker::token::Key;
+use attempts::Attempt;
 pub(super) use direction::Arrived;
 use direction::{Direction, Receive};
 pub(super) use state::{End, Event, Fate};
@@ -55,7 +57,9 @@ const RESET_WAIT_US: Micros = 5_000_000;
 pub(super) struct Connection<K: Kernel> {
     pub(super) key: Key,
     phase: Phase,
-    upstream: Upstream,
+    upstream: Upstream<K::Socket>,
+    /// An attempt that another one has beaten, until its connect has completed.
+    loser: Option<Box<Attempt<K::Socket>>>,
     pub(super) ends: [End<K::Socket>; 2],
     /// By source side.
     pub(super) directions: [Direction<K::Pipe>; 2],
@@ -79,6 +83,7 @@ impl<K: Kernel> Connection<K> {
             key,
             phase: Phase::Open,
             upstream: Upstream::None,
+            loser: None,
             ends: [End { socket: Some(socket), ..End::default() }, End::default()],
             // The workload usually speaks first, and has by the time the upstream is connected.
             directions: [Direction::new(Expect::Bytes), Direction::new(Expect::Nothing)],
@@ -94,7 +99,7 @@ impl<K: Kernel> Connection<K> {
     /// Something has happened.
     pub(super) fn on(&mut self, event: Event, cx: &mut Context<K>) -> Fate {
         let next = match event {
-            Event::Connected(result) => self.connected(result, cx),
+            Event::Connected { number, result } => self.connected(number, result, cx),
             Event::Received { side, arrived, rearm } => self.received(side, arrived, rearm, cx),
             Event::Sent { side, result } => self.sent(side, result, cx),
             Event::Ready { side, operation: Operation::Dead, result } => self.dead(side, result),
@@ -172,7 +177,7 @@ impl<K: Kernel> Connection<K> {
     }
 
     /// The only place that changes the upstream connection's state.
-    fn set_upstream(&mut self, upstream: Upstream, cx: &Context<K>) {
+    fn set_upstream(&mut self, upstream: Upstream<K::Socket>, cx: &Context<K>) {
         self.leave_undecided(cx);
         if let Upstream::Undecided { .. } = upstream {
             cx.metrics.counters.detecting.add(1);
@@ -233,18 +238,19 @@ impl<K: Kernel> Connection<K> {
             || self.connects()
     }
 
-    /// The connect of the present attempt is in flight.
+    /// A connect is in flight.
     fn connects(&self) -> bool {
-        match &self.upstream {
+        let connecting = match &self.upstream {
             Upstream::Connecting(connecting) => connecting.is_in_flight(),
             Upstream::Undecided { .. }
             | Upstream::None
             | Upstream::Up(_)
             | Upstream::Closing(_) => false,
-        }
+        };
+        connecting || self.loser.is_some()
     }
 
-    /// The operations in flight, with the side that their tokens carry.
+    /// The operations in flight but for connects, with the side that their tokens carry.
     fn in_flight(&self) -> impl Iterator<Item = (Operation, Side)> + '_ {
         let waited_for = |side: Side| self.directions[side as usize].operation;
         let halves = Side::BOTH.into_iter().filter_map(move |side| {
@@ -258,8 +264,7 @@ impl<K: Kernel> Connection<K> {
             let watched = self.ends[side as usize].watched == Watched::Yes;
             watched.then_some((Operation::Dead, side))
         });
-        let connect = self.connects().then_some((Operation::Connect, Side::Upstream));
-        halves.chain(receives).chain(watches).chain(connect)
+        halves.chain(receives).chain(watches)
     }
 
     /// The decision is there: the connection is accounted by it, and goes where it leads.

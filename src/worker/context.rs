@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use crate::access_log::{AccessLog, Record};
 use crate::admission::Admission;
 use crate::config::Config;
+use crate::failed_addresses::FailedAddresses;
 use crate::gate::{HeldSnapshot, Logging, Micros, Tables};
 use crate::metrics::WorkerMetrics;
 use crate::registry::Reader;
@@ -37,6 +38,7 @@ pub(super) struct Context<K: Kernel> {
     pub(super) held_acks: HeldAcks,
     pub(super) deadlines: Deadlines,
     pub(super) admission: Arc<Admission>,
+    pub(super) failed_addresses: Arc<FailedAddresses>,
     pub(super) metrics: WorkerMetrics,
     pub(super) access_log: AccessLog,
 }
@@ -49,6 +51,7 @@ pub(super) struct Shared {
     pub(super) admission: Arc<Admission>,
     pub(super) metrics: WorkerMetrics,
     pub(super) access_log: AccessLog,
+    pub(super) failed_addresses: Arc<FailedAddresses>,
     pub(super) pipes_max: usize,
 }
 
@@ -124,6 +127,7 @@ impl<K: Kernel> Context<K> {
             held_acks: HeldAcks::default(),
             deadlines: Deadlines::default(),
             admission: shared.admission,
+            failed_addresses: shared.failed_addresses,
             metrics: shared.metrics,
             access_log: shared.access_log,
             kernel,
@@ -138,6 +142,11 @@ impl<K: Kernel> Context<K> {
             self.tables.routes.clear();
             self.limits = Limits::from(&*self.snapshot.config);
         }
+    }
+
+    /// The time of this turn, as the other threads count it.
+    pub(super) fn time(&self) -> Instant {
+        self.origin + Duration::from_micros(self.now)
     }
 
     /// Hands over what is not written to a counter as it happens.

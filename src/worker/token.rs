@@ -3,12 +3,13 @@
 //! ```text
 //!   59      51 50    49  48        25 24           1     0
 //!  +----------+---------+------------+--------------+------+
-//!  |  unused  |  kind   | generation |     slot     | side |
+//!  |  unused  |  kind   | generation |     slot     | which|
 //!  +----------+---------+------------+--------------+------+
 //! ```
 //!
 //! The generation tells a slot's present connection from an earlier one: a completion that comes
-//! too late finds no connection. The ring adds the operation.
+//! too late finds no connection. `which` is the side, or the number of an attempt to connect. The
+//! ring adds the operation.
 
 use crate::relay::Side;
 use crate::sys::kernel::Token;
@@ -35,10 +36,22 @@ impl Key {
         Target::Connection(self, side).encode()
     }
 
+    /// The token of this connection's attempt to connect with this number.
+    pub(super) fn attempt_token(self, number: AttemptNumber) -> Token {
+        Target::Attempt(self, number).encode()
+    }
+
     /// The generation after `generation`.
     pub(super) fn generation_after(generation: u32) -> u32 {
         generation.wrapping_add(1) & ((1 << FIELD_BITS) - 1)
     }
+}
+
+/// Which of the two attempts to connect that a connection may have in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum AttemptNumber {
+    First,
+    Second,
 }
 
 /// Who a completion is for.
@@ -50,30 +63,36 @@ pub(super) enum Target {
     Commands,
     /// A connection; for a half, `side` is its source.
     Connection(Key, Side),
+    /// A connection's attempt to connect.
+    Attempt(Key, AttemptNumber),
 }
 
 impl Target {
     /// The token.
     pub(super) fn encode(self) -> Token {
-        let (kind, generation, slot, side) = match self {
-            Self::Listener(index) => (0, 0, index, Side::Downstream),
-            Self::Commands => (1, 0, 0, Side::Downstream),
-            Self::Connection(key, side) => (2, key.generation, key.slot as usize, side),
+        let (kind, generation, slot, which) = match self {
+            Self::Listener(index) => (0, 0, index, 0),
+            Self::Commands => (1, 0, 0, 0),
+            Self::Connection(key, side) => (2, key.generation, key.slot as usize, side as u64),
+            Self::Attempt(key, number) => (3, key.generation, key.slot as usize, number as u64),
         };
         debug_assert!(slot < SLOTS_MAX, "slot {slot} does not fit");
         let fields = (u64::from(generation) << FIELD_BITS) | (slot as u64);
-        Token((kind << KIND_SHIFT) | (fields << 1) | side as u64)
+        Token((kind << KIND_SHIFT) | (fields << 1) | which)
     }
 
     /// The inverse of [`Self::encode`].
     pub(super) fn decode(token: Token) -> Self {
         let slot = u32::try_from((token.0 >> 1) & FIELD_MASK).unwrap_or(u32::MAX);
         let generation = u32::try_from((token.0 >> (1 + FIELD_BITS)) & FIELD_MASK).unwrap_or(0);
-        let side = if token.0 & 1 == 0 { Side::Downstream } else { Side::Upstream };
+        let is_first = token.0 & 1 == 0;
+        let side = if is_first { Side::Downstream } else { Side::Upstream };
+        let number = if is_first { AttemptNumber::First } else { AttemptNumber::Second };
         match token.0 >> KIND_SHIFT {
             0 => Self::Listener(slot as usize),
             1 => Self::Commands,
-            _ => Self::Connection(Key { slot, generation }, side),
+            2 => Self::Connection(Key { slot, generation }, side),
+            _ => Self::Attempt(Key { slot, generation }, number),
         }
     }
 }
@@ -94,6 +113,8 @@ mod tests {
             let side = if upstream { Side::Upstream } else { Side::Downstream };
             for target in [
                 Target::Connection(Key { slot, generation }, side),
+                Target::Attempt(Key { slot, generation }, AttemptNumber::First),
+                Target::Attempt(Key { slot, generation }, AttemptNumber::Second),
                 Target::Listener(slot as usize),
                 Target::Commands,
             ] {

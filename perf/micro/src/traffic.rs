@@ -189,6 +189,7 @@ fn worker(
         drain,
         inbox,
         waker,
+        failed_addresses: Arc::default(),
         pipes_max: 0,
     };
     Worker::new(parts, kernel)

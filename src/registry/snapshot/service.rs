@@ -54,6 +54,8 @@ pub enum Destination {
     Original {
         /// At this port.
         port: u16,
+        /// What lets it go there.
+        led_by: LedBy,
     },
     /// To one of the service's endpoints.
     Endpoints,
@@ -169,10 +171,11 @@ impl Service {
         let resolved = || self.resolved.get(&original.ip().to_canonical()).copied().flatten();
         match &self.target {
             Target::OriginalDestination { target_port } => {
-                Destination::Original { port: target_port.unwrap_or(original.port()) }
+                let port = target_port.unwrap_or(original.port());
+                Destination::Original { port, led_by: LedBy::Workload }
             }
             Target::Endpoints(_) if matched == Match::Resolved => match resolved() {
-                Some(port) => Destination::Original { port },
+                Some(port) => Destination::Original { port, led_by: self.led_by(original.ip()) },
                 None => Destination::Endpoints,
             },
             Target::Endpoints(_) => Destination::Endpoints,

@@ -132,6 +132,7 @@ impl<K: Kernel> Connection<K> {
         for (operation, side) in self.in_flight() {
             cx.kernel.cancel(operation, self.key.token(side));
         }
+        self.cancel_attempts(cx);
         let phase = self.last_phase(reason, cx);
         self.set_phase(phase, cx);
         Next::Rest

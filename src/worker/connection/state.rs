@@ -4,20 +4,21 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 
+use super::attempts::Connecting;
 use super::direction::Arrived;
-use super::upstream::Connecting;
 use crate::admission::Flow;
 use crate::gate::{Micros, Route};
 use crate::metrics::CloseReason;
 use crate::relay::Side;
 use crate::sys::kernel::{Errno, Kernel, Operation};
 use crate::worker::context::Context;
+use crate::worker::token::AttemptNumber;
 
 /// What happens to a connection.
 #[derive(Debug)]
 pub(in crate::worker) enum Event {
-    /// The upstream connection is made, or not.
-    Connected(Result<(), Errno>),
+    /// An attempt at an upstream connection has succeeded, or not.
+    Connected { number: AttemptNumber, result: Result<(), Errno> },
     /// A receive has completed, or brought something; `rearm`: it has ended.
     Received { side: Side, arrived: Arrived, rearm: bool },
     /// A send has completed.
@@ -41,7 +42,7 @@ impl Event {
     pub(in crate::worker) fn discard<K: Kernel>(self, cx: &mut Context<K>) {
         match self {
             Self::Received { arrived, .. } => cx.throw_away(arrived.result),
-            Self::Connected(_)
+            Self::Connected { .. }
             | Self::Sent { .. }
             | Self::Ready { .. }
             | Self::BufferFree(_)
@@ -124,13 +125,13 @@ pub(super) enum Phase {
 
 /// The upstream connection.
 #[derive(Debug)]
-pub(super) enum Upstream {
+pub(super) enum Upstream<S> {
     /// A name can decide: the first bytes are awaited until the deadline.
     Undecided { deadline: Micros },
     /// There is none.
     None,
     /// It is being made.
-    Connecting(Connecting),
+    Connecting(Connecting<S>),
     /// It is made.
     Up(UpstreamLeg),
     /// It is idle and of no more use: it is closed as soon as nothing of it is in flight.

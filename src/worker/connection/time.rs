@@ -24,12 +24,9 @@ impl<K: Kernel> Connection<K> {
                 true => self.give_up(Detected::Deadline, cx),
                 false => Next::Rest,
             },
-            (Phase::Open, Upstream::Connecting(connecting)) => {
-                if cx.now.saturating_sub(connecting.began) >= cx.limits.connect_us {
-                    // It completes as cancelled, which is a failed attempt.
-                    let token = self.key.token(Side::Upstream);
-                    cx.kernel.cancel(Operation::Connect, token);
-                } else if cx.now.saturating_sub(self.accepted_at) > PERIOD_US_MIN {
+            (Phase::Open, Upstream::Connecting(_)) => {
+                self.visit_attempts(cx);
+                if cx.now.saturating_sub(self.accepted_at) > PERIOD_US_MIN {
                     // Most are connected before this is worth an operation.
                     self.watch(Side::Downstream, cx);
                 }
@@ -53,7 +50,8 @@ impl<K: Kernel> Connection<K> {
     pub(super) fn due(&mut self, cx: &mut Context<K>) -> Next {
         match (&self.phase, &self.upstream) {
             (Phase::Open, Upstream::Undecided { .. } | Upstream::Up(_)) => self.inspect_again(cx),
-            (Phase::Open, Upstream::None | Upstream::Connecting(_) | Upstream::Closing(_))
+            (Phase::Open, Upstream::Connecting(_)) => self.next_attempt_due(cx),
+            (Phase::Open, Upstream::None | Upstream::Closing(_))
             | (
                 Phase::Replying { .. }
                 | Phase::Lingering { .. }

@@ -1,66 +1,22 @@
-//! The upstream connection: one attempt after the other until one succeeds or none is left, and how
-//! it gives way to another one.
+//! The upstream connection: where it goes, and how it gives way to another one. How it is made is
+//! [`super::attempts`]'s.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::direction::Direction;
-use super::{Connection, End, Keepalive, Next, Phase, Then, Upstream, UpstreamLeg};
+use super::{Connection, End, Next, Phase, Then, Upstream};
 use crate::access_log::Protocol;
 use crate::admission::Flow;
 use crate::config::Action;
-use crate::gate::{Detect, Gate, HeldSnapshot, Micros, Route, RouteAction, TLS_ACCESS_DENIED};
+use crate::gate::{Detect, Gate, HeldSnapshot, Route, RouteAction, TLS_ACCESS_DENIED};
 use crate::metrics::CloseReason;
-use crate::registry::snapshot::{Decision, Destination, NameTrust, Service, Target};
+use crate::registry::snapshot::{Decision, Destination, NameTrust, Service};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
-use crate::sys::kernel::{Errno, Expect, Kernel, StreamSocket};
-use crate::upstream_guard::{self, LedBy, Permitted};
+use crate::sys::kernel::{Expect, Kernel, StreamSocket};
+use crate::upstream_guard::LedBy;
 use crate::worker::context::Context;
-
-/// An upstream connection that is being made.
-#[derive(Debug)]
-pub(super) struct Connecting {
-    pub(super) address: SocketAddr,
-    /// When this attempt began.
-    pub(super) began: Micros,
-    /// The other endpoints to try; `None` if there is one destination only.
-    candidates: Option<Box<Candidates>>,
-    flow: Option<Box<Flow>>,
-    attempt: Attempt,
-}
-
-/// Whether the connect of the present attempt is in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Attempt {
-    NotBegun,
-    InFlight,
-    Completed,
-}
-
-/// The endpoints of a service that a connection may still try.
-#[derive(Debug)]
-struct Candidates {
-    service: Arc<Service>,
-    /// Index of the next endpoint.
-    next: usize,
-    /// Endpoints not tried yet.
-    left: usize,
-    /// When the first attempt began.
-    since: Micros,
-}
-
-impl Connecting {
-    pub(super) fn is_in_flight(&self) -> bool {
-        self.attempt == Attempt::InFlight
-    }
-
-    fn led_by(&self) -> LedBy {
-        let candidates = self.candidates.as_ref();
-        candidates.map_or(LedBy::Workload, |c| c.service.led_by(self.address.ip()))
-    }
-}
 
 impl<K: Kernel> Connection<K> {
     /// Goes where the address leads, or waits for the first bytes if a name can change that.
@@ -94,7 +50,7 @@ impl<K: Kernel> Connection<K> {
     ) -> Next {
         match decision.verdict {
             Verdict::BlackHole => self.blackhole(snapshot, protocol, cx),
-            Verdict::Passthrough => self.connect_to(self.original_destination, None, cx),
+            Verdict::Passthrough => self.connect_to(self.original_destination, LedBy::Workload, cx),
             Verdict::Service(service, matched) => {
                 let destination = service.destination(matched, self.original_destination);
                 self.connect_to_service(service, destination, cx)
@@ -136,7 +92,9 @@ impl<K: Kernel> Connection<K> {
             RouteAction::Service(service, destination) => {
                 self.connect_to_service(service, *destination, cx)
             }
-            RouteAction::Passthrough => self.connect_to(self.original_destination, None, cx),
+            RouteAction::Passthrough => {
+                self.connect_to(self.original_destination, LedBy::Workload, cx)
+            }
             RouteAction::BlackHole => Next::End(CloseReason::BlackHole),
         }
     }
@@ -147,109 +105,13 @@ impl<K: Kernel> Connection<K> {
         destination: Destination,
         cx: &mut Context<K>,
     ) -> Next {
-        match (destination, &service.target) {
-            (Destination::Original { port }, _) => {
+        match destination {
+            Destination::Original { port, led_by } => {
                 let mut address = self.original_destination;
                 address.set_port(port);
-                self.connect_to(address, None, cx)
+                self.connect_to(address, led_by, cx)
             }
-            // Its name has not been resolved yet.
-            (Destination::Endpoints, Target::OriginalDestination { .. }) => {
-                Next::Unreachable(CloseReason::NoEndpoint)
-            }
-            (Destination::Endpoints, Target::Endpoints(endpoints)) if endpoints.is_empty() => {
-                Next::Unreachable(CloseReason::NoEndpoint)
-            }
-            (Destination::Endpoints, Target::Endpoints(endpoints)) => {
-                let first = service.next_endpoint() % endpoints.len();
-                let candidates = Candidates {
-                    service: Arc::clone(service),
-                    next: (first + 1) % endpoints.len(),
-                    left: endpoints.len() - 1,
-                    since: cx.now,
-                };
-                self.connect_to(endpoints[first], Some(Box::new(candidates)), cx)
-            }
-        }
-    }
-
-    /// Begins to connect to `address`.
-    fn connect_to(
-        &mut self,
-        address: SocketAddr,
-        candidates: Option<Box<Candidates>>,
-        cx: &mut Context<K>,
-    ) -> Next {
-        let mut connecting = Connecting {
-            address,
-            began: cx.now,
-            candidates,
-            flow: None,
-            attempt: Attempt::NotBegun,
-        };
-        let next = match open(&connecting, cx) {
-            Ok(socket) => {
-                self.submit_connect(socket, &mut connecting, cx);
-                Next::Rest
-            }
-            Err(reason) => Next::AttemptFailed(reason),
-        };
-        self.set_upstream(Upstream::Connecting(connecting), cx);
-        next
-    }
-
-    fn submit_connect(
-        &mut self,
-        socket: K::Socket,
-        connecting: &mut Connecting,
-        cx: &mut Context<K>,
-    ) {
-        let token = self.key.token(Side::Upstream);
-        cx.kernel.connect(&socket, &connecting.address, token);
-        connecting.attempt = Attempt::InFlight;
-        if cx.admission.host().is_own(self.source.ip()) {
-            // This connection may come back (a rule that does not leave Egret's own traffic alone):
-            // let the kernel choose the local port now, and remember it before it can be accepted.
-            // An error of the ring is met again by the turn's wait.
-            let _ = cx.kernel.submit();
-            if let Ok(local) = socket.local_address() {
-                let flow = (local, connecting.address);
-                cx.admission.remember_flow(flow);
-                connecting.flow = Some(Box::new(flow));
-            }
-        }
-        self.ends[Side::Upstream as usize].socket = Some(socket);
-    }
-
-    /// The upstream connection is made, or not.
-    #[inline(never)]
-    pub(super) fn connected(&mut self, result: Result<(), Errno>, cx: &mut Context<K>) -> Next {
-        let Upstream::Connecting(connecting) = &mut self.upstream else { return Next::Rest };
-        connecting.attempt = Attempt::Completed;
-        if !matches!(self.phase, Phase::Open) {
-            return Next::Rest;
-        }
-        let socket = self.ends[Side::Upstream as usize].socket.as_ref();
-        let verified = result.and_then(|()| socket.map_or(Ok(()), K::Socket::verify_connected));
-        if let Err(error) = verified {
-            return Next::AttemptFailed(reason_of(error));
-        }
-        cx.held_acks.hold(self.key);
-        let (address, flow) = (connecting.address, connecting.flow.take());
-        let first = connecting.candidates.as_ref().map(|candidates| candidates.since);
-        let took_us = cx.now.saturating_sub(first.unwrap_or(connecting.began));
-        let leg = UpstreamLeg { address, flow, keepalive: Keepalive::NotSet };
-        self.set_upstream(Upstream::Up(leg), cx);
-        self.moved_at = cx.now;
-        self.count_opened(cx);
-        if let Some(attribution) = self.gate.take_attribution() {
-            self.attribute(&attribution, cx);
-        }
-        cx.metrics.record_connect(std::time::Duration::from_micros(took_us));
-        // Unless Egret's own greeting is still on its way.
-        match self.directions[Side::Upstream as usize].operation {
-            None => Next::AdvanceAndResume,
-            Some(_) => self.resume(cx),
+            Destination::Endpoints => self.connect_to_endpoint(service, cx),
         }
     }
 
@@ -259,27 +121,6 @@ impl<K: Kernel> Connection<K> {
             socket.quickack_on();
         }
         Next::Rest
-    }
-
-    /// One attempt has failed: the next endpoint, or none.
-    #[inline(never)]
-    pub(super) fn attempt_failed(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
-        let Upstream::Connecting(connecting) = &mut self.upstream else { return Next::Rest };
-        let candidates = connecting.candidates.take().filter(|candidates| candidates.left > 0);
-        if let Some(flow) = connecting.flow.take() {
-            cx.admission.forget_flow(&flow);
-        }
-        if let Some(socket) = self.ends[Side::Upstream as usize].socket.take() {
-            cx.kernel.close(socket);
-        }
-        let Some(mut candidates) = candidates else { return Next::Unreachable(reason) };
-        let Target::Endpoints(endpoints) = &candidates.service.target else {
-            return Next::Unreachable(reason);
-        };
-        let address = endpoints[candidates.next];
-        candidates.next = (candidates.next + 1) % endpoints.len();
-        candidates.left -= 1;
-        self.connect_to(address, Some(candidates), cx)
     }
 
     /// The upstream connection, which is idle, gives way.
@@ -300,7 +141,7 @@ impl<K: Kernel> Connection<K> {
     /// The upstream connection is closed when nothing of it is in flight.
     #[inline(never)]
     pub(super) fn continue_closing(&mut self, cx: &mut Context<K>) -> Next {
-        if self.in_flight().any(|(_, side)| side == Side::Upstream) {
+        if self.connects() || self.in_flight().any(|(_, side)| side == Side::Upstream) {
             return Next::Rest;
         }
         if !matches!(self.upstream, Upstream::Closing(_)) {
@@ -335,41 +176,10 @@ impl<K: Kernel> Connection<K> {
     pub(super) fn take_flow(&mut self) -> Option<Box<Flow>> {
         match &mut self.upstream {
             Upstream::Up(leg) => leg.flow.take(),
-            Upstream::Connecting(connecting) => connecting.flow.take(),
-            Upstream::Undecided { .. } | Upstream::None | Upstream::Closing(_) => None,
+            Upstream::Undecided { .. }
+            | Upstream::None
+            | Upstream::Connecting(_)
+            | Upstream::Closing(_) => None,
         }
-    }
-}
-
-/// A socket for the attempt, if the address may be connected to.
-fn open<K: Kernel>(connecting: &Connecting, cx: &mut Context<K>) -> Result<K::Socket, CloseReason> {
-    let address = connecting.address;
-    let upstream = &cx.snapshot.config.upstream;
-    let permitted =
-        upstream_guard::check(address, connecting.led_by(), upstream.into(), &cx.admission.host());
-    match permitted {
-        Ok(Permitted::Plainly) => {}
-        Ok(Permitted::PrivateFromDns) => cx.metrics.counters.private_upstreams.add(1),
-        Err(why) => {
-            tracing::debug!(upstream.addr = %address, why = why.label(), "upstream refused");
-            cx.metrics.counters.refused_upstreams(why).add(1);
-            return Err(CloseReason::RefusedUpstream);
-        }
-    }
-    cx.kernel.open_socket(&address, upstream.mark).map_err(reason_of)
-}
-
-/// What a failed connect(2) says about the way to the destination.
-fn reason_of(error: Errno) -> CloseReason {
-    match error {
-        Errno::ECONNREFUSED | Errno::ECONNRESET => CloseReason::ConnectRefused,
-        // ECANCELED: the connect was cancelled because its time was up.
-        Errno::ETIMEDOUT | Errno::ECANCELED => CloseReason::ConnectTimeout,
-        Errno::EHOSTUNREACH | Errno::ENETUNREACH | Errno::EHOSTDOWN | Errno::ENETDOWN => {
-            CloseReason::ConnectUnreachable
-        }
-        Errno::EADDRNOTAVAIL => CloseReason::NoLocalPort,
-        Errno::EMFILE | Errno::ENFILE => CloseReason::NoDescriptor,
-        _ => CloseReason::ConnectFailed,
     }
 }

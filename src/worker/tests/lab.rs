@@ -129,16 +129,41 @@ pub(super) struct Lab {
 impl Lab {
     /// A worker that decides by name under `mode`; `observed`: by the address, whatever the name.
     pub(super) fn new(mode: Mode, observed: bool) -> Self {
+        Self::start(mode, |[a, b, destination]| match observed {
+            true => String::from("kind: List\napiVersion: v1\nitems: []\n"),
+            false => entry("a", a, destination.port()) + &entry("b", b, destination.port()),
+        })
+    }
+
+    /// A worker that sends every connection to one of the endpoints that `choose` makes of the
+    /// servers' addresses.
+    pub(super) fn with_endpoints(choose: impl FnOnce([SocketAddr; 3]) -> Vec<SocketAddr>) -> Self {
+        Self::start(Mode::RegistryOnly, |servers| {
+            let [.., destination] = servers;
+            let endpoint = |to: SocketAddr| {
+                format!("{{ address: '{}', ports: {{ main: {} }} }}", to.ip(), to.port())
+            };
+            let endpoints: Vec<String> = choose(servers).into_iter().map(endpoint).collect();
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+                 metadata: {{ name: many, namespace: shop }}\nspec:\n  hosts: [many.example]\n  \
+                 addresses: ['{}']\n  ports: [{{ number: {}, name: main, protocol: TCP }}]\n  \
+                 resolution: STATIC\n  endpoints: [{}]\n",
+                destination.ip(),
+                destination.port(),
+                endpoints.join(", "),
+            )
+        })
+    }
+
+    fn start(mode: Mode, registry: impl FnOnce([SocketAddr; 3]) -> String) -> Self {
         let listeners = SERVERS.map(|_| {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             listener.set_nonblocking(true).unwrap();
             listener
         });
         let [a, b, destination] = [0, 1, 2].map(|index| listeners[index].local_addr().unwrap());
-        let text = match observed {
-            true => String::from("kind: List\napiVersion: v1\nitems: []\n"),
-            false => entry("a", a, destination.port()) + &entry("b", b, destination.port()),
-        };
+        let text = registry([a, b, destination]);
         let mut config = Config::default();
         config.upstream.mark = None;
         config.upstream.allow = vec!["127.0.0.0/8".parse().unwrap()];
@@ -161,6 +186,12 @@ impl Lab {
         self.upstreams.clear();
         self.settle();
         client
+    }
+
+    /// `time` passes.
+    pub(super) fn wait(&mut self, time: Duration) {
+        self.view.later.set(self.view.later.get() + time);
+        self.settle();
     }
 
     /// Lets the worker do all that it can do now, and takes what has come to the servers.
@@ -248,6 +279,7 @@ fn parts(config: Config, registry: &str, listener: Listener) -> Parts<Listener> 
         drain,
         inbox,
         waker: Waker::new().unwrap(),
+        failed_addresses: Arc::default(),
         pipes_max: 2,
     }
 }

@@ -1,6 +1,7 @@
 //! Names: which of them decide, when a connection waits for one, what vouches for it.
 
 use super::*;
+use crate::upstream_guard::LedBy;
 
 fn name(text: &str) -> Name {
     Name::parse(text.as_bytes()).unwrap()
@@ -333,7 +334,8 @@ fn a_connection_found_by_a_resolved_address_goes_to_that_address() {
     told("led.example.com", &["192.0.2.4"], &["192.0.2.4"]);
     told("lb.example.net", &["192.0.2.5"], &["192.0.2.5", "192.0.2.6"]);
     let snapshot = with(registry_only(), &[plain, led], &answers);
-    let original = |port| Destination::Original { port };
+    let original = |port| Destination::Original { port, led_by: LedBy::Dns };
+    let listed = Destination::Original { port: 6000, led_by: LedBy::File };
     for (to, expected) in [
         ("192.0.2.1:5000", original(5001)),
         ("192.0.2.2:5000", original(5001)),
@@ -342,7 +344,7 @@ fn a_connection_found_by_a_resolved_address_goes_to_that_address() {
         ("[::ffff:192.0.2.3]:5000", original(5001)),
         ("192.0.2.5:6000", original(6001)),
         ("192.0.2.6:6000", original(6001)),
-        ("192.0.2.9:6000", original(6000)),
+        ("192.0.2.9:6000", listed),
         // The host's own address, and the entry says where its connections go.
         ("192.0.2.4:6000", Destination::Endpoints),
     ] {
