@@ -26,6 +26,7 @@
 #                       captured connections and from Egret's own (which carry the mark). See below
 #     --fail-open       with --mode tproxy and without --local: what cannot be handed over passes
 #                       instead of being dropped. See below
+#     --drop-rest       with --interface or --source: drop what they send that is not TCP. See below
 #     --dry-run         print what `up` would do, change nothing
 #
 # The rules act in the current network namespace and are made in one transaction, IPv4 and IPv6
@@ -48,6 +49,16 @@
 # Those that an earlier `up` has let pass go on when `up` runs again. Connections that local
 # processes (--local) have opened already end with tproxy; with redirect they go on if connection
 # tracking knows them.
+#
+# --drop-rest closes the ways past Egret. From captured interfaces and sources the node then forwards
+# no UDP to port 443 (HTTP/3), no other protocol than TCP and UDP (ICMP, GRE, SCTP, ESP ...), nothing
+# that connection tracking calls invalid, and no IPv6 packet whose TCP header is out of reach. What
+# answers a connection that others have opened, ICMP errors about such a packet, excluded
+# destinations and what is for the node itself pass. UDP to other ports passes, DNS among it: block
+# it in a firewall of your own if that is too much. Off by default: captured workloads cannot ping.
+#
+# Whatever the options, packets of captured interfaces and sources to 0.0.0.0/8, ::/96 and
+# ::ffff:0:0/96 are dropped: no network leads there, and the kernel takes some of them for this node.
 #
 # --no-conntrack takes these packets out of what depends on connection tracking: rules by `ct state`
 # see them as `untracked`, so a firewall that lets only `established` in must let `untracked` in as
@@ -86,6 +97,7 @@ OWNER=
 LOCAL=
 UNTRACKED=
 FAIL_OPEN=
+DROP_REST=
 DRY_RUN=
 INTERFACES=()
 SOURCES_V4=()
@@ -94,6 +106,7 @@ SOURCES_V6=()
 # address on behalf of a workload.
 EXCLUDES_V4=(127.0.0.0/8 169.254.0.0/16 224.0.0.0/4)
 EXCLUDES_V6=(::1/128 fe80::/10 ff00::/8)
+EXCLUDES_OWN=0 # how many --exclude has added
 
 main() {
     local command=${1:-}
@@ -125,6 +138,7 @@ parse_options() {
             --dry-run) DRY_RUN=1 && shift && continue ;;
             --no-conntrack) UNTRACKED=1 && shift && continue ;;
             --fail-open) FAIL_OPEN=1 && shift && continue ;;
+            --drop-rest) DROP_REST=1 && shift && continue ;;
             --mode | --port | --mark | --uid | --interface | --source | --exclude) ;;
             *) usage_error "unknown option '$option'" ;;
         esac
@@ -149,6 +163,7 @@ take_value() {
         --exclude)
             check_cidr "$option" "$value"
             if [[ $value == *:* ]]; then EXCLUDES_V6+=("$value"); else EXCLUDES_V4+=("$value"); fi
+            EXCLUDES_OWN=$((EXCLUDES_OWN + 1))
             ;;
     esac
 }
@@ -179,6 +194,10 @@ check_options() {
         usage_error "--fail-open does not go with --local: what local processes send has left its" \
             "way before it is known whether anything listens"
     fi
+    if [[ $DROP_REST ]] && ! captures_others; then
+        usage_error "--drop-rest is about what captured interfaces and sources send: it needs" \
+            "--interface or --source"
+    fi
     if ! [[ $PORT =~ ^[1-9][0-9]{0,4}$ ]] || ((PORT > 65535)); then
         usage_error "--port is 1 to 65535, not '$PORT'"
     fi
@@ -196,7 +215,7 @@ check_options() {
         ((MARK != TPROXY_MARK)) ||
             usage_error "--mark $MARK is the mark that tproxy mode uses itself; take another one"
     fi
-    ((${#INTERFACES[@]} + ${#SOURCES_V4[@]} + ${#SOURCES_V6[@]})) || [[ $LOCAL ]] ||
+    captures_others || [[ $LOCAL ]] ||
         usage_error "nothing to capture: give --interface, --source or --local"
     for interface in "${INTERFACES[@]}"; do
         [[ $interface =~ ^[A-Za-z0-9_.@-]{1,15}\*?$ ]] ||
@@ -226,6 +245,11 @@ redirect_up() {
         routes_down
     fi
     say "up: $(summary)"
+    if captures_others && ((EXCLUDES_OWN == 0)); then
+        say "warning: without --exclude, connections between workloads are captured, too. The other" \
+            "end then sees this node's address, so policies between pods do not see the pod" \
+            "behind Egret, and what they forbid may pass. Exclude the networks of pods and services"
+    fi
     if [[ $UNTRACKED ]]; then
         say "--no-conntrack: captured workloads cannot serve connections from elsewhere, only" \
             "from this node and from excluded addresses"
@@ -263,6 +287,7 @@ summary() {
     printf 'TCP from %s goes to port %s (%s); not handed over: %s' \
         "${what[*]}${LOCAL:+${what[*]:+ }local processes}" "$PORT" \
         "$MODE${UNTRACKED:+, untracked}" "$(fate_of_the_rest "$(nft list table inet egret)")"
+    [[ ! $DROP_REST ]] || printf '; UDP/443 and other protocols: dropped'
 }
 
 # fate_of_the_rest RULES: what happens to TCP that is captured and cannot be handed over, as the
@@ -307,6 +332,12 @@ nft_script() {
     print_set excluded_v4 ipv4_addr "${EXCLUDES_V4[@]}"
     print_set excluded_v6 ipv6_addr "${EXCLUDES_V6[@]}"
     "chains_$MODE"
+    if captures_others; then
+        chains_nowhere
+    fi
+    if [[ $DROP_REST ]]; then
+        chains_drop_rest
+    fi
     say "}"
 }
 
@@ -400,6 +431,13 @@ chains_tproxy() {
     say "    }"
     if [[ ! $UNTRACKED ]] && captures_others; then
         chains_serving
+        # The other end has no part in a captured connection. What this node has to say about one,
+        # such as that a source address which the workload has made up is not there, is not for it.
+        say "    chain errors {"
+        say "        type filter hook output priority mangle; policy accept;"
+        say "        meta l4proto { icmp, ipv6-icmp } ct state related" \
+            "ct label $LABEL_CAPTURED counter drop"
+        say "    }"
     fi
 }
 
@@ -442,6 +480,37 @@ chains_serving() {
     say "        ip6 saddr @excluded_v6 return"
     say "        ct state invalid counter drop"
     say "        ct state new $TCP_FLAGS != syn counter drop"
+    say "    }"
+}
+
+# Netfilter takes these destinations for foreign, the kernel takes some of them for this node, and
+# ::ffff:127.0.0.1 looks to a proxy like what it stands for.
+chains_nowhere() {
+    say "    chain nowhere {"
+    say "        type filter hook prerouting priority raw; policy accept;"
+    captured_rules "" "jump to_nowhere"
+    say "    }"
+    say "    chain to_nowhere {"
+    say "        ip daddr 0.0.0.0/8 counter drop"
+    say "        ip6 daddr { ::/96, ::ffff:0:0/96 } counter drop"
+    say "    }"
+}
+
+# What captured workloads send past Egret. TCP that is forwarded is left alone, an answer of theirs,
+# or passes by --fail-open: the other chains have seen to that.
+chains_drop_rest() {
+    say "    chain beside {"
+    say "        type filter hook forward priority mangle + 1; policy accept;"
+    captured_rules "" "jump drop_rest"
+    say "    }"
+    say "    chain drop_rest {"
+    left_alone
+    say "        ct state invalid counter drop"
+    say "        ct direction reply ct state established return"
+    say "        meta l4proto { icmp, ipv6-icmp } ct state related return"
+    say "        meta l4proto tcp return"
+    say "        udp dport != 443 return"
+    say "        counter drop"
     say "    }"
 }
 

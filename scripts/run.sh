@@ -93,7 +93,7 @@ set_up() {
     start_nginx
     write_config
     start_egret
-    inside node "$SCRIPTS/redirect.sh" up --interface pod0
+    inside node "$SCRIPTS/redirect.sh" up --interface pod0 --exclude 10.77.1.0/24
 }
 
 start_nginx() {

@@ -20,7 +20,7 @@ use crate::proxy::Proxy;
 use crate::retry::uninterrupted;
 
 const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
+pub(crate) const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 const URG: u8 = 0x20;
@@ -83,7 +83,7 @@ impl End {
     }
 }
 
-fn segment([from, to]: [IpAddr; 2], ports: [u16; 2], flags: u8, data: &[u8]) -> Vec<u8> {
+pub(crate) fn segment([from, to]: [IpAddr; 2], ports: [u16; 2], flags: u8, data: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::new();
     bytes.extend(ports[0].to_be_bytes());
     bytes.extend(ports[1].to_be_bytes());

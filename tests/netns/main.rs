@@ -8,6 +8,7 @@
 //! They need root, or a user namespace: `scripts/lab.sh enter cargo test --test netns`. With
 //! `EGRET_BINARY` set they test that program instead of the one that cargo has built.
 
+mod beside;
 mod blackhole;
 mod connect;
 mod drain;
@@ -41,3 +42,4 @@ mod retry;
 mod rules;
 mod scrape;
 mod self_call;
+mod start;

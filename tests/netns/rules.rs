@@ -32,7 +32,7 @@ fn tell_destinations(lab: &Lab, capture: Capture) {
     }
 }
 
-fn capturing_listener(family: Family, capture: Capture) -> TcpListener {
+pub(crate) fn capturing_listener(family: Family, capture: Capture) -> TcpListener {
     let (domain, any) = match family {
         Family::V4 => (AddressFamily::Inet, "0.0.0.0"),
         Family::V6 => (AddressFamily::Inet6, "::"),
@@ -354,7 +354,7 @@ fn status_sees_that_the_routes_of_tproxy_are_gone() {
 #[test]
 fn errors_name_the_fix_and_change_nothing() {
     let lab = Lab::new();
-    let table: [(&[&str], i32, &str); 11] = [
+    let table: [(&[&str], i32, &str); 12] = [
         (&["up"], 64, "--interface, --source or --local"),
         (&["up", "--interface", "nope0"], 1, "no interface 'nope0'"),
         (&["up", "--interface", "x; drop"], 64, "no interface name"),
@@ -366,6 +366,7 @@ fn errors_name_the_fix_and_change_nothing() {
         (&["up", "--interface", "pod0", "--mark", "15001"], 64, "take another one"),
         (&["up", "--interface", "pod0", "--no-conntrack"], 64, "needs --mode tproxy"),
         (&["up", "--local", "--mode", "tproxy", "--no-conntrack"], 64, "not go with --local"),
+        (&["up", "--local", "--drop-rest"], 64, "needs --interface or --source"),
     ];
     for (arguments, code, hint) in table {
         let (found, output) = lab.run_any(Part::Node, script("redirect.sh"), arguments);
@@ -373,6 +374,19 @@ fn errors_name_the_fix_and_change_nothing() {
         assert!(output.contains(hint), "{arguments:?}: {output}");
         assert_eq!(status(&lab), 3, "{arguments:?}");
     }
+}
+
+#[test]
+fn up_warns_where_connections_between_workloads_are_captured() {
+    let lab = Lab::new();
+    let warns = |more: &[&str]| {
+        let said = lab.redirect(&[&["up"], more].concat());
+        said.contains("policies between pods do not see the pod behind Egret")
+    };
+    assert!(warns(&["--interface", "pod0"]));
+    assert!(warns(&["--source", "10.77.1.0/24", "--mode", "tproxy"]));
+    assert!(!warns(&["--interface", "pod0", "--exclude", "10.96.0.0/12"]));
+    assert!(!warns(&["--local"]));
 }
 
 #[test]
