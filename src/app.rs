@@ -10,6 +10,7 @@
 //! an error of the start, in words that name the fix.
 
 mod budget;
+mod instance;
 mod listen;
 mod threads;
 
@@ -25,13 +26,14 @@ use crate::access_log::{self, AccessLog};
 use crate::admission::Admission;
 use crate::commands::{Command, CommandSender};
 use crate::config::{Capture, Config};
-use crate::control::{self, Control, reload};
+use crate::control::{self, BindError, Control, reload};
 use crate::diagnostics::{Diagnostic, Severity};
 use crate::drain::Drain;
 use crate::failed_addresses::FailedAddresses;
 use crate::load::{self, Loaded};
 use crate::metrics::MetricsHub;
 use crate::registry::{Answers, Registry, Snapshot};
+use crate::sys::instance::Instance;
 use crate::sys::kernel::{Kernel, Recorded};
 use crate::sys::socket::Listener;
 use crate::sys::thread;
@@ -40,6 +42,7 @@ use crate::sys::waker::Waker;
 use crate::upstream_guard::ThisHost;
 use crate::worker::Parts;
 use budget::Budget;
+pub use instance::AlreadyRunning;
 use threads::Threads;
 
 /// How often the host's own addresses are looked up again.
@@ -53,8 +56,9 @@ const FIRST_ANSWERS: Duration = Duration::from_secs(1);
 pub struct Options {
     /// Read again when it, or a file that it names, changes.
     pub config_file: PathBuf,
-    /// Whether SIGTERM, SIGINT and SIGHUP are handled.
-    pub signals: control::Signals,
+    /// The process' signals; `None` where they are somebody else's (tests that run many proxies in
+    /// one process).
+    pub signals: Option<control::Trap>,
     /// Whether the admin server offers `/debug/`.
     pub debug_endpoints: control::DebugEndpoints,
     /// Whether a name of the registry may resolve to this host's loopback.
@@ -71,6 +75,7 @@ pub struct App {
     shared: Shared,
     threads: Threads,
     control: control::Handle,
+    instance: Option<Instance>,
 }
 
 /// The addresses that are really bound; they tell the ports where 0 was asked for.
@@ -114,9 +119,10 @@ impl App {
         let config = Arc::clone(&loaded.config);
         let (snapshot, diagnostics) = first_generation(&loaded);
         listen::check_mark(&config)?;
+        let instance = instance::take(config.listen.port)?;
         let budget = Budget::plan(&config)?;
         let listeners = listen::bind(&config, budget.workers)?;
-        let control = Control::bind(&config)?;
+        let control = instance::patiently(|| Control::bind(&config), BindError::is_taken)?;
         let addresses =
             Addresses { listen: listen::addresses(&listeners)?, control: control.addresses() };
         let source = reload_source(loaded, diagnostics, options.config_file);
@@ -158,7 +164,7 @@ impl App {
         control.await_first_answers(FIRST_ANSWERS);
         shared.serve(budget.connections_max(&config)?, &addresses, &budget);
         threads.go();
-        Ok(Self { addresses, shared, threads, control })
+        Ok(Self { addresses, shared, threads, control, instance })
     }
 
     /// Begins a drain, as SIGTERM does.
@@ -172,7 +178,10 @@ impl App {
         while running > 0 {
             match self.threads.ended.recv_timeout(ADDRESSES_PERIOD) {
                 Ok(()) => running -= 1,
-                Err(RecvTimeoutError::Timeout) => refresh_own_addresses(&self.shared.admission),
+                Err(RecvTimeoutError::Timeout) => {
+                    refresh_own_addresses(&self.shared.admission);
+                    self.instance.iter().for_each(Instance::turn_away);
+                }
                 Err(RecvTimeoutError::Disconnected) => break,
             }
         }

@@ -1,8 +1,8 @@
 //! The control plane: one thread that may be slow, because nothing on the data path waits for it.
 //!
-//! It runs the admin, metrics and health servers, takes the signals and resolves the registry's
-//! names ([`dns`]); helper threads of its own read changed files ([`reload`]), write the
-//! [`access_log`], and write a scrape while it lasts. It reaches the workers through what they
+//! It runs the admin, metrics and health servers and resolves the registry's names ([`dns`]);
+//! helper threads of its own take the signals ([`signals`]), read changed files ([`reload`]), write
+//! the [`access_log`], and write a scrape while it lasts. It reaches the workers through what they
 //! publish (counters, the registry snapshot, the drain switch) and through their command
 //! channels, never through a lock.
 //!
@@ -17,7 +17,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{oneshot, watch};
 
 use crate::access_log::{self, AccessLog};
@@ -29,6 +28,7 @@ use crate::registry::Registry;
 use crate::sys::thread::give_way;
 pub use listen::BindError;
 use listen::listen;
+pub use signals::Trap;
 
 mod admin;
 mod dns;
@@ -37,6 +37,7 @@ mod health;
 mod listen;
 pub mod reload;
 mod serve;
+mod signals;
 mod stream;
 #[cfg(test)]
 mod testing;
@@ -86,8 +87,8 @@ pub struct Inputs {
     pub source: reload::Source,
     /// Changes the log level at run time.
     pub set_log_level: SetLogLevel,
-    /// Whether the process' signals are taken.
-    pub signals: Signals,
+    /// The process' signals, if they act on this control plane.
+    pub signals: Option<Trap>,
     /// Whether the admin server offers what only tests want.
     pub debug: DebugEndpoints,
     /// Whether a name of the registry may resolve to this host's loopback.
@@ -96,16 +97,6 @@ pub struct Inputs {
 
 /// Changes the log level; the error says what levels there are.
 pub type SetLogLevel = Box<dyn Fn(&str) -> Result<(), String> + Send + Sync>;
-
-/// Whether the control plane takes the process' signals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Signals {
-    /// SIGTERM and SIGINT drain, the second one ends at once; SIGHUP reloads, and has the
-    /// access log's file opened again.
-    Handle,
-    /// Signals are somebody else's (tests that run many proxies in one process).
-    Ignore,
-}
 
 /// Whether the admin server offers `/debug/panic`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,11 +189,8 @@ impl Control {
             debug: inputs.debug,
         });
         self.spawn_servers(&runtime, &shared)?;
-        if inputs.signals == Signals::Handle {
-            let _runtime = runtime.enter();
-            let end = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
-            runtime.spawn(handle_end_signals(end, Arc::clone(&shared)));
-            runtime.spawn(handle_reload_signal(signal(SignalKind::hangup())?, Arc::clone(&shared)));
+        if let Some(trap) = inputs.signals {
+            trap.aim_at(&shared);
         }
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("egret-control".into()).spawn(move || {
@@ -294,6 +282,13 @@ impl Shared {
         self.begin_drain_within(self.registry.current().config.drain.deadline)
     }
 
+    /// SIGHUP: the files are read now, and the access log's file is opened again.
+    fn hang_up(&self) {
+        self.access_log.reopen();
+        // The reload thread logs and counts what comes of it.
+        self.reload.ask_soon();
+    }
+
     fn begin_drain_within(&self, deadline: Duration) -> bool {
         let began = self.drain.begin(deadline);
         for worker in &self.workers {
@@ -318,33 +313,6 @@ impl LogControl {
 
     fn level(&self) -> String {
         lock(&self.level).clone()
-    }
-}
-
-/// The first signal drains; the second ends the process where it stands.
-async fn handle_end_signals(signals: [Signal; 2], shared: Arc<Shared>) {
-    let [mut terminate, mut interrupt] = signals;
-    for already in [false, true] {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        let connections = shared.metrics.connections_active();
-        if already {
-            tracing::warn!(connections, "second signal; ending at once");
-            std::process::exit(1);
-        }
-        shared.begin_drain();
-        tracing::info!(connections, "signal; draining");
-    }
-}
-
-async fn handle_reload_signal(mut hangup: Signal, shared: Arc<Shared>) {
-    while hangup.recv().await.is_some() {
-        tracing::info!("signal; reloading");
-        shared.access_log.reopen();
-        // The reload thread logs and counts what comes of it.
-        let _ = shared.reload.ask().await;
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::hash::{BuildHasher, Hasher};
 use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use foldhash::quality::FixedState;
@@ -19,6 +19,10 @@ use crate::registry::service_entry::{self, ServiceEntry};
 use crate::registry::snapshot::{Answers, Snapshot};
 use crate::sniff::Name;
 use crate::workload::Workloads;
+
+mod pattern;
+
+use pattern::PatternError;
 
 /// Far above any real configuration; a larger file is not one.
 pub const CONFIG_BYTES_MAX: u64 = 1 << 20;
@@ -41,12 +45,25 @@ pub struct Loaded {
     pub workloads: Arc<Workloads>,
     /// Warnings about the files, one by one.
     pub diagnostics: Vec<Diagnostic>,
+    /// Whether any pattern of `registry` has matched a file.
+    pub registry_files: RegistryFiles,
     /// All files read, sorted.
     pub files: Vec<PathBuf>,
     /// All directories in which a change can mean a new generation, sorted. They exist.
     pub directories: Vec<PathBuf>,
     /// Equal as long as the same files hold the same contents.
     pub fingerprint: u64,
+}
+
+/// What the patterns of `registry` have matched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RegistryFiles {
+    /// There are none.
+    NoPattern,
+    /// No file.
+    None,
+    /// At least one file.
+    Some,
 }
 
 impl Loaded {
@@ -58,6 +75,13 @@ impl Loaded {
         let (snapshot, warnings) =
             Snapshot::build(generation, config, &self.entries, workloads, answers);
         (snapshot, self.diagnostics.iter().cloned().chain(warnings).collect())
+    }
+
+    /// Whether all files of the registry are gone that `former` was read from: no registry without
+    /// entries, but an unmounted volume, or a directory with another name.
+    #[must_use]
+    pub fn has_lost_registry(&self, former: &Self) -> bool {
+        (former.registry_files, self.registry_files) == (RegistryFiles::Some, RegistryFiles::None)
     }
 
     /// The names whose addresses the service entries need.
@@ -142,6 +166,7 @@ impl Sources {
     pub fn parse(self) -> Result<Loaded, Vec<Diagnostic>> {
         let mut diagnostics = self.diagnostics;
         let mut entries = Vec::new();
+        let has_registry_file = !self.registry.is_empty();
         for (path, text) in self.registry {
             entries.extend(kept(service_entry::parse(&text, &path), &mut diagnostics));
         }
@@ -149,6 +174,11 @@ impl Sources {
             .workloads
             .and_then(|(path, text)| kept(Workloads::parse(&text, &path), &mut diagnostics));
         diagnostics.extend(too_many(entries.iter().flatten()));
+        let registry_files = match &self.config {
+            Some(config) if config.registry.is_empty() => RegistryFiles::NoPattern,
+            _ if has_registry_file => RegistryFiles::Some,
+            _ => RegistryFiles::None,
+        };
         let refused = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
         let Some(config) = self.config.filter(|_| !refused) else { return Err(diagnostics) };
         Ok(Loaded {
@@ -156,6 +186,7 @@ impl Sources {
             entries: entries.into_iter().flatten().collect(),
             workloads: Arc::new(workloads.unwrap_or_default()),
             diagnostics,
+            registry_files,
             files: self.files,
             directories: self.directories,
             fingerprint: self.fingerprint,
@@ -219,34 +250,29 @@ impl Reader {
 
     /// The files that match `pattern`, a field of `config_file`.
     fn matches(&mut self, pattern: &str, config_file: &Path) -> Vec<PathBuf> {
-        self.watch(fixed_prefix(pattern));
-        // Hidden files are editors' locks and Kubernetes' `..data`; a pattern must name them to
-        // mean them.
-        let options =
-            glob::MatchOptions { require_literal_leading_dot: true, ..Default::default() };
+        self.watch(pattern::fixed_prefix(pattern));
         let mut paths = Vec::new();
         let mut finding = |severity, message: String, fix: &str| {
             self.diagnostics
                 .push(Finding::whole(message).fix(fix).diagnostic(severity, config_file));
         };
-        let found = match glob::glob_with(pattern, options) {
-            Ok(found) => found,
-            Err(error) => {
-                finding(Severity::Error, format!("registry pattern {pattern}: {error}"), "");
-                return paths;
-            }
-        };
+        let found = pattern::expand(pattern).unwrap_or_else(|error| {
+            let fix = match error {
+                PatternError::TooMuch => "write the directories out as far as they are known",
+                PatternError::Syntax(_) | PatternError::Unreadable { .. } => "",
+            };
+            finding(Severity::Error, format!("registry pattern {pattern}: {error}"), fix);
+            Vec::new()
+        });
         for path in found {
-            match path {
-                Ok(path) if path.is_dir() => finding(
+            if path.is_dir() {
+                finding(
                     Severity::Warning,
                     format!("registry pattern {pattern} matches a directory: {}", path.display()),
                     "end the pattern with *.yaml",
-                ),
-                Ok(path) => paths.push(path),
-                Err(error) => {
-                    finding(Severity::Error, format!("registry pattern {pattern}: {error}"), "");
-                }
+                );
+            } else {
+                paths.push(path);
             }
         }
         if paths.is_empty() {
@@ -320,40 +346,6 @@ fn parent(path: &Path) -> PathBuf {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_path_buf(),
         _ => PathBuf::from("."),
     }
-}
-
-/// The directory above the first part of `pattern` that is not a plain name.
-fn fixed_prefix(pattern: &str) -> PathBuf {
-    let mut prefix = PathBuf::new();
-    for part in parent(Path::new(pattern)).components() {
-        let text = part.as_os_str().to_string_lossy();
-        let plain = unescaped(&text);
-        match (part, plain) {
-            (Component::Normal(_), Some(name)) => prefix.push(name),
-            (Component::Normal(_), None) => break,
-            _ => prefix.push(part),
-        }
-    }
-    if prefix.as_os_str().is_empty() { PathBuf::from(".") } else { prefix }
-}
-
-/// The name that a pattern without wildcards stands for: `[[]` is `[`.
-fn unescaped(part: &str) -> Option<String> {
-    let mut name = String::new();
-    let mut rest = part.chars();
-    while let Some(c) = rest.next() {
-        match c {
-            '*' | '?' => return None,
-            '[' => {
-                name.push(rest.next()?);
-                if rest.next() != Some(']') {
-                    return None;
-                }
-            }
-            c => name.push(c),
-        }
-    }
-    Some(name)
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ use tracing_subscriber::{Layer, Registry, reload};
 /// Exit code for a bad command line or configuration (EX_USAGE of sysexits.h).
 const EXIT_USAGE: u8 = 64;
 
+/// Exit code when another Egret has the port (EX_TEMPFAIL of sysexits.h).
+const EXIT_TRY_AGAIN: u8 = 75;
+
 /// A node-level egress proxy. It takes the outgoing TCP connections that netfilter hands to it,
 /// lets each one pass or blocks it by a registry of known services, and counts it by name.
 #[derive(Debug, Parser)]
@@ -34,7 +37,8 @@ Examples:
 
 Egret does not install redirect rules: see scripts/redirect.sh --help.
 
-Exit codes: 0 success, 1 failure, 64 bad command line or configuration.";
+Exit codes: 0 success, 1 failure, 64 bad command line or configuration, 75 another Egret has the
+port.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -44,7 +48,8 @@ Changed files are read again while it runs. Log lines go to standard error.
 
 Signals:
   SIGTERM, SIGINT  drain: accept no more, let open connections finish until drain.deadline,
-                   then exit with 0; a second signal exits at once with 1
+                   then exit with 0; a second signal exits at once with 1. Before it serves, the
+                   first one exits at once with 0
   SIGHUP           read the files now, and open the access log file again
 
 Examples:
@@ -130,6 +135,13 @@ fn report(outcome: &check::Outcome) -> ExitCode {
 }
 
 fn run(config_file: PathBuf, debug_endpoints: bool) -> ExitCode {
+    let signals = match control::Trap::set() {
+        Ok(trap) => trap,
+        Err(error) => {
+            eprintln!("the signals cannot be taken: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
     let loaded = match load::load(&config_file) {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
@@ -142,7 +154,7 @@ fn run(config_file: PathBuf, debug_endpoints: bool) -> ExitCode {
     let set_log_level = start_logging(&loaded.config.log);
     let options = app::Options {
         config_file,
-        signals: control::Signals::Handle,
+        signals: Some(signals),
         debug_endpoints: match debug_endpoints {
             true => control::DebugEndpoints::On,
             false => control::DebugEndpoints::Off,
@@ -157,7 +169,10 @@ fn run(config_file: PathBuf, debug_endpoints: bool) -> ExitCode {
         }
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "cannot start");
-            ExitCode::FAILURE
+            match error.downcast_ref::<app::AlreadyRunning>() {
+                Some(_) => ExitCode::from(EXIT_TRY_AGAIN),
+                None => ExitCode::FAILURE,
+            }
         }
     }
 }

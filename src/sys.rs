@@ -12,6 +12,7 @@
 #![allow(unsafe_code)]
 
 pub mod buffers;
+pub mod instance;
 pub mod kernel;
 pub mod pipe;
 pub mod socket;

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use super::instance;
 use crate::config::{Capture, Config};
 use crate::sys::kernel::Errno;
 use crate::sys::socket::{Listener, Reach, Socket};
@@ -15,7 +16,8 @@ pub(super) fn bind(config: &Config, workers: usize) -> Result<Vec<Vec<Listener>>
     let mut addresses = Vec::new();
     for &ip in &config.listen.addresses {
         let address = SocketAddr::new(ip, port);
-        match Listener::probe(&address) {
+        let is_taken = |error: &Errno| *error == Errno::EADDRINUSE;
+        match instance::patiently(|| Listener::probe(&address), is_taken) {
             Ok(bound) => {
                 port = bound.port();
                 addresses.push(bound);

@@ -51,6 +51,13 @@ pub enum BindError {
     },
 }
 
+impl BindError {
+    /// Another process listens there.
+    pub(crate) fn is_taken(&self) -> bool {
+        matches!(self, Self::Taken { .. })
+    }
+}
+
 /// A listener for `server`, and where it really listens.
 pub(super) fn listen(
     server: &'static str,

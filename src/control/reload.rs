@@ -12,6 +12,7 @@
 
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -149,6 +150,10 @@ impl Reloader {
                 Ok(Message::Asked(reply)) => {
                     let _ = reply.send(self.reload(Cause::Change));
                 }
+                Ok(Message::HangUp(flag)) => {
+                    flag.store(false, Ordering::Release);
+                    self.reload(Cause::Change);
+                }
                 Ok(Message::FilesChanged) => {
                     let Some(replies) = self.settle(messages) else { return };
                     let outcome = self.reload(Cause::Change);
@@ -174,6 +179,8 @@ impl Reloader {
                 Ok(Message::FilesChanged) if Instant::now() >= give_up => return Some(replies),
                 Ok(Message::FilesChanged) => {}
                 Ok(Message::Asked(reply)) => replies.push(reply),
+                // What follows is a reload.
+                Ok(Message::HangUp(flag)) => flag.store(false, Ordering::Release),
                 Ok(Message::Resolved(answers, _done)) => self.take_answers(&answers),
                 Ok(Message::Stop) | Err(RecvTimeoutError::Disconnected) => return None,
             }
@@ -193,6 +200,13 @@ impl Reloader {
         // Watch before the read: what changes later is seen as an event, or at the poll.
         self.watcher.watch(&self.directories, &self.files);
         match self.read() {
+            Ok(loaded) if self.basis.is_emptied_by(&loaded) => {
+                let lost = self.about_all_files(
+                    "no pattern of `registry` matches a file any more",
+                    "restore the files; a file with `kind: List` and `items: []` means no entries",
+                );
+                self.refuse(vec![lost], cause)
+            }
             Ok(loaded) => {
                 self.follow(&loaded.files, &loaded.directories);
                 self.accept(loaded, cause)
@@ -216,13 +230,21 @@ impl Reloader {
             }
         }
         self.recheck = true;
-        Err(vec![Diagnostic {
+        Err(vec![self.about_all_files(
+            "configuration or registry changed each time while it was read",
+            "nothing, if somebody is still writing: it is read again",
+        )])
+    }
+
+    /// An error that no file alone has; it is said of the configuration file.
+    fn about_all_files(&self, message: &str, fix: &str) -> Diagnostic {
+        Diagnostic {
             severity: Severity::Error,
             file: self.files.first().cloned().unwrap_or_default(),
             line: None,
-            message: "configuration or registry changed each time while it was read".into(),
-            fix: "nothing, if somebody is still writing: it is read again".into(),
-        }])
+            message: message.into(),
+            fix: fix.into(),
+        }
     }
 
     fn accept(&mut self, loaded: Loaded, cause: Cause) -> Outcome {

@@ -14,7 +14,7 @@ use super::{LogControl, SetLogLevel};
 use crate::access_log;
 use crate::config::{AccessLogFormat, Config};
 use crate::diagnostics::{Diagnostic, Severity};
-use crate::load::Loaded;
+use crate::load::{Loaded, RegistryFiles};
 use crate::metrics::ControlCounters;
 use crate::registry::{Answers, Registry, Snapshot};
 
@@ -67,6 +67,7 @@ pub(super) fn load(directory: &Path) -> Result<Loaded, Vec<Diagnostic>> {
         entries: Vec::new(),
         workloads: Arc::default(),
         diagnostics: Vec::new(),
+        registry_files: RegistryFiles::NoPattern,
         files,
         directories: vec![directory.to_owned()],
         fingerprint,

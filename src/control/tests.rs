@@ -29,7 +29,7 @@ struct Bench {
     _handle: Handle,
 }
 
-fn bench(signals: Signals, debug: DebugEndpoints) -> Bench {
+fn bench(debug: DebugEndpoints) -> Bench {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("a.yaml"), "info one end").unwrap();
     let control = Control::bind(&config()).unwrap();
@@ -53,7 +53,7 @@ fn bench(signals: Signals, debug: DebugEndpoints) -> Bench {
             "info" | "debug" => Ok(()),
             _ => Err(format!("{level} is not a level")),
         }),
-        signals,
+        signals: None,
         debug,
         loopback_answers: LoopbackAnswers::Refused,
     };
@@ -62,7 +62,7 @@ fn bench(signals: Signals, debug: DebugEndpoints) -> Bench {
 }
 
 fn quiet() -> Bench {
-    bench(Signals::Ignore, DebugEndpoints::Off)
+    bench(DebugEndpoints::Off)
 }
 
 impl Bench {
@@ -307,7 +307,7 @@ fn latencies_are_shown_as_quantiles() {
 
 #[test]
 fn a_worker_panics_only_where_that_is_enabled() {
-    let bench = bench(Signals::Ignore, DebugEndpoints::On);
+    let bench = bench(DebugEndpoints::On);
     assert_eq!(bench.get("/debug/panic?worker=1").status, 405);
     assert_eq!(bench.post("/debug/panic?worker=2").status, 404);
     assert_eq!(bench.post("/debug/panic?worker=1").status, 202);
@@ -343,26 +343,6 @@ fn clients_that_send_nothing_hold_a_bounded_number_of_places() {
     assert_eq!(waiting.kind(), io::ErrorKind::WouldBlock);
     drop(silent);
     wait_until("a place is free", || late.peek(&mut byte).is_ok());
-}
-
-#[test]
-fn signals_reload_and_drain() {
-    use nix::sys::signal::{Signal, kill};
-    use nix::unistd::Pid;
-    let bench = bench(Signals::Handle, DebugEndpoints::Off);
-    bench.drain.serve();
-    std::fs::write(bench.directory.path().join("a.yaml"), "info two end").unwrap();
-    let (log, renamed) =
-        (bench.directory.path().join("access.log"), bench.directory.path().join("1"));
-    wait_until("the access log", || std::fs::rename(&log, &renamed).is_ok());
-    kill(Pid::this(), Signal::SIGHUP).unwrap();
-    wait_until("the reload", || bench.registry.current().generation == 2);
-    wait_until("the access log is opened again", || log.exists());
-    kill(Pid::this(), Signal::SIGTERM).unwrap();
-    for worker in &bench.workers {
-        assert!(matches!(worker.recv().unwrap(), Command::Drain));
-    }
-    assert_eq!(bench.drain.phase(), Phase::Draining);
 }
 
 #[test]

@@ -221,3 +221,49 @@ fn kubernetes_links_are_followed() {
     let loaded = lab.load().unwrap();
     assert_eq!((loaded.entries.len(), loaded.files.len()), (2, 4));
 }
+
+#[test]
+fn a_pattern_that_walks_a_file_system_is_refused_soon() {
+    let lab = Lab::new();
+    for pattern in ["/**/*.yaml", "/proc/**/*.nothing", "/*/*/*/*/*/*.nothing"] {
+        lab.write("egret.yaml", format!("registry: [\"{pattern}\"]\n"));
+        let began = std::time::Instant::now();
+        let diagnostics = lab.load().unwrap_err();
+        // One second is for the walk.
+        assert!(began.elapsed().as_secs() < 4, "{pattern}: {:?}", began.elapsed());
+        let text = diagnostics[0].to_string();
+        let is_bounded = text.contains("looks at more than") || text.contains("/proc/");
+        assert!(is_bounded && text.contains("egret.yaml"), "{text}");
+    }
+}
+
+#[test]
+fn patterns_match_as_a_shell_does() {
+    let lab = Lab::new();
+    for name in ["a.yaml", "b.yaml", "c.yml", ".h.yaml", "d/e.yaml", "d/f/g.yaml", "d/.x/i.yaml"] {
+        lab.write(&format!("tree/{name}"), "");
+    }
+    symlink("..", lab.path("tree/d/up")).unwrap();
+    symlink("nowhere", lab.path("tree/z.yaml")).unwrap();
+    let root = lab.path("tree");
+    for (pattern, expected) in [
+        ("*.yaml", &["a.yaml", "b.yaml", "z.yaml"][..]),
+        ("?.y*ml", &["a.yaml", "b.yaml", "c.yml", "z.yaml"]),
+        ("[ab].yaml", &["a.yaml", "b.yaml"]),
+        ("[!a].yaml", &["b.yaml", "z.yaml"]),
+        (".*.yaml", &[".h.yaml"]),
+        ("*/*.yaml", &["d/e.yaml"]),
+        ("d/up/a.yaml", &["d/up/a.yaml"]),
+        ("**/*.yaml", &["a.yaml", "b.yaml", "d/e.yaml", "d/f/g.yaml", "z.yaml"]),
+        ("**/g.yaml", &["d/f/g.yaml"]),
+        ("d/./e.yaml", &["d/e.yaml"]),
+        ("d/../a.yaml", &["d/../a.yaml"]),
+        ("nothing/*.yaml", &[]),
+        ("a.yaml/*", &[]),
+    ] {
+        let found = pattern::expand(&format!("{}/{pattern}", root.display())).unwrap();
+        let found: BTreeSet<_> = found.iter().map(|p| p.strip_prefix(&root).unwrap()).collect();
+        let expected: BTreeSet<_> = expected.iter().map(Path::new).collect();
+        assert_eq!(found, expected, "{pattern}");
+    }
+}

@@ -55,6 +55,16 @@ impl<'lab> Proxy<'lab> {
 
     /// The same with an `egret.yaml` that the test has put into `directory`.
     pub(crate) fn start_in(lab: &'lab Lab, options: &Options, directory: TempDir) -> Self {
+        Self::start_while(lab, options, directory, |_| {})
+    }
+
+    /// The same, and `meanwhile` is called again and again until it is ready.
+    pub(crate) fn start_while(
+        lab: &'lab Lab,
+        options: &Options,
+        directory: TempDir,
+        meanwhile: impl Fn(&Self),
+    ) -> Self {
         // Not beside the configuration: that directory is watched.
         let log = NamedTempFile::new().expect("there is a temporary directory");
         let process = spawn(lab, options, directory.path(), log.as_file());
@@ -64,6 +74,7 @@ impl<'lab> Proxy<'lab> {
             if let Some(status) = proxy.process.try_wait().expect("it is our child") {
                 panic!("the proxy ended at its start: {status}");
             }
+            meanwhile(&proxy);
             proxy.is_ready()
         });
         if options.rules == Rules::CapturePod {
@@ -252,11 +263,11 @@ impl<'lab> Proxy<'lab> {
         self.lab.inside(Part::Node, || exchange(([127, 0, 0, 1], port).into(), method, path))
     }
 
-    fn pid(&self) -> Pid {
+    pub(crate) fn pid(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.process.id()).expect("process ids are below 2^22"))
     }
 
-    fn proc(&self, file: &str) -> PathBuf {
+    pub(crate) fn proc(&self, file: &str) -> PathBuf {
         Path::new("/proc").join(self.process.id().to_string()).join(file)
     }
 }

@@ -37,6 +37,11 @@ impl Basis {
         self.loaded.fingerprint
     }
 
+    /// Whether `next` has lost the registry's files.
+    pub(super) fn is_emptied_by(&self, next: &Loaded) -> bool {
+        next.has_lost_registry(&self.loaded)
+    }
+
     /// Takes over the `answers` to names that are wanted; returns whether they say anything new.
     pub(super) fn adopt(&mut self, answers: &Answers) -> bool {
         let kept = answers.filtered(|name| self.names.contains(name));

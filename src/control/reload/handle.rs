@@ -1,8 +1,10 @@
 //! The reload thread from outside: how it is started, asked and ended.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -16,13 +18,20 @@ use crate::registry::Answers;
 pub(in crate::control) struct Handle {
     inbox: Sender<Message>,
     pub(in crate::control) status: Arc<Mutex<Status>>,
+    /// Whether a [`Message::HangUp`] waits to be read: a storm of signals is one reload.
+    is_hung_up: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
+
+/// How long the end of the process waits for the thread, which may hang in a file system.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) enum Message {
     FilesChanged,
     Asked(oneshot::Sender<Outcome>),
+    /// As Asked, but nobody waits; the flag is cleared when it is read.
+    HangUp(Arc<AtomicBool>),
     /// What the names resolve to now; the sender is dropped when that is published.
     Resolved(Answers, oneshot::Sender<()>),
     Stop,
@@ -36,7 +45,7 @@ impl Handle {
         let status = Arc::new(Mutex::new(status));
         let mut reloader = Reloader::new(source, target, Arc::clone(&status), inbox.clone());
         let thread = start_behind_workers("egret-reload", move || reloader.run(&messages))?;
-        Ok(Self { inbox, status, thread: Some(thread) })
+        Ok(Self { inbox, status, is_hung_up: Arc::default(), thread: Some(thread) })
     }
 
     /// Asks for a reload now. The answer comes when it is done; it does not come when the thread
@@ -46,6 +55,13 @@ impl Handle {
         // A thread that has ended drops the reply, which the caller sees.
         let _ = self.inbox.send(Message::Asked(reply));
         outcome
+    }
+
+    /// Asks for a reload as soon as the thread has time. Never waits.
+    pub(in crate::control) fn ask_soon(&self) {
+        if !self.is_hung_up.swap(true, Ordering::AcqRel) {
+            let _ = self.inbox.send(Message::HangUp(Arc::clone(&self.is_hung_up)));
+        }
     }
 
     /// The way for the resolver's answers.
@@ -63,8 +79,10 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         let _ = self.inbox.send(Message::Stop);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        let give_up = Instant::now() + END_PATIENCE;
+        let has_ended = || self.thread.as_ref().is_none_or(JoinHandle::is_finished);
+        while !has_ended() && Instant::now() < give_up {
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }

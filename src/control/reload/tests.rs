@@ -362,3 +362,61 @@ impl tracing::Subscriber for Log {
 
     fn exit(&self, _: &tracing::span::Id) {}
 }
+
+#[test]
+fn a_registry_whose_files_are_gone_is_refused_and_one_that_says_empty_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let entry = "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {name: a}\n\
+                 spec: {hosts: [a.example], ports: [{number: 80, name: h, protocol: HTTP}]}\n";
+    fs::create_dir(path("r")).unwrap();
+    fs::write(path("r/a.yaml"), entry).unwrap();
+    fs::write(path("egret.yaml"), "registry: [r/*.yaml, more/*.yaml]\n").unwrap();
+    let config_file = path("egret.yaml");
+    let load = move || crate::load::load(&config_file);
+    let first = load().unwrap();
+    let (snapshot, diagnostics) = first.build(1, &Answers::default());
+    let source = Source {
+        load: Box::new(load),
+        first,
+        diagnostics,
+        poll: Duration::from_millis(20),
+        watching: Watching::PollOnly,
+    };
+    let registry = Registry::new(snapshot);
+    let (target, counters) = target(&registry, watch::Sender::default());
+    let handle = Handle::start(source, target).unwrap();
+    let services = || registry.current().services().len();
+    let failures = || counters.reloads(ReloadResult::Failure).get();
+
+    fs::rename(path("r"), path("away")).unwrap();
+    wait_until("it is refused", || failures() > 0);
+    assert_eq!(services(), 1);
+    let text = lock(&handle.status).refused[0].to_string();
+    assert!(text.contains("matches a file any more") && text.contains("items: []"), "{text}");
+
+    fs::rename(path("away"), path("r")).unwrap();
+    wait_until("all is well", || lock(&handle.status).refused.is_empty());
+    fs::write(path("r/a.yaml"), "apiVersion: v1\nkind: List\nitems: []\n").unwrap();
+    wait_until("it is empty", || services() == 0);
+    fs::write(path("r/a.yaml"), entry).unwrap();
+    wait_until("it is back", || services() == 1);
+    // No pattern is a statement, too.
+    fs::write(path("egret.yaml"), "registry: []\n").unwrap();
+    wait_until("there is none", || services() == 0);
+}
+
+#[test]
+fn a_storm_of_hang_ups_is_few_reloads_and_the_last_one_counts() {
+    let bench = Bench::start((Watching::PollOnly, Duration::from_secs(3600)));
+    for round in 0..10 {
+        fs::write(bench.path("a.yaml"), format!("info {round} end")).unwrap();
+        for _ in 0..1000 {
+            bench.handle.ask_soon();
+        }
+    }
+    bench.wait_for(&["9"]);
+    let reloads = [ReloadResult::Success, ReloadResult::Unchanged, ReloadResult::Failure]
+        .map(|result| bench.counters.reloads(result).get());
+    assert!(reloads.iter().sum::<u64>() < 5_000, "{reloads:?}");
+}

@@ -132,7 +132,7 @@ impl Proxy {
         loaded.config = Arc::new(setup.apply(&loaded.config));
         let options = Options {
             config_file,
-            signals: control::Signals::Ignore,
+            signals: None,
             debug_endpoints: control::DebugEndpoints::Off,
             loopback_answers: control::LoopbackAnswers::Accepted,
             set_log_level: Box::new(|_| Ok(())),
