@@ -5,14 +5,16 @@
 //! the exit code.
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::diagnostics::{Diagnostic, Severity};
+use crate::diagnostics::{Diagnostic, Finding, Severity};
 use crate::load;
-use crate::registry::Answers;
+use crate::registry::{Answers, Snapshot};
 
 mod explain;
+
+pub use explain::{Question, Speaks};
 
 /// Exit code when the files are good.
 pub const EXIT_OK: u8 = 0;
@@ -61,22 +63,35 @@ pub fn check(config_file: &Path) -> Outcome {
     }
 }
 
-/// Which entry or policy decides on a connection from `source` to `destination`, whether Egret
-/// waits for its name, how it matches, the verdict, and where Egret would connect. `host` is the
-/// name that the connection would carry.
+/// Which entry or policy decides on a connection, whether Egret waits for its name, how it matches,
+/// the verdict, and where Egret would connect.
 #[must_use]
-pub fn explain(
+pub fn explain(config_file: &Path, question: &Question) -> Outcome {
+    explained(config_file, |snapshot| Ok(explain::text(snapshot, question)))
+}
+
+/// The same for every question in `file`, as JSON (see [`explain::batch`]).
+#[must_use]
+pub fn explain_batch(config_file: &Path, file: &Path) -> Outcome {
+    explained(config_file, |snapshot| {
+        let lines = fs::read_to_string(file).map_err(|error| {
+            let finding = Finding::whole(format!("cannot read the file: {error}"));
+            vec![finding.diagnostic(Severity::Error, file)]
+        })?;
+        explain::batch::answers(snapshot, &lines, file)
+    })
+}
+
+fn explained(
     config_file: &Path,
-    source: Option<IpAddr>,
-    destination: SocketAddr,
-    host: Option<&str>,
+    answer: impl FnOnce(&Snapshot) -> Result<String, Vec<Diagnostic>>,
 ) -> Outcome {
-    match load::load(config_file) {
-        Ok(loaded) => {
-            let (snapshot, _) = loaded.build(0, &Answers::default());
-            let text = explain::text(&snapshot, source, destination, host);
-            Outcome { text, code: EXIT_OK }
-        }
+    let answered = load::load(config_file).and_then(|loaded| {
+        let (snapshot, _) = loaded.build(0, &Answers::default());
+        answer(&snapshot)
+    });
+    match answered {
+        Ok(text) => Outcome { text, code: EXIT_OK },
         Err(diagnostics) => refused(&diagnostics, config_file),
     }
 }

@@ -163,14 +163,19 @@ impl Gate {
     /// Nothing is known that could change the decision any more (the downstream has ended, or the
     /// time is up): the address decides, and all that is held may pass.
     pub(crate) fn give_up(&mut self, why: Detected, policy: &Policy<'_>) -> Box<Attribution> {
-        // Others were detected before, and did not come to a name.
+        // Others were detected before, and did not come to a name. What has begun as HTTP stays
+        // HTTP for the registry.
         let found = matches!(self, Self::Detect(_)).then_some(why);
+        let protocol = match matches!(self, Self::Http1(_)) {
+            true => Protocol::Http1,
+            false => self.protocol(),
+        };
         *self = Self::Open;
         Box::new(Attribution {
             snapshot: Rc::clone(policy.snapshot),
             decided_by: DecidedBy::Name,
-            name: None,
-            protocol: Protocol::Tcp,
+            host: None,
+            protocol,
             found,
             junk: None,
         })

@@ -81,7 +81,11 @@ would wait for its name, and where Egret would connect.
 Examples:
   egret explain 203.0.113.7:443
   egret explain '[2001:db8::7]:5432' --source 10.1.2.3
-  egret explain 203.0.113.7:443 --host api.example.com")]
+  egret explain 203.0.113.7:443 --host api.example.com
+  egret explain 203.0.113.7:443 --host api.example.com --tls
+  egret explain --batch calls.jsonl
+                 {\"destination\": \"203.0.113.7:443\", \"host\": \"api.example.com\"} a line;
+                 optional: \"source\", \"speaks\" (\"http\", \"tls\" or \"other\")")]
     Explain {
         #[command(flatten)]
         config: ConfigFile,
@@ -91,9 +95,22 @@ Examples:
         /// The name that the workload shows, as Host (HTTP) or as SNI (TLS)
         #[arg(long, value_name = "NAME")]
         host: Option<String>,
+        /// It speaks HTTP; default: both readings, where they differ
+        #[arg(long)]
+        http: bool,
+        /// It speaks TLS
+        #[arg(long, conflicts_with = "http")]
+        tls: bool,
+        /// Answer every line of this file: JSON in, JSON out
+        #[arg(
+            long,
+            value_name = "FILE",
+            conflicts_with_all = ["source", "host", "http", "tls", "destination"]
+        )]
+        batch: Option<PathBuf>,
         /// Where the workload connects to
-        #[arg(value_name = "IP:PORT")]
-        destination: SocketAddr,
+        #[arg(value_name = "IP:PORT", required_unless_present = "batch")]
+        destination: Option<SocketAddr>,
     },
 }
 
@@ -122,8 +139,18 @@ fn main() -> ExitCode {
     match arguments.command {
         Command::Run { config, debug_endpoints } => run(config.path(), debug_endpoints),
         Command::Check { config } => report(&check::check(&config.path())),
-        Command::Explain { config, source, host, destination } => {
-            report(&check::explain(&config.path(), source, destination, host.as_deref()))
+        Command::Explain { config, batch: Some(file), .. } => {
+            report(&check::explain_batch(&config.path(), &file))
+        }
+        Command::Explain { config, source, host, http, tls, destination, batch: None } => {
+            let destination = destination.expect("required without --batch");
+            let speaks = match (http, tls) {
+                (true, _) => Some(check::Speaks::Http),
+                (_, true) => Some(check::Speaks::Tls),
+                (false, false) => None,
+            };
+            let question = check::Question { source, destination, host, speaks };
+            report(&check::explain(&config.path(), &question))
         }
     }
 }

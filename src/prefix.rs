@@ -34,6 +34,18 @@ impl<T> Prefixes<T> {
         }
     }
 
+    /// The value of exactly `prefix`, for a change; made if there is none. `prefix` must be in the
+    /// form that [`canonical`] gives.
+    pub(crate) fn entry(&mut self, prefix: IpNet) -> &mut T
+    where
+        T: Default,
+    {
+        match prefix {
+            IpNet::V4(prefix) => self.v4.entry(prefix).or_default(),
+            IpNet::V6(prefix) => self.v6.entry(prefix).or_default(),
+        }
+    }
+
     /// Sets the value of `prefix`, which must be in the form that [`canonical`] gives.
     pub(crate) fn insert(&mut self, prefix: IpNet, value: T) {
         match prefix {
@@ -52,6 +64,29 @@ impl<T> Prefixes<T> {
             }
             IpAddr::V6(address) => {
                 self.v6.get_lpm(&address.into()).map(|(prefix, value)| (prefix.into(), value))
+            }
+        }
+    }
+
+    /// What `pick` makes of the longest prefix that holds `address` and of which it makes anything.
+    /// `address` must be canonical.
+    #[must_use]
+    pub(crate) fn longest_that<R>(
+        &self,
+        address: IpAddr,
+        pick: impl Fn(IpNet, &T) -> Option<R>,
+    ) -> Option<R> {
+        let (longest, value) = self.longest(address)?;
+        if let Some(picked) = pick(longest, value) {
+            return Some(picked);
+        }
+        // Rare: the shorter ones are met before the longer ones.
+        match address {
+            IpAddr::V4(address) => {
+                self.v4.cover(&address.into()).filter_map(|(p, v)| pick(p.into(), v)).last()
+            }
+            IpAddr::V6(address) => {
+                self.v6.cover(&address.into()).filter_map(|(p, v)| pick(p.into(), v)).last()
             }
         }
     }

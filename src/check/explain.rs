@@ -1,87 +1,152 @@
-//! The text of `egret explain`: one connection, as the snapshot decides on it.
+//! `egret explain`: connections, as the snapshot decides on them.
 //!
 //! Every line says what a worker would do and why. Names are not resolved here: what depends on an
 //! answer is said so.
 
-use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+
+use serde::Serialize;
 
 use crate::prefix;
 use crate::registry::service_entry::ByAddress;
 use crate::registry::snapshot::{
-    Claim, Decision, Match, NameSource, NameTrust, Service, Snapshot, Target, Verdict,
+    Decision, Match, NameTrust, Service, Shown, Snapshot, Target, Verdict,
 };
-use crate::sniff::Name;
+use crate::sniff::{Host, NameError};
 use crate::upstream_guard::{self, LedBy, Rules, ThisHost};
 use crate::workload::Workload;
+
+pub(super) mod batch;
+mod text;
+
+pub(super) use text::text;
 
 /// Names listed in one line; more are counted.
 const NAMES_MAX: usize = 3;
 
-/// What becomes of a connection from `source` to `destination` that carries the name `host`.
-pub(super) fn text(
-    snapshot: &Snapshot,
-    source: Option<IpAddr>,
-    destination: SocketAddr,
-    host: Option<&str>,
-) -> String {
-    let mut lines = Vec::new();
-    if let Some(source) = source {
-        let owner = describe(&snapshot.workload(source).value);
-        lines.push(("source", format!("{source}, workload {owner}")));
-    }
-    lines.push(("destination", destination.to_string()));
-    let parsed = host.map(|host| Name::parse(host.as_bytes()));
-    let claim = match (host, &parsed) {
-        (Some(_), Some(Ok(name))) => {
-            let (claim, line) = read_as(snapshot, destination, name);
-            lines.push(("name", line));
-            Some(claim)
-        }
-        (Some(host), Some(Err(error))) => {
-            lines.push(("name", format!("none: `{}`: {error}", host.escape_debug())));
-            None
-        }
-        _ => None,
-    };
-    lines.push(("waits", waits(snapshot, destination)));
-    lines.extend(decision(snapshot, destination, claim));
-    let mut text = String::new();
-    for (label, value) in lines {
-        let _ = writeln!(text, "{label:<13}{value}");
-    }
-    text
+/// A connection that is asked about.
+#[derive(Debug, Clone)]
+pub struct Question {
+    /// The workload; `None`: an unknown one.
+    pub source: Option<IpAddr>,
+    /// Where it connects to.
+    pub destination: SocketAddr,
+    /// The name that it shows, without a port.
+    pub host: Option<String>,
+    /// What it speaks; `None`: every answer that there can be.
+    pub speaks: Option<Speaks>,
 }
 
-/// Whether `name` is taken for a Host or for an SNI: the way that finds an entry, if only one does.
-fn read_as<'a>(
-    snapshot: &Snapshot,
-    destination: SocketAddr,
-    name: &'a Name,
-) -> (Claim<'a>, String) {
-    let [host, sni] = [NameSource::Host, NameSource::Sni].map(|by| Claim { name, by });
-    let found = |claim| snapshot.find(destination, Some(claim));
-    let by_name = |claim| {
-        found(claim).filter(|(_, matched)| matches!(matched, Match::Host | Match::Wildcard))
-    };
-    match (by_name(host), by_name(sni)) {
-        (None, None) => {
-            let why = match found(host) {
-                Some((_, Match::Port)) | None => "no entry that is found by a name matches it",
-                Some(_) => "a label only, because the address decides",
-            };
-            (host, format!("{name}: {why}"))
-        }
-        (Some(_), _) => {
-            let other = outcome(snapshot, destination, sni);
-            (host, format!("{name}, as Host (HTTP); as SNI (TLS): {other}"))
-        }
-        (None, Some(_)) => {
-            let other = outcome(snapshot, destination, host);
-            (sni, format!("{name}, as SNI (TLS); as Host (HTTP): {other}"))
-        }
+/// What a connection speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Speaks {
+    /// HTTP/1 or HTTP/2: the name stands in Host.
+    Http,
+    /// TLS: the name stands in the SNI.
+    Tls,
+    /// Something else, or the server first: there is no name.
+    Other,
+}
+
+/// What becomes of a connection that speaks so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Reading {
+    speaks: Speaks,
+    /// What found the entry.
+    matched: Option<String>,
+    /// What vouches for the name.
+    standing: Option<String>,
+    decided_by: String,
+    verdict: &'static str,
+    connects_to: String,
+    destination_service_name: String,
+    /// The name is what found it.
+    #[serde(skip)]
+    is_by_name: bool,
+    /// The address is what found it.
+    #[serde(skip)]
+    is_by_address: bool,
+}
+
+impl Reading {
+    /// Whether the same happens for the same reason.
+    fn is_same(&self, other: &Self) -> bool {
+        Self { speaks: other.speaks, ..self.clone() } == *other
     }
+}
+
+/// The host that a question names, or why it is none.
+fn host_of(question: &Question) -> Option<Result<Host, NameError>> {
+    question.host.as_ref().map(|host| Host::parse(host.as_bytes()))
+}
+
+/// What the question may be answered with: one reading for each thing that the connection may
+/// speak.
+fn readings(snapshot: &Snapshot, question: &Question) -> Vec<Reading> {
+    let host = host_of(question).and_then(Result::ok);
+    let all = [Speaks::Http, Speaks::Tls, Speaks::Other];
+    let asked = all.into_iter().filter(|speaks| match question.speaks {
+        Some(asked) => asked == *speaks,
+        // A connection with a name speaks what it is shown in.
+        None => host.is_none() || *speaks != Speaks::Other,
+    });
+    asked.map(|speaks| reading(snapshot, question, host.as_ref(), speaks)).collect()
+}
+
+fn reading(
+    snapshot: &Snapshot,
+    question: &Question,
+    host: Option<&Host>,
+    speaks: Speaks,
+) -> Reading {
+    let shown = match (speaks, host) {
+        (Speaks::Http, host) => Shown::Http(host),
+        (Speaks::Tls, Some(Host::Name(name))) => Shown::Tls(Some(name)),
+        (Speaks::Tls, _) => Shown::Tls(None),
+        (Speaks::Other, _) => Shown::Nothing,
+    };
+    let destination = question.destination;
+    let source = question.source.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+    let decision = snapshot.decide(source, destination, shown);
+    let found = snapshot.find(source, destination, shown);
+    let matched = found.map(|(_, matched)| matched);
+    Reading {
+        speaks,
+        matched: found.map(|(service, matched)| how(service, matched, destination)),
+        standing: vouched(snapshot, decision.standing),
+        decided_by: decided_by(snapshot, decision, found),
+        verdict: word(decision.verdict),
+        connects_to: match decision.verdict {
+            Verdict::Service(service, _) => {
+                let to = upstream(snapshot, service, destination);
+                let elsewhere = question.source.is_none().then(|| elsewhere(snapshot, service));
+                format!("{to}{}", elsewhere.unwrap_or_default())
+            }
+            Verdict::Passthrough => guarded(snapshot, destination, LedBy::Workload),
+            Verdict::BlackHole => "nothing: it is blocked".into(),
+        },
+        destination_service_name: snapshot.cluster(decision.verdict).value.service_name.to_string(),
+        is_by_name: matched.is_some_and(is_by_name),
+        is_by_address: matched.is_some_and(is_by_address),
+    }
+}
+
+fn is_by_name(matched: Match) -> bool {
+    match matched {
+        Match::AddressAndSni
+        | Match::PrefixAndSni(_)
+        | Match::Host
+        | Match::Wildcard
+        | Match::HostAddress => true,
+        Match::Address | Match::Prefix(_) | Match::Resolved | Match::Port => false,
+    }
+}
+
+fn is_by_address(matched: Match) -> bool {
+    matches!(matched, Match::Address | Match::AddressAndSni | Match::Prefix(_) | Match::Resolved)
 }
 
 fn waits(snapshot: &Snapshot, destination: SocketAddr) -> String {
@@ -94,47 +159,10 @@ fn waits(snapshot: &Snapshot, destination: SocketAddr) -> String {
     if !names.enabled {
         return "no: names.enabled is false".into();
     }
-    if !names.decide_on(port) {
+    if !snapshot.reads_names(port) {
         return format!("no: names.opaquePorts lists port {port}");
     }
     "no: a name would change nothing".into()
-}
-
-fn decision(
-    snapshot: &Snapshot,
-    destination: SocketAddr,
-    claim: Option<Claim<'_>>,
-) -> Vec<(&'static str, String)> {
-    let mut lines = Vec::new();
-    let decision = snapshot.decide(destination, claim);
-    let found = snapshot.find(destination, claim);
-    if let Some((service, matched)) = found {
-        lines.push(("matched", how(service, matched, destination)));
-    }
-    if let Some(standing) = vouched(snapshot, decision.standing) {
-        lines.push(("standing", standing));
-    }
-    let is_address = matches!(found, Some((_, Match::Address | Match::Resolved)));
-    if let Some(unless) = unless_resolved(snapshot, destination).filter(|_| !is_address) {
-        lines.push(("unless", unless));
-    }
-    lines.push(("decided by", decided_by(snapshot, decision, found)));
-    lines.push(("verdict", word(decision.verdict).into()));
-    lines.push((
-        "connects to",
-        match decision.verdict {
-            Verdict::Service(service, _) => upstream(snapshot, service, destination),
-            Verdict::Passthrough => guarded(snapshot, destination, LedBy::Workload),
-            Verdict::BlackHole => "nothing: it is blocked".into(),
-        },
-    ));
-    let cluster = &snapshot.cluster(decision.verdict).value;
-    let mut accounted = format!("destination_service_name=\"{}\"", cluster.service_name);
-    if let Some(Claim { name, .. }) = claim {
-        let _ = write!(accounted, ", destination_service=\"{name}\"");
-    }
-    lines.push(("accounted to", accounted));
-    lines
 }
 
 fn describe(workload: &Workload) -> String {
@@ -147,13 +175,18 @@ fn describe(workload: &Workload) -> String {
 
 fn how(service: &Service, matched: Match, destination: SocketAddr) -> String {
     let port = destination.port();
-    let host = &service.host;
+    let (host, address) = (&service.host, destination.ip().to_canonical());
     match matched {
-        Match::Address => format!("address {} and port {port}", destination.ip().to_canonical()),
-        Match::Resolved => format!("an address of {host} and port {port}"),
+        Match::Address => format!("address {address} and port {port}"),
+        Match::AddressAndSni => format!("address {address}, SNI {host} and port {port}"),
         Match::Prefix(prefix) => format!("prefix {} and port {port}", prefix::display(&prefix)),
+        Match::PrefixAndSni(prefix) => {
+            format!("prefix {}, SNI {host} and port {port}", prefix::display(&prefix))
+        }
         Match::Host => format!("host {host} and port {port}"),
         Match::Wildcard => format!("wildcard {host} and port {port}"),
+        Match::HostAddress => format!("a Host that is an address of {host}, and port {port}"),
+        Match::Resolved => format!("an address of {host} and port {port}"),
         Match::Port => format!("port {port} alone: the entry has no addresses"),
     }
 }
@@ -188,13 +221,6 @@ fn unless_resolved(snapshot: &Snapshot, destination: SocketAddr) -> Option<Strin
             "{ip} is an address that Egret resolves, which is not tried here, for {shown}{more}"
         )
     })
-}
-
-/// The decision on another claim, in one line.
-fn outcome(snapshot: &Snapshot, destination: SocketAddr, claim: Claim<'_>) -> String {
-    let decision = snapshot.decide(destination, Some(claim));
-    let found = snapshot.find(destination, Some(claim));
-    format!("{}, {}", word(decision.verdict), decided_by(snapshot, decision, found))
 }
 
 fn word(verdict: Verdict<'_>) -> &'static str {
@@ -241,6 +267,7 @@ fn upstream(snapshot: &Snapshot, service: &Service, destination: SocketAddr) -> 
     let listed = endpoints.iter().map(|address| guarded(snapshot, *address, LedBy::File));
     let all: Vec<String> = listed.chain(resolved).collect();
     match all.as_slice() {
+        [] => "nothing: the entry has no endpoint (UH)".into(),
         [only] => only.clone(),
         _ => format!("one of {}", all.join(", ")),
     }
@@ -256,4 +283,18 @@ fn guarded(snapshot: &Snapshot, address: SocketAddr, led_by: LedBy) -> String {
             format!("{address}, which is refused ({why}) unless upstream.allow lists it")
         }
     }
+}
+
+/// Where the workloads of other namespaces go that have the same host.
+fn elsewhere(snapshot: &Snapshot, service: &Arc<Service>) -> String {
+    let one = |other: &Arc<Service>| {
+        let namespace = other.cluster.value.service_namespace.as_deref().unwrap_or_default();
+        let destination = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), other.port);
+        let to = match &other.target {
+            Target::OriginalDestination { .. } => "the original destination".into(),
+            Target::Endpoints(_) => upstream(snapshot, other, destination),
+        };
+        format!("; from namespace {namespace}: {to}")
+    };
+    snapshot.namesakes(service).map(one).collect()
 }

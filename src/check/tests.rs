@@ -10,9 +10,16 @@ fn shipped() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("config/egret.yaml")
 }
 
+/// A question about a connection to `destination` that shows `host`.
+fn asked(destination: &str, host: Option<&str>) -> Question {
+    let (destination, host) = (destination.parse().unwrap(), host.map(str::to_owned));
+    Question { source: None, destination, host, speaks: None }
+}
+
 fn explained(destination: &str, source: Option<&str>) -> String {
     let source = source.map(|text| text.parse().unwrap());
-    let outcome = explain(&shipped(), source, destination.parse().unwrap(), None);
+    let question = Question { source, ..asked(destination, None) };
+    let outcome = explain(&shipped(), &question);
     assert_eq!(outcome.code, EXIT_OK);
     outcome.text.replace(env!("CARGO_MANIFEST_DIR"), "")
 }
@@ -24,7 +31,7 @@ fn with_name(config: &str, registry: &str, destination: &str, host: &str) -> Str
     let file = directory.path().join("egret.yaml");
     fs::write(&file, format!("registry: [r.yaml]\n{config}")).unwrap();
     fs::write(directory.path().join("r.yaml"), registry).unwrap();
-    let outcome = explain(&file, None, destination.parse().unwrap(), Some(host));
+    let outcome = explain(&file, &asked(destination, Some(host)));
     assert_eq!(outcome.code, EXIT_OK, "{}", outcome.text);
     outcome.text.replace(&directory.path().display().to_string(), "")
 }
@@ -50,16 +57,22 @@ fn the_shipped_files_pass() {
 
 #[test]
 fn a_prefix_match_is_explained() {
+    let source = Some("10.10.0.2".parse().unwrap());
+    let question = Question { source, ..asked("203.0.113.7:443", Some("api.partner.example")) };
+    let text = explain(&shipped(), &question).text.replace(env!("CARGO_MANIFEST_DIR"), "");
     assert_eq!(
-        explained("203.0.113.7:443", Some("10.10.0.2")),
+        text,
         "source       10.10.0.2, workload shop/checkout-v2\n\
          destination  203.0.113.7:443\n\
-         waits        no: a name would change nothing\n\
-         matched      prefix 203.0.113.0/24 and port 443\n\
+         name         api.partner.example, as SNI (TLS); as Host (HTTP): passthrough, \
+         outboundTrafficPolicy.mode ALLOW_ANY: no service entry matches\n\
+         waits        up to 5s for a name (names.deadline)\n\
+         matched      prefix 203.0.113.0/24, SNI api.partner.example and port 443\n\
          decided by   service entry shop/partner-api (/config/registry.d/partner-api.yaml:3)\n\
          verdict      service\n\
          connects to  203.0.113.7:443\n\
-         accounted to destination_service_name=\"api.partner.example\"\n"
+         accounted to destination_service_name=\"api.partner.example\", \
+         destination_service=\"api.partner.example\"\n"
     );
 }
 
@@ -81,7 +94,7 @@ fn without_an_entry_the_policy_is_named() {
     let directory = TempDir::new().unwrap();
     let file = directory.path().join("egret.yaml");
     fs::write(&file, "outboundTrafficPolicy: {mode: REGISTRY_ONLY}\n").unwrap();
-    let outcome = explain(&file, None, "192.0.2.1:1".parse().unwrap(), Some("a.example.com"));
+    let outcome = explain(&file, &asked("192.0.2.1:1", Some("a.example.com")));
     assert!(outcome.text.contains("verdict      blackhole\nconnects to  nothing"));
     let name = "name         a.example.com: no entry that is found by a name matches it\n\
                 waits        up to 5s for a name (names.deadline)\n";
@@ -118,7 +131,7 @@ fn a_name_is_explained_as_the_ports_protocol_reads_it() {
         entry("http", "hosts: [api.example.com], ports: [{number: 443, name: h, protocol: HTTP}]");
     let both = with_name("", &format!("{web}{http}"), "192.0.2.1:443", "api.example.com");
     let line = "name         api.example.com, as Host (HTTP); as SNI (TLS): service, service entry \
-                default/web (/r.yaml:1)\n";
+                default/web (/r.yaml:1), by wildcard *.example.com and port 443\n";
     assert!(both.contains(line), "{both}");
     assert!(both.contains("decided by   service entry default/http (/r.yaml:6)\n"), "{both}");
 }
@@ -126,7 +139,7 @@ fn a_name_is_explained_as_the_ports_protocol_reads_it() {
 #[test]
 fn names_that_do_not_count_are_said_not_to() {
     let spec = "hosts: [a.example.com], addresses: [192.0.2.1], ports: [\
-                {number: 443, name: t, protocol: TLS}, {number: 25, name: s, protocol: TLS}]";
+                {number: 443, name: t, protocol: TLS}]";
     let web = entry("web", spec);
     let text = with_name("", &web, "192.0.2.1:443", "b.example.com");
     let said = "name         b.example.com: a label only, because the address decides\n\
@@ -191,9 +204,7 @@ fn an_entry_that_can_only_lead_where_egret_does_not_connect_is_a_warning() {
     assert_eq!(warned("127.0.0.1"), [imds]);
     assert_eq!(warned("0.0.0.0/0"), [""; 0]);
 
-    let said = |destination: &str, host: &str| {
-        explain(&file, None, destination.parse().unwrap(), Some(host)).text
-    };
+    let said = |destination: &str, host: &str| explain(&file, &asked(destination, Some(host))).text;
     fs::write(&file, "registry: [r.yaml]\n").unwrap();
     let text = said("192.0.2.9:80", "one.example.com");
     let refused = "127.0.0.1:80, which is refused (loopback) unless upstream.allow lists it";
@@ -219,6 +230,5 @@ fn a_bad_file_ends_with_64_and_names_the_place() {
         "/egret.yaml:2: error: `log.level`: `loud` is not a valid value; \
          allowed: error, warn, info, debug, trace\n/egret.yaml: refused: 1 error, 0 warnings\n"
     );
-    let destination = "192.0.2.1:1".parse().unwrap();
-    assert_eq!(explain(&file, None, destination, None), outcome);
+    assert_eq!(explain(&file, &asked("192.0.2.1:1", None)), outcome);
 }

@@ -13,9 +13,8 @@ use super::{
 use crate::access_log::Protocol;
 use crate::http2::{FrameStep, PREFACE, RequestFrames};
 use crate::metrics::Detected;
-use crate::registry::snapshot::NameSource;
 use crate::relay::Side;
-use crate::sniff::{ClientHello, Name, NameError, OpaqueReason, Sni, Sniff, Sniffer};
+use crate::sniff::{ClientHello, Host, NameError, OpaqueReason, Sni, Sniff, Sniffer};
 
 /// The most that is kept of what has passed, to find the first request of HTTP/2 in it.
 const PASSED_BYTES_MAX: usize = 64 * 1024;
@@ -68,7 +67,7 @@ enum Seen {
     /// HTTP/1, and what has passed of it.
     Http1(Vec<u8>),
     /// The first request of HTTP/2, with its authority.
-    Http2(Option<Name>),
+    Http2(Option<Host>),
     Opaque(OpaqueReason),
 }
 
@@ -122,13 +121,13 @@ impl Detect {
             Sniff::Opaque(reason) => (Ok(None), Protocol::Tcp, Detected::from(*reason)),
         };
         let watch = match (&name, sniff) {
-            (Ok(Some(name)), Sniff::Tls(hello)) => Some(Tls::new(name.clone(), hello)),
+            (Ok(Some(Host::Name(name))), Sniff::Tls(hello)) => Some(Tls::new(name.clone(), hello)),
             _ => None,
         };
         let decide = Action::Decide(attribution(
             Rc::clone(policy.snapshot),
             DecidedBy::Name,
-            name.map(|name| name.map(|name| (name, NameSource::Sni))),
+            name,
             protocol,
             found,
         ));
@@ -151,21 +150,15 @@ impl Detect {
             }
         };
         let Some(snapshot) = &self.decided else { return Found::Nothing(Outcome::Hold) };
-        let labels = |name, protocol, found| {
+        let labels = |host, protocol, found| {
             let attribution =
-                attribution(Rc::clone(snapshot), DecidedBy::Address, name, protocol, found);
+                attribution(Rc::clone(snapshot), DecidedBy::Address, host, protocol, found);
             Found::Labels(Action::Attribute(attribution))
         };
         match seen {
             Seen::Nothing => Found::Nothing(Outcome::Pass(bytes.len())),
-            Seen::Tls(hello) => {
-                let name = name_of(&hello).map(|name| name.map(|name| (name, NameSource::Sni)));
-                labels(name, Protocol::Tls, Detected::Tls)
-            }
-            Seen::Http2(name) => {
-                let name = Ok(name.map(|name| (name, NameSource::Host)));
-                labels(name, Protocol::Http2, Detected::Http2)
-            }
+            Seen::Tls(hello) => labels(name_of(&hello), Protocol::Tls, Detected::Tls),
+            Seen::Http2(host) => labels(Ok(host), Protocol::Http2, Detected::Http2),
             // The server spoke the first word of a protocol in which that is its part: FTP, SMTP.
             Seen::Opaque(_) | Seen::Http1(_) if self.first == FirstSpeaker::Server => {
                 Found::Labels(Action::AttributeNameless(Rc::clone(snapshot), Detected::ServerFirst))
@@ -227,25 +220,25 @@ impl Begun {
     /// The first request of HTTP/2 names the connection.
     fn find_stream(&mut self) -> Seen {
         let Some(frames) = &mut self.frames else { return Seen::Nothing };
-        let name = loop {
+        let host = loop {
             match frames.next(&self.passed) {
                 FrameStep::NeedMore if self.passed.len() > PASSED_BYTES_MAX => break None,
                 FrameStep::NeedMore => return Seen::Nothing,
                 FrameStep::Pass { bytes } | FrameStep::SettingsAck { bytes } => {
                     self.passed.drain(..bytes);
                 }
-                FrameStep::Request { authority, .. } => break authority.name,
+                FrameStep::Request { authority, .. } => break Some(authority.host),
                 FrameStep::Refused(_) => break None,
             }
         };
-        Seen::Http2(name)
+        Seen::Http2(host)
     }
 }
 
 /// The server's name.
-fn name_of(hello: &ClientHello) -> Result<Option<Name>, NameError> {
+fn name_of(hello: &ClientHello) -> Result<Option<Host>, NameError> {
     match &hello.sni {
-        Sni::Name(name) => Ok(Some(name.clone())),
+        Sni::Name(name) => Ok(Some(Host::Name(name.clone()))),
         Sni::Absent | Sni::Address(_) => Ok(None),
         Sni::Junk(error) => Err(*error),
     }
@@ -254,13 +247,13 @@ fn name_of(hello: &ClientHello) -> Result<Option<Name>, NameError> {
 fn attribution(
     snapshot: HeldSnapshot,
     decided_by: DecidedBy,
-    name: Result<Option<(Name, NameSource)>, NameError>,
+    host: Result<Option<Host>, NameError>,
     protocol: Protocol,
     found: Detected,
 ) -> Box<Attribution> {
-    let (name, junk) = match name {
-        Ok(name) => (name, None),
+    let (host, junk) = match host {
+        Ok(host) => (host, None),
         Err(error) => (None, Some(error)),
     };
-    Box::new(Attribution { snapshot, decided_by, name, protocol, found: Some(found), junk })
+    Box::new(Attribution { snapshot, decided_by, host, protocol, found: Some(found), junk })
 }

@@ -160,15 +160,15 @@ impl Http1 {
             source: policy.source,
             destination: policy.destination,
         };
-        let name = head.host.as_ref();
+        let host = head.host.as_ref();
         let route = match &self.route {
-            Some(last) if last.asker == asker && last.name.as_ref() == name => last,
+            Some(last) if last.asker == asker && last.host.as_ref() == host => last,
             _ => {
                 let decide = || {
                     let (source, destination) = (policy.source, policy.destination);
-                    Route::decide(policy.snapshot, source, destination, name.cloned())
+                    Route::decide(policy.snapshot, source, destination, host.cloned())
                 };
-                let route = self.route.insert(tables.routes.find(asker, name, decide));
+                let route = self.route.insert(tables.routes.find(asker, host, decide));
                 if route.standing == NameTrust::Unverified {
                     return Outcome::Note(Note::UnverifiedName);
                 }

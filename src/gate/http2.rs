@@ -15,7 +15,7 @@ use crate::http2::{
     RequestFrames,
 };
 use crate::metrics::{CloseReason, ResponseFlags};
-use crate::registry::snapshot::{NameSource, NameTrust};
+use crate::registry::snapshot::NameTrust;
 use crate::relay::Side;
 
 /// The most streams that are answered 503 at a time: as many as servers let a client open. Their
@@ -160,8 +160,8 @@ impl Http2 {
 
     /// A request's HEADERS, of `bytes` bytes, are next.
     fn request(&mut self, bytes: usize, stream: u32, claimed: Claimed, policy: &Policy<'_>) {
-        let name = claimed.name.clone();
-        let route = Route::decide(policy.snapshot, policy.source, policy.destination, name);
+        let host = Some(claimed.host.clone());
+        let route = Route::decide(policy.snapshot, policy.source, policy.destination, host);
         if claimed.conflict {
             self.notes.push(Note::NameConflict);
         }
@@ -275,7 +275,7 @@ impl Http2 {
         Some(Box::new(Attribution {
             snapshot,
             decided_by: DecidedBy::Name,
-            name: claimed.name.map(|name| (name, NameSource::Host)),
+            host: Some(claimed.host),
             protocol: Protocol::Http2,
             found: None,
             junk: None,
@@ -296,8 +296,8 @@ impl Http2 {
         let mut waiting = vec![(stream, route, claimed)];
         while waiting.len() < ANSWERED_MAX {
             let Some((stream, claimed)) = self.next_waiting(&mut held) else { break };
-            let name = claimed.name.clone();
-            let route = Route::decide(policy.snapshot, policy.source, policy.destination, name);
+            let host = Some(claimed.host.clone());
+            let route = Route::decide(policy.snapshot, policy.source, policy.destination, host);
             if claimed.conflict || !route.action.is_same(&failed) {
                 // It does not wait for this upstream, and may be tried again.
                 break;

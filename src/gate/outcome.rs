@@ -8,8 +8,8 @@ use crate::access_log::Protocol;
 use crate::http1::{FramingError, KnownHeads, RequestError};
 use crate::http2::FrameError;
 use crate::metrics::{CloseReason, Detected};
-use crate::registry::snapshot::NameSource;
-use crate::sniff::{Name, NameError};
+use crate::registry::snapshot::Shown;
+use crate::sniff::{Host, NameError};
 
 /// What a decision rests on beside the bytes.
 #[derive(Debug)]
@@ -118,13 +118,25 @@ pub(crate) struct Attribution {
     /// What decides, or has decided.
     pub(crate) snapshot: HeldSnapshot,
     pub(crate) decided_by: DecidedBy,
-    /// The name that the connection has shown, and which bytes spelled it.
-    pub(crate) name: Option<(Name, NameSource)>,
+    /// The host that the connection has shown in this protocol.
+    pub(crate) host: Option<Host>,
     pub(crate) protocol: Protocol,
     /// What detection found, if it was still going on.
     pub(crate) found: Option<Detected>,
     /// Why the server name that was shown is none.
     pub(crate) junk: Option<NameError>,
+}
+
+impl Attribution {
+    /// The host, as the registry is asked for it.
+    pub(crate) fn shown(&self) -> Shown<'_> {
+        match (self.protocol, &self.host) {
+            (Protocol::Http1 | Protocol::Http2, host) => Shown::Http(host.as_ref()),
+            (Protocol::Tls, Some(Host::Name(name))) => Shown::Tls(Some(name)),
+            (Protocol::Tls, _) => Shown::Tls(None),
+            (Protocol::Tcp, _) => Shown::Nothing,
+        }
+    }
 }
 
 /// Whether the name has a say.

@@ -13,10 +13,10 @@ use crate::config::Mode;
 use crate::identity::Identity;
 use crate::metrics::{ResponseFlags, SeriesIndex};
 use crate::registry::snapshot::{
-    Claim, Cluster, Decision, Destination, NameSource, NameTrust, Service, Target as ServiceTarget,
+    Cluster, Decision, Destination, NameTrust, Service, Shown, Target as ServiceTarget,
 };
 use crate::registry::{Snapshot, Verdict};
-use crate::sniff::Name;
+use crate::sniff::{Host, Name};
 use crate::workload::Workload;
 
 use super::Mode as HttpMode;
@@ -46,8 +46,8 @@ pub(crate) struct Asker {
 #[derive(Debug)]
 pub(crate) struct Route {
     pub(crate) asker: Asker,
-    /// The host; `None`: the request names none, or an address.
-    pub(crate) name: Option<Name>,
+    /// The host; `None`: the request names none.
+    pub(crate) host: Option<Host>,
     pub(crate) source: Identity<Workload>,
     pub(crate) cluster: Identity<Cluster>,
     pub(crate) action: RouteAction,
@@ -72,19 +72,19 @@ impl Default for Routes {
 }
 
 impl Routes {
-    /// The route of `asker` to `name`, made if it is not known.
+    /// The route of `asker` to `host`, made if it is not known.
     pub(crate) fn find(
         &mut self,
         asker: Asker,
-        name: Option<&Name>,
+        host: Option<&Host>,
         make: impl FnOnce() -> Route,
     ) -> Rc<Route> {
-        let place = &mut self.places[place(asker, name)];
+        let place = &mut self.places[place(asker, host)];
         match place {
-            Some(known) if known.asker == asker && known.name.as_ref() == name => Rc::clone(known),
+            Some(known) if known.asker == asker && known.host.as_ref() == host => Rc::clone(known),
             _ => {
                 let made = Rc::new(make());
-                debug_assert!(made.asker == asker && made.name.as_ref() == name, "{made:?}");
+                debug_assert!(made.asker == asker && made.host.as_ref() == host, "{made:?}");
                 Rc::clone(place.insert(made))
             }
         }
@@ -98,8 +98,12 @@ impl Routes {
 
 /// Peers choose the names. One that makes two of them share a place only has routes made anew.
 #[expect(clippy::cast_possible_truncation, reason = "half an address will do; below PLACES")]
-fn place(asker: Asker, name: Option<&Name>) -> usize {
-    let name = FixedState::default().hash_one(name.map_or("", Name::as_str));
+fn place(asker: Asker, host: Option<&Host>) -> usize {
+    let name = match host {
+        Some(Host::Name(name)) => name.as_str(),
+        Some(Host::Address(_)) | None => "",
+    };
+    let name = FixedState::default().hash_one(name);
     let fold = |address: IpAddr| match address {
         IpAddr::V4(address) => address.to_bits().into(),
         IpAddr::V6(address) => address.to_bits() as u64,
@@ -111,25 +115,25 @@ fn place(asker: Asker, name: Option<&Name>) -> usize {
 }
 
 impl Route {
-    /// The route of a request to `name`, on a connection from `source` to `destination`.
+    /// The route of a request to `host`, on a connection from `source` to `destination`.
     pub(crate) fn decide(
         snapshot: &Snapshot,
         source: IpAddr,
         destination: SocketAddr,
-        name: Option<Name>,
+        host: Option<Host>,
     ) -> Self {
         let generation = snapshot.generation;
         let asker = Asker { generation, mode: HttpMode::Gated, source, destination };
-        let claim = name.as_ref().map(|name| Claim { name, by: NameSource::Host });
-        let Decision { verdict, standing } = snapshot.decide(destination, claim);
-        Self { name, standing, ..Self::of(snapshot, asker, verdict) }
+        let shown = Shown::Http(host.as_ref());
+        let Decision { verdict, standing } = snapshot.decide(source, destination, shown);
+        Self { host, standing, ..Self::of(snapshot, asker, verdict) }
     }
 
-    /// The route that `verdict` means, for no name.
+    /// The route that `verdict` means, for no host.
     pub(crate) fn of(snapshot: &Snapshot, asker: Asker, verdict: Verdict<'_>) -> Self {
         Self {
             asker,
-            name: None,
+            host: None,
             source: snapshot.workload(asker.source).clone(),
             cluster: snapshot.cluster(verdict).clone(),
             action: RouteAction::of(verdict, asker.destination),
@@ -139,17 +143,25 @@ impl Route {
         }
     }
 
-    /// The same route for another name, which changes nothing but labels.
-    pub(crate) fn renamed(&self, name: Option<Name>) -> Self {
+    /// The same route for another host, which changes nothing but labels.
+    pub(crate) fn renamed(&self, host: Option<Host>) -> Self {
         Self {
             asker: self.asker,
-            name,
+            host,
             source: self.source.clone(),
             cluster: self.cluster.clone(),
             action: self.action.clone(),
             standing: self.standing,
             mode: self.mode,
             series: Cell::new(None),
+        }
+    }
+
+    /// The name that the request asks for, for labels; `None`: none, or an address.
+    pub(crate) fn name(&self) -> Option<&Name> {
+        match &self.host {
+            Some(Host::Name(name)) => Some(name),
+            Some(Host::Address(_)) | None => None,
         }
     }
 

@@ -299,14 +299,14 @@ fn told(answered: &Answered) -> String {
     let answered_by = exchange.answered_by;
     // Of a malformed request it is chance how much has come.
     let sent = if *status == 400 { 0 } else { exchange.request_bytes };
-    let name = &exchange.route.name;
+    let name = exchange.route.name();
     format!("{name:?} {status} {sent} up {response_bytes} down by {answered_by:?}")
 }
 
 /// An outcome that changes nothing, to be compared.
 fn said(outcome: &Outcome) -> String {
     match outcome {
-        Outcome::Act(Action::Go(route)) => format!("go {:?} {:?}", route.name, route.action),
+        Outcome::Act(Action::Go(route)) => format!("go {:?} {:?}", route.name(), route.action),
         Outcome::Act(Action::Reply(reply)) => {
             let answers: Vec<String> = reply.answered.iter().map(told).collect();
             format!("reply {:?} {:?} {answers:?}", reply.bytes, reply.reason)

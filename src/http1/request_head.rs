@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use super::{HEADERS_MAX, RequestError, content_length, list};
-use crate::sniff::{Authority, Name, NameError};
+use crate::sniff::{Authority, Host, NameError};
 
 /// The port that an `http` target without one means.
 const HTTP_PORT: u16 = 80;
@@ -17,8 +17,8 @@ const HTTP_PORT: u16 = 80;
 pub struct RequestHead {
     /// The method is HEAD: the response has no body.
     pub is_head: bool,
-    /// The host's name; `None`: an IP literal, an empty Host, or HTTP/1.0 without Host.
-    pub host: Option<Name>,
+    /// The host; `None`: an empty Host, or HTTP/1.0 without Host.
+    pub host: Option<Host>,
     /// The version.
     pub version: Version,
     /// The bytes of the head, with the empty lines before it and the one that ends it.
@@ -105,7 +105,7 @@ impl RequestHead {
         let target_start = method_start + method.len() + 1;
         Ok(Self {
             is_head: method == "HEAD",
-            host: authority.and_then(|authority| authority.host.into_name()),
+            host: authority.map(|authority| authority.host),
             version,
             head_len: head.len(),
             body,

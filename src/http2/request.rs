@@ -5,13 +5,13 @@
 
 use super::{FrameError, METHOD_BYTES_MAX, PATH_BYTES_MAX};
 use crate::http1::is_token;
-use crate::sniff::{Authority, Host, Name};
+use crate::sniff::{Authority, Host};
 
 /// What one request claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claimed {
-    /// The name in `:authority`, or in Host where there is no `:authority`; `None`: an IP literal.
-    pub name: Option<Name>,
+    /// The host in `:authority`, or in Host where there is no `:authority`.
+    pub host: Host,
     /// `:authority` and Host disagree. A server that follows the RFC goes by `:authority`, or
     /// refuses; one that does not may go by Host.
     pub conflict: bool,
@@ -70,7 +70,7 @@ impl Fields {
             _ => false,
         };
         let authority = self.authority.or(self.host).ok_or(FrameError::NoHost)?;
-        Ok(Claimed { name: authority.host.into_name(), conflict: is_conflict, method, path })
+        Ok(Claimed { host: authority.host, conflict: is_conflict, method, path })
     }
 
     /// The fields are the trailers of a request.

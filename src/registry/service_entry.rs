@@ -15,11 +15,14 @@ use ipnet::IpNet;
 use serde::Serialize;
 
 use crate::diagnostics::Diagnostic;
+use crate::prefix;
 use crate::sniff::Name;
 
 mod documents;
+mod endpoints;
 mod host;
 mod rules;
+mod syntax;
 
 pub use host::HostPattern;
 
@@ -32,10 +35,15 @@ pub struct ServiceEntry {
     pub namespace: Box<str>,
     /// `metadata.creationTimestamp`; a document without one counts as newer than any with one.
     pub created: Option<SystemTime>,
+    /// Whether any workload sees it (`exportTo`).
+    pub is_visible: bool,
     /// Names and wildcards. Never empty.
     pub hosts: Vec<HostPattern>,
     /// Canonical prefixes; single addresses are /32 and /128.
     pub addresses: Arc<[IpNet]>,
+    /// Addresses that Istio has allocated for it (`status.addresses`), and for which of its hosts;
+    /// empty where the document lists its own.
+    pub allocated: Vec<Allocated>,
     /// In the order of the document; numbers and names are unique.
     pub ports: Vec<Port>,
     /// How the upstream address is found.
@@ -44,6 +52,15 @@ pub struct ServiceEntry {
     pub endpoints: Vec<Endpoint>,
     /// Where the document stands.
     pub origin: Origin,
+}
+
+/// An address that Istio's DNS proxy tells workloads in place of a host's real ones.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allocated {
+    /// The address.
+    pub address: IpAddr,
+    /// The host that it stands for; `None`: any of the entry.
+    pub host: Option<Box<str>>,
 }
 
 /// Where a document stands.
@@ -71,13 +88,13 @@ pub struct Port {
 /// What is spoken on a port, as far as it matters for finding the entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// HTTP in all its forms (HTTP, HTTP2, GRPC, GRPC-WEB, HTTP-PROXY): Host names the host.
+    /// HTTP in all its forms (HTTP, HTTP2, GRPC, GRPC-WEB, HTTP_PROXY): Host names the host.
     Http,
     /// TLS, HTTPS: the SNI names the host.
     Tls,
     /// Opaque bytes (TCP, MONGO, REDIS, MYSQL): no name in them.
     Opaque,
-    /// Unset or unknown. Istio detects it: HTTP is found by Host, all else is opaque.
+    /// Unset. Istio detects it: HTTP is found by Host, all else is opaque.
     Auto,
     /// Not TCP at all.
     Udp,
@@ -125,37 +142,30 @@ pub enum EndpointAddress {
     Name(Name),
 }
 
-/// What a port of an entry can be found by; by at least one of the two.
+/// What a port of an entry is found by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach {
     /// By the address that a connection goes to.
     pub by_address: ByAddress,
-    /// By the name that a connection carries, which must match one of the entry's hosts.
+    /// By the name that a connection carries, wherever it goes. It must match one of the hosts.
     pub by_name: Option<NameSource>,
 }
 
-/// By which destination addresses a port can be found.
+/// By which destination addresses a port is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByAddress {
-    /// Those that the entry lists.
+    /// Those that the entry lists, and those in a prefix of it, whatever is spoken.
     Listed,
+    /// Those that it lists, whatever is spoken; those in a prefix of it together with the SNI.
+    ListedWithSni,
+    /// None, but a Host that spells an address which it lists is as good as a name.
+    AsHost,
     /// Those that its hosts and endpoints resolve to.
     Resolved,
     /// Every one: the port alone decides.
     Any,
     /// None.
     Nothing,
-}
-
-/// Why a port cannot be found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unreachable {
-    /// It is not TCP.
-    Udp,
-    /// STATIC, and no endpoint that can be connected to.
-    NoEndpoint,
-    /// DYNAMIC_DNS, and its protocol does not say where the name stands.
-    NoName,
 }
 
 /// The service entries in `text`, which was read from `file`, and the warnings about them. A file
@@ -190,32 +200,41 @@ impl ServiceEntry {
         self.ports.len() * (self.hosts.len() + self.addresses.len())
     }
 
-    /// What `port` of this entry can be found by.
-    ///
-    /// # Errors
-    /// Why it cannot be found at all.
-    pub fn reach(&self, port: &Port) -> Result<Reach, Unreachable> {
-        let by_name = port.protocol.name_source();
-        let is_opaque = match port.protocol {
-            Protocol::Udp => return Err(Unreachable::Udp),
-            Protocol::Opaque | Protocol::Auto => true,
-            Protocol::Http | Protocol::Tls => false,
+    /// What `port` of this entry is found by; `None`: by nothing, because it is not TCP.
+    #[must_use]
+    pub fn reach(&self, port: &Port) -> Option<Reach> {
+        let is_listed = !self.addresses.is_empty();
+        let has_prefix = self.addresses.iter().any(|prefix| !prefix::is_single(prefix));
+        let (by_address, by_name) = match port.protocol {
+            Protocol::Http => (ByAddress::AsHost, Some(NameSource::Host)),
+            Protocol::Tls if is_listed => (ByAddress::ListedWithSni, None),
+            Protocol::Tls => (ByAddress::Nothing, Some(NameSource::Sni)),
+            Protocol::Opaque if is_listed => (ByAddress::Listed, None),
+            Protocol::Opaque => (self.unlisted(), None),
+            Protocol::Auto if is_listed => {
+                (ByAddress::Listed, has_prefix.then_some(NameSource::Host))
+            }
+            Protocol::Auto => (self.unlisted(), Some(NameSource::Host)),
+            Protocol::Udp => return None,
         };
-        let by_address = match self.resolution {
-            Resolution::Static if self.endpoints.is_empty() => return Err(Unreachable::NoEndpoint),
-            Resolution::DynamicDns if is_opaque => return Err(Unreachable::NoName),
-            Resolution::DynamicDns => ByAddress::Nothing,
-            _ if !self.addresses.is_empty() => ByAddress::Listed,
-            _ if !is_opaque => ByAddress::Nothing,
-            Resolution::Dns => ByAddress::Resolved,
-            Resolution::None | Resolution::Static => ByAddress::Any,
-        };
-        Ok(Reach { by_address, by_name })
+        Some(Reach { by_address, by_name })
     }
 
-    /// Its ports that can be found, and by what.
+    /// Where a port without names is found if the entry lists no address.
+    fn unlisted(&self) -> ByAddress {
+        match self.resolution {
+            Resolution::Dns => ByAddress::Resolved,
+            // Istio's DNS proxy has told the workloads another address.
+            Resolution::Static if !self.allocated.is_empty() => ByAddress::Nothing,
+            Resolution::None | Resolution::Static => ByAddress::Any,
+            Resolution::DynamicDns => ByAddress::Nothing,
+        }
+    }
+
+    /// Its ports that are found, and by what.
     pub fn reachable_ports(&self) -> impl Iterator<Item = (&Port, Reach)> {
-        self.ports.iter().filter_map(|port| Some((port, self.reach(port).ok()?)))
+        let visible = self.ports.iter().filter(|_| self.is_visible);
+        visible.filter_map(|port| Some((port, self.reach(port)?)))
     }
 
     /// The endpoints' addresses that the entry itself lists.
@@ -230,8 +249,8 @@ impl ServiceEntry {
     /// are what connections go to or are found by.
     pub fn names_to_resolve(&self) -> impl Iterator<Item = &Name> {
         let is_resolved = self.resolution == Resolution::Dns;
-        let found_by = |port| self.reach(port).is_ok_and(|r| r.by_address == ByAddress::Resolved);
-        let hosts_too = self.endpoints.is_empty() || self.ports.iter().any(found_by);
+        let found_by = |(_, reach): (_, Reach)| reach.by_address == ByAddress::Resolved;
+        let hosts_too = self.endpoints.is_empty() || self.reachable_ports().any(found_by);
         let hosts = self.hosts.iter().filter_map(HostPattern::exact).filter(move |_| hosts_too);
         let endpoints = self.endpoints.iter().filter_map(|endpoint| match &endpoint.address {
             EndpointAddress::Name(name) => Some(name),
@@ -248,15 +267,27 @@ impl ServiceEntry {
     }
 }
 
-impl Protocol {
-    /// Where the name stands in what is spoken, if anywhere.
+impl Reach {
+    /// By which addresses it is found that Istio has allocated for its host: single ones.
     #[must_use]
-    pub fn name_source(self) -> Option<NameSource> {
-        match self {
-            Self::Http | Self::Auto => Some(NameSource::Host),
-            Self::Tls => Some(NameSource::Sni),
-            Self::Opaque | Self::Udp => None,
+    pub fn at_allocated(self) -> ByAddress {
+        match (self.by_address, self.by_name) {
+            (ByAddress::AsHost, _) => ByAddress::AsHost,
+            (ByAddress::ListedWithSni, _) | (_, Some(NameSource::Sni)) => ByAddress::ListedWithSni,
+            _ => ByAddress::Listed,
         }
+    }
+
+    /// Whether it finds anything.
+    #[must_use]
+    pub fn finds(self) -> bool {
+        self.by_address != ByAddress::Nothing || self.by_name.is_some()
+    }
+
+    /// Whether a name has a say anywhere.
+    #[must_use]
+    pub fn reads_names(self) -> bool {
+        self.by_name.is_some() || self.by_address == ByAddress::ListedWithSni
     }
 }
 

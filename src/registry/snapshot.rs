@@ -5,12 +5,14 @@
 //! destination, and once more per name that the connection shows, for the verdict. It reads no
 //! bytes of a connection and connects to nothing.
 //!
-//! The more specific entry wins: exact address, longest prefix, exact host, longest wildcard, bare
-//! port. Only entries that have the port compete, and by name only those whose protocol spells its
-//! name where the connection did. A name is a claim of the workload: [`NameTrust`] says whether
-//! anything vouches for it.
+//! The more specific entry wins: listed address, longest listed prefix, exact host, longest
+//! wildcard, resolved address, bare port. Only entries that have the port compete, and what each
+//! can be found by depends on the protocol that it declares
+//! ([`ServiceEntry::reach`](super::service_entry::ServiceEntry::reach)). A name is a claim of the
+//! workload: [`NameTrust`] says whether anything vouches for it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -23,15 +25,14 @@ mod warnings;
 
 pub use self::answers::Answers;
 pub use self::service::{Cluster, Destination, Service, Target};
-pub use super::service_entry::NameSource;
 pub use crate::identity::Identity;
 
 use super::service_entry::{ByAddress, Reach, Resolution, ServiceEntry};
 use crate::config::{Config, Mode, Unverified};
 use crate::diagnostics::Diagnostic;
-use crate::sniff::Name;
+use crate::sniff::{Host, Name};
 use crate::workload::{Workload, Workloads};
-use index::Index;
+use index::{AtPort, Index};
 use warnings::Warnings;
 
 /// `destination_service_name` of connections that pass without a service entry.
@@ -39,13 +40,27 @@ pub const PASSTHROUGH_CLUSTER: &str = "PassthroughCluster";
 /// `destination_service_name` of connections that are blocked.
 pub const BLACK_HOLE_CLUSTER: &str = "BlackHoleCluster";
 
-/// The name that a connection shows.
+/// What a connection shows of where it means to go.
 #[derive(Debug, Clone, Copy)]
-pub struct Claim<'a> {
-    /// The name.
-    pub name: &'a Name,
-    /// Which bytes spelled it.
-    pub by: NameSource,
+pub enum Shown<'a> {
+    /// HTTP, and the host that a request asks for, if it names one.
+    Http(Option<&'a Host>),
+    /// TLS, and the name in its SNI, if it has one.
+    Tls(Option<&'a Name>),
+    /// Nothing in which Egret reads a name, or nothing yet.
+    Nothing,
+}
+
+impl<'a> Shown<'a> {
+    /// The name, if it is one.
+    #[must_use]
+    pub fn name(self) -> Option<&'a Name> {
+        match self {
+            Self::Http(Some(Host::Name(name))) => Some(name),
+            Self::Tls(name) => name,
+            Self::Http(Some(Host::Address(_)) | None) | Self::Nothing => None,
+        }
+    }
 }
 
 /// How a service entry came to match.
@@ -53,14 +68,20 @@ pub struct Claim<'a> {
 pub enum Match {
     /// By exactly this address and port.
     Address,
-    /// By an address that its name resolved to, and the port.
-    Resolved,
+    /// By this address, which several hosts have, its SNI, and the port.
+    AddressAndSni,
     /// By this prefix and the port.
     Prefix(IpNet),
+    /// By this prefix, its SNI, and the port.
+    PrefixAndSni(IpNet),
     /// By exactly this name and the port.
     Host,
     /// By a wildcard that takes in the name, and the port.
     Wildcard,
+    /// By a Host that spells an address of the entry, and the port.
+    HostAddress,
+    /// By an address that its name resolved to, and the port.
+    Resolved,
     /// By the port alone.
     Port,
 }
@@ -109,6 +130,9 @@ pub struct Snapshot {
     pub workloads: Arc<Workloads>,
     services: Vec<Arc<Service>>,
     index: Index,
+    /// By the position of a service: those of other namespaces with the same host and port, which
+    /// their own namespace's workloads find in its place.
+    namesakes: HashMap<usize, Vec<usize>>,
     passthrough: Identity<Cluster>,
     black_hole: Identity<Cluster>,
 }
@@ -128,32 +152,60 @@ impl Snapshot {
         // those without a time last, then by name. The origin makes it total for equal names.
         let mut in_order: Vec<&ServiceEntry> = entries.iter().collect();
         in_order.sort_by(|a, b| precedence(a).cmp(&precedence(b)));
-        let mut services: Vec<Arc<Service>> = Vec::new();
-        let mut index = Index::default();
         let mut warnings = Warnings::default();
+        let mut all = Vec::new();
         for entry in in_order {
             warnings.effect_of_guard((&config.upstream).into(), entry);
             for (port, reach) in entry.reachable_ports() {
                 warnings.effect_of(&config.names, entry, port, reach);
             }
-            for service in services_of(entry, answers) {
-                for taken in index.add(services.len(), &service) {
-                    warnings.conflict(&service, &services[taken.by], &taken);
-                }
-                services.push(Arc::new(service));
-            }
+            all.extend(services_of(entry, answers));
         }
+        merge_endpoints(&mut all);
+        let mut services: Vec<Arc<Service>> = Vec::with_capacity(all.len());
+        let mut index = Index::default();
+        let mut namesakes: HashMap<usize, Vec<usize>> = HashMap::new();
+        for service in all {
+            let position = services.len();
+            for taken in index.add(position, &service, &services) {
+                let winner = &services[taken.by];
+                if taken.is_name && service.namespace() != winner.namespace() {
+                    namesakes.entry(taken.by).or_default().push(position);
+                }
+                warnings.conflict(&service, winner, &taken);
+            }
+            services.push(Arc::new(service));
+        }
+        index.finish();
         let (passthrough, black_hole) =
             (reserved(PASSTHROUGH_CLUSTER), reserved(BLACK_HOLE_CLUSTER));
-        let snapshot =
-            Self { generation, config, workloads, services, index, passthrough, black_hole };
+        let snapshot = Self {
+            generation,
+            config,
+            workloads,
+            services,
+            index,
+            namesakes,
+            passthrough,
+            black_hole,
+        };
         (snapshot, warnings.finish())
     }
 
     /// The verdict on a connection to `destination`, by address and port alone.
     #[must_use]
     pub fn lookup(&self, destination: SocketAddr) -> Verdict<'_> {
-        self.decide(destination, None).verdict
+        // Whose it is matters among names only.
+        self.decide(IpAddr::V4(Ipv4Addr::UNSPECIFIED), destination, Shown::Nothing).verdict
+    }
+
+    /// Whether names are read on `port`. `names.opaquePorts` holds for ports of which no entry says
+    /// otherwise.
+    #[must_use]
+    pub fn reads_names(&self, port: u16) -> bool {
+        let names = &self.config.names;
+        names.decide_on(port)
+            || names.enabled && self.index.at(port).is_some_and(AtPort::declares_names)
     }
 
     /// Whether a name could still change what [`Snapshot::lookup`] says about a connection to
@@ -161,25 +213,30 @@ impl Snapshot {
     #[must_use]
     pub fn awaits_name(&self, destination: SocketAddr) -> bool {
         let (address, port) = (destination.ip().to_canonical(), destination.port());
-        if !self.config.names.decide_on(port) || self.index.by_address(address, port).is_some() {
+        if !self.reads_names(port) {
             return false;
         }
-        let is_blocked = self.mode() == Mode::RegistryOnly && self.index.by_port(port).is_none();
-        is_blocked || self.index.has_hosts(port)
+        let Some(at) = self.index.at(port) else { return self.mode() == Mode::RegistryOnly };
+        at.depends_on_names(address)
+            || self.mode() == Mode::RegistryOnly && at.find(address, Shown::Nothing).is_none()
     }
 
-    /// The verdict on a connection to `destination`, or on one of its requests, that shows the name
-    /// in `claim`. The name decides only where no entry has the address.
+    /// The verdict on a connection from `source` to `destination`, or on one of its requests.
     #[must_use]
-    pub fn decide(&self, destination: SocketAddr, claim: Option<Claim<'_>>) -> Decision<'_> {
-        let Some((service, matched)) = self.find(destination, claim) else {
+    pub fn decide(
+        &self,
+        source: IpAddr,
+        destination: SocketAddr,
+        shown: Shown<'_>,
+    ) -> Decision<'_> {
+        let Some((service, matched)) = self.find(source, destination, shown) else {
             let verdict = match self.mode() {
                 Mode::AllowAny => Verdict::Passthrough,
                 Mode::RegistryOnly => Verdict::BlackHole,
             };
             return Decision { verdict, standing: NameTrust::NotNeeded };
         };
-        let standing = service.standing(matched);
+        let standing = service.standing(matched, destination.ip());
         let is_refused =
             standing == NameTrust::Unverified && self.config.names.unverified == Unverified::Block;
         let verdict =
@@ -191,15 +248,39 @@ impl Snapshot {
     #[must_use]
     pub fn find(
         &self,
+        source: IpAddr,
         destination: SocketAddr,
-        claim: Option<Claim<'_>>,
+        shown: Shown<'_>,
     ) -> Option<(&Arc<Service>, Match)> {
-        let (address, port) = (destination.ip().to_canonical(), destination.port());
-        let claim = claim.filter(|_| self.config.names.decide_on(port));
-        let by_name = || self.index.by_name(claim?, port);
-        let found = self.index.by_address(address, port).or_else(by_name);
-        let (position, matched) = found.or_else(|| self.index.by_port(port))?;
+        let at = self.index.at(destination.port())?;
+        let shown = if self.config.names.enabled { shown } else { Shown::Nothing };
+        let (position, matched) = at.find(destination.ip().to_canonical(), shown)?;
+        let position = match matched {
+            Match::Host | Match::Wildcard if !self.namesakes.is_empty() => {
+                self.own_namesake(position, source)
+            }
+            _ => position,
+        };
         Some((&self.services[position], matched))
+    }
+
+    /// The services of other namespaces that stand in the place of `service` for the workloads of
+    /// theirs.
+    pub fn namesakes(&self, service: &Arc<Service>) -> impl Iterator<Item = &Arc<Service>> {
+        let is_it = |position: &usize| Arc::ptr_eq(&self.services[*position], service);
+        let positions = self.namesakes.iter().find(|(position, _)| is_it(position));
+        positions.into_iter().flat_map(|(_, others)| others.iter().map(|n| &self.services[*n]))
+    }
+
+    /// The service of the source's own namespace, if it has one in the place of this one.
+    fn own_namesake(&self, position: usize, source: IpAddr) -> usize {
+        let Some(others) = self.namesakes.get(&position) else { return position };
+        let Some(own) = self.workload(source).value.namespace.as_deref() else { return position };
+        let is_own = |position: &&usize| self.services[**position].namespace() == own;
+        match self.services[position].namespace() == own {
+            true => position,
+            false => others.iter().find(is_own).copied().unwrap_or(position),
+        }
     }
 
     /// Cluster of a verdict, for accounting.
@@ -228,20 +309,23 @@ impl Snapshot {
     }
 }
 
-/// The services of `entry`: one per port and host that can be found.
+/// The services of `entry`: one per port and host that can be found, the hosts in alphabetical
+/// order.
 fn services_of<'a>(
     entry: &'a ServiceEntry,
     answers: &'a Answers,
 ) -> impl Iterator<Item = Service> + 'a {
-    let clusters: Vec<_> = entry.hosts.iter().map(|host| service::cluster(entry, host)).collect();
+    let mut hosts: Vec<_> =
+        entry.hosts.iter().map(|host| (host, service::cluster(entry, host))).collect();
+    hosts.sort_by(|(_, one), (_, other)| one.value.service_name.cmp(&other.value.service_name));
     entry.reachable_ports().flat_map(move |(port, reach)| {
-        let hosts = entry.hosts.iter().zip(clusters.clone()).enumerate();
-        hosts.filter_map(move |(rank, (host, cluster))| {
-            let own_reach = reach_of_host(reach, rank)?;
+        hosts.clone().into_iter().enumerate().filter_map(move |(rank, (host, cluster))| {
+            let own_reach = reach_of_host(reach, rank);
+            let is_found = own_reach.finds() || !entry.allocated.is_empty();
             let standing = standing_by_name(entry, reach);
             let parts =
                 service::ServiceParts { entry, port, host, cluster, reach: own_reach, standing };
-            Some(Service::new(parts, answers))
+            is_found.then(|| Service::new(parts, answers))
         })
     })
 }
@@ -256,15 +340,35 @@ fn standing_by_name(entry: &ServiceEntry, of_port: Reach) -> NameTrust {
     }
 }
 
-/// What the entry's host with this `rank` is found by. The addresses that an entry lists say
-/// nothing about which of its hosts is meant: they are the first one's.
-fn reach_of_host(of_port: Reach, rank: usize) -> Option<Reach> {
+/// What the entry's host with this `rank` is found by. Where no name is read, the addresses that an
+/// entry lists say nothing about which of its hosts is meant: they are the first one's.
+fn reach_of_host(of_port: Reach, rank: usize) -> Reach {
     let by_address = match of_port.by_address {
-        ByAddress::Listed | ByAddress::Any if rank > 0 => ByAddress::Nothing,
+        ByAddress::Listed | ByAddress::AsHost | ByAddress::Any if rank > 0 => ByAddress::Nothing,
         other => other,
     };
-    let is_found = by_address != ByAddress::Nothing || of_port.by_name.is_some();
-    is_found.then_some(Reach { by_address, ..of_port })
+    Reach { by_address, ..of_port }
+}
+
+/// One host and port of one namespace is one service for Istio, with the endpoints of every entry
+/// that has it.
+fn merge_endpoints(services: &mut [Service]) {
+    let mut groups: HashMap<(u64, u16), Vec<usize>> = HashMap::new();
+    for (position, service) in services.iter().enumerate() {
+        groups.entry((service.cluster.hash, service.port)).or_default().push(position);
+    }
+    for positions in groups.into_values().filter(|positions| positions.len() > 1) {
+        let first = &services[positions[0]];
+        let is_same = |n: &usize| {
+            let other = &services[*n];
+            other.cluster == first.cluster && other.resolution == first.resolution
+        };
+        let same: Vec<usize> = positions.iter().copied().filter(is_same).collect();
+        let merged = service::Merged::of(same.iter().map(|n| &services[*n]));
+        for position in same {
+            services[position].replace_endpoints(&merged);
+        }
+    }
 }
 
 fn precedence(entry: &ServiceEntry) -> impl Ord + use<'_> {

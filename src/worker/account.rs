@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::access_log::{Decider, NameOrigin, Outcome, Protocol, Record};
 use crate::gate::{Answered, Attribution, DecidedBy, Route, RouteAction, Unfollowed};
 use crate::metrics::{CloseReason, Detected, ResponseFlags, SeriesIndex, SeriesKey};
-use crate::registry::snapshot::{Claim, Cluster, Decision, Match, NameSource, NameTrust};
+use crate::registry::snapshot::{Cluster, Decision, Match, NameTrust, Shown};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
 use crate::sniff::Name;
@@ -55,16 +55,16 @@ impl<K: Kernel> Connection<K> {
         attribution: &'a Attribution,
         cx: &mut Context<K>,
     ) -> Decision<'a> {
-        let Attribution { snapshot, decided_by, name, protocol, found, junk } = attribution;
+        let Attribution { snapshot, decided_by, host: _, protocol, found, junk } = attribution;
         if let Some(found) = found {
             cx.metrics.counters.detected(*found).add(1);
         }
         if let Some(junk) = junk {
             cx.metrics.counters.junk_names(*junk).add(1);
         }
-        let claim = name.as_ref().map(|(name, by)| Claim { name, by: *by });
+        let shown = attribution.shown();
         let decision = match decided_by {
-            DecidedBy::Name => snapshot.decide(self.original_destination, claim),
+            DecidedBy::Name => snapshot.decide(self.source.ip(), self.original_destination, shown),
             DecidedBy::Address => Decision {
                 verdict: snapshot.lookup(self.original_destination),
                 standing: NameTrust::NotNeeded,
@@ -74,7 +74,7 @@ impl<K: Kernel> Connection<K> {
         if decision.standing == NameTrust::Unverified && *protocol != Protocol::Http2 {
             cx.metrics.counters.unverified_names.add(1);
         }
-        self.settle(snapshot, &decision, claim, *protocol, cx);
+        self.settle(snapshot, &decision, shown, *protocol, cx);
         decision
     }
 
@@ -88,7 +88,7 @@ impl<K: Kernel> Connection<K> {
         cx.metrics.counters.detected(found).add(1);
         let verdict = snapshot.lookup(self.original_destination);
         let decision = Decision { verdict, standing: NameTrust::NotNeeded };
-        self.settle(snapshot, &decision, None, Protocol::Tcp, cx);
+        self.settle(snapshot, &decision, Shown::Nothing, Protocol::Tcp, cx);
     }
 
     /// The labels are these: what the connection has moved so far is accounted.
@@ -96,7 +96,7 @@ impl<K: Kernel> Connection<K> {
         &mut self,
         snapshot: &Snapshot,
         decision: &Decision<'_>,
-        claim: Option<Claim<'_>>,
+        shown: Shown<'_>,
         protocol: Protocol,
         cx: &mut Context<K>,
     ) {
@@ -106,14 +106,14 @@ impl<K: Kernel> Connection<K> {
             true => CloseReason::BlackHole.response_flags(),
             false => ResponseFlags::None,
         };
-        let name = claim.map(|claim| claim.name.as_str());
+        let name = shown.name().map(Name::as_str);
         let series = cx.series(snapshot, decision.verdict, ends, name, flags);
         let log = cx.access_log.is_on().then(|| {
             Box::new(LogContext {
                 workload: Arc::clone(&snapshot.workload(ends.0.ip()).value),
                 cluster: Arc::clone(&snapshot.cluster(decision.verdict).value),
-                name: best_name(decision.verdict, claim),
-                name_source: origin(decision.verdict, claim),
+                name: best_name(decision.verdict, shown),
+                name_source: origin(decision.verdict, shown),
                 verdict: outcome(decision.verdict),
                 decided_by: decider(decision, snapshot.config.outbound_traffic_policy.mode),
                 protocol,
@@ -173,9 +173,9 @@ impl<K: Kernel> Connection<K> {
         self.account = Account::Unsettled;
         let Some(route) = requests.route() else { return };
         let decision = Decision { verdict: verdict_of(route), standing: route.standing };
-        let claim = route.name.as_ref().map(|name| Claim { name, by: NameSource::Host });
+        let shown = Shown::Http(route.host.as_ref());
         let snapshot = Arc::clone(&cx.snapshot);
-        self.settle(&snapshot, &decision, claim, Protocol::Http1, cx);
+        self.settle(&snapshot, &decision, shown, Protocol::Http1, cx);
     }
 
     /// The connection has ended: it is counted, and logged, once.
@@ -186,8 +186,13 @@ impl<K: Kernel> Connection<K> {
         }
         if let Account::Unsettled = self.account {
             let snapshot = Arc::clone(&cx.snapshot);
-            let decision = snapshot.decide(self.original_destination, None);
-            self.settle(&snapshot, &decision, None, self.gate.protocol(), cx);
+            let protocol = self.gate.protocol();
+            let shown = match protocol {
+                Protocol::Http1 | Protocol::Http2 => Shown::Http(None),
+                Protocol::Tcp | Protocol::Tls => Shown::Nothing,
+            };
+            let decision = snapshot.decide(self.source.ip(), self.original_destination, shown);
+            self.settle(&snapshot, &decision, shown, protocol, cx);
         }
         match &mut self.account {
             Account::Unsettled => {}
@@ -236,7 +241,7 @@ impl<K: Kernel> Connection<K> {
                 let series = cx.metrics.requests.find(SeriesKey {
                     source: &route.source,
                     cluster: &route.cluster,
-                    service: route.name.as_ref().map(Name::as_str),
+                    service: route.name().map(Name::as_str),
                     destination_ip: None,
                     response_code: Some(*status),
                     flags,
@@ -305,8 +310,8 @@ impl<K: Kernel> Context<K> {
             original_destination: destination,
             upstream: None,
             upstream_local: None,
-            name: best_name(verdict, None),
-            name_source: origin(verdict, None),
+            name: best_name(verdict, Shown::Nothing),
+            name_source: origin(verdict, Shown::Nothing),
             verdict: Outcome::Refused,
             cluster: Arc::clone(&snapshot.cluster(verdict).value),
             decided_by: Decider::Limit,

@@ -62,6 +62,18 @@ impl<'n, 'r> Fields<'n, 'r> {
         self.store(name, slot, parse(node));
     }
 
+    /// As [`Fields::read`], for a field that means its default when it has no value.
+    pub(crate) fn read_set<T>(
+        &mut self,
+        name: &'static str,
+        slot: &mut T,
+        parse: impl FnOnce(&'n Node<'n>) -> Result<T, Finding>,
+    ) {
+        if let Some(node) = self.get(name) {
+            self.store(name, slot, parse(node));
+        }
+    }
+
     /// As [`Fields::read`], for a field that may be nothing on purpose.
     pub(crate) fn read_optional<T>(
         &mut self,

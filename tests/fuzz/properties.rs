@@ -15,8 +15,8 @@ use egret::internals::http1::{
 };
 use egret::internals::http2::hpack::{Decoder, HpackError, LIST_BYTES_MAX, TABLE_BYTES_MAX};
 use egret::internals::http2::{BLOCK_BYTES_MAX, FrameBoundary, FrameStep, RequestFrames};
-use egret::internals::registry::service_entry::{self, HostPattern, ServiceEntry};
-use egret::internals::registry::snapshot::{Answers, Claim, Match, NameSource, Snapshot, Target};
+use egret::internals::registry::service_entry::{self, HostPattern, NameSource, ServiceEntry};
+use egret::internals::registry::snapshot::{Answers, Match, Shown, Snapshot, Target};
 use egret::internals::sniff::{Authority, ClientHello, Host, Name, Sni, Sniff, Sniffer};
 use egret::internals::workload::Workloads;
 
@@ -65,7 +65,7 @@ pub(crate) fn request_head(bytes: &[u8]) {
     let framing = fields("content-length:") + fields("transfer-encoding:");
     assert!(framing <= 1, "two ways to frame the body passed");
     assert!(framing == 1 || head.body == Body::None);
-    if let Some(name) = &head.host {
+    if let Some(Host::Name(name)) = &head.host {
         is_normal(name);
     }
     assert!(head.target_range.end < head.head_len);
@@ -148,16 +148,20 @@ fn decides(entries: &[ServiceEntry]) {
         assert!(service.host.matches(&name), "{host} does not match {name}");
         let destination = SocketAddr::from(([198, 51, 100, 1], service.port));
         let Some(by) = service.reach.by_name else { continue };
-        let claim = Claim { name: &name, by };
-        let found = snapshot.find(destination, Some(claim));
-        let is_decided = snapshot.config.names.decide_on(service.port);
-        assert!(!is_decided || found.is_some(), "{host} is not found");
-        let other = match by {
-            NameSource::Host => NameSource::Sni,
-            NameSource::Sni => NameSource::Host,
+        let asked = Host::Name(name.clone());
+        let (shown, otherwise, other) = match by {
+            NameSource::Host => {
+                (Shown::Http(Some(&asked)), Shown::Tls(Some(&name)), NameSource::Sni)
+            }
+            NameSource::Sni => {
+                (Shown::Tls(Some(&name)), Shown::Http(Some(&asked)), NameSource::Host)
+            }
         };
+        let source = IpAddr::from([10, 0, 0, 1]);
+        assert!(snapshot.reads_names(service.port), "{host} decides");
+        assert!(snapshot.find(source, destination, shown).is_some(), "{host} is not found");
         if let Some((found, Match::Host | Match::Wildcard)) =
-            snapshot.find(destination, Some(Claim { by: other, ..claim }))
+            snapshot.find(source, destination, otherwise)
         {
             assert_eq!(found.reach.by_name, Some(other), "{host} is found where nobody reads it");
         }
@@ -228,7 +232,7 @@ fn frames(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
         }
         FrameStep::Pass { bytes } | FrameStep::SettingsAck { bytes } => Told::Within(bytes),
         FrameStep::Request { bytes, stream, authority } => {
-            if let Some(name) = &authority.name {
+            if let Host::Name(name) = &authority.host {
                 is_normal(name);
             }
             Told::Some(format!("{stream}: {authority:?}"), bytes)

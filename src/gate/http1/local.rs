@@ -7,6 +7,7 @@ use super::super::{Action, Answered, AnsweredBy, Asker, Exchange, Outcome, Polic
 use super::{Http1, logged};
 use crate::http1::{HEAD_BYTES_MAX, RequestError};
 use crate::metrics::{CloseReason, ResponseFlags};
+use crate::registry::snapshot::Shown;
 
 impl Http1 {
     /// The request is malformed: 400 or 431, behind the responses before it.
@@ -41,7 +42,9 @@ impl Http1 {
                     source: policy.source,
                     destination: policy.destination,
                 };
-                let verdict = policy.snapshot.lookup(policy.destination);
+                let (source, destination) = (policy.source, policy.destination);
+                let shown = Shown::Http(None);
+                let verdict = policy.snapshot.decide(source, destination, shown).verdict;
                 (Rc::new(Route::of(policy.snapshot, asker, verdict)), bytes.len())
             }
         };

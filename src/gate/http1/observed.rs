@@ -54,7 +54,7 @@ impl Http1 {
     /// The route of `head`, where the address alone has decided: the same one under its own name.
     fn renamed_route(&mut self, head: &RequestHead, tables: &mut Tables) -> Option<Rc<Route>> {
         let last = self.route.as_ref()?;
-        if last.name != head.host {
+        if last.host != head.host {
             let rename = || last.renamed(head.host.clone());
             let route = tables.routes.find(last.asker, head.host.as_ref(), rename);
             self.route = Some(route);

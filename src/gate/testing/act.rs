@@ -3,13 +3,13 @@
 use std::rc::Rc;
 
 use super::world::DESTINATION;
-use super::{Fin, ROOM, Reach, Sent, Show, policy, told};
+use super::{Fin, ROOM, Reach, SOURCE, Sent, Show, policy, told};
 use crate::gate::{
     Action, Attribution, DecidedBy, Leg, Note, Outcome, Reply, Route, RouteAction, Unfollowed,
 };
 use crate::metrics::{CloseReason, Detected, ResponseFlags};
 use crate::registry::Verdict;
-use crate::registry::snapshot::{Claim, Target};
+use crate::registry::snapshot::Target;
 use crate::relay::Side;
 use std::net::SocketAddr;
 
@@ -115,10 +115,9 @@ impl Show {
 
     fn decide(&mut self, attribution: &Attribution) {
         self.attribute(attribution);
-        let claim = attribution.name.as_ref().map(|(name, by)| Claim { name, by: *by });
         assert_eq!(attribution.decided_by, DecidedBy::Name, "it waits for a name");
         let snapshot = Rc::clone(&attribution.snapshot);
-        match snapshot.decide(DESTINATION, claim).verdict {
+        match snapshot.decide(SOURCE, DESTINATION, attribution.shown()).verdict {
             Verdict::BlackHole => self.end(CloseReason::BlackHole.label()),
             Verdict::Passthrough => self.connect_or_not(Some(DESTINATION)),
             Verdict::Service(service, _) => self.connect_or_not(endpoint(&service.target)),
@@ -126,8 +125,8 @@ impl Show {
     }
 
     pub(super) fn attribute(&mut self, attribution: &Attribution) {
-        let Attribution { snapshot: _, decided_by, name, protocol, found, junk } = attribution;
-        let labels = format!("{decided_by:?} {name:?} {protocol:?} {found:?} {junk:?}");
+        let Attribution { snapshot: _, decided_by, host, protocol, found, junk } = attribution;
+        let labels = format!("{decided_by:?} {host:?} {protocol:?} {found:?} {junk:?}");
         self.seen.accounted.push(labels);
     }
 

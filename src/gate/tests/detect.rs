@@ -54,7 +54,7 @@ fn a_client_hello_cut_at_every_byte_is_decided_alike_and_passes_unchanged() {
             assert_eq!(seen.client, b"server hello");
             assert_eq!(seen.accounted.len(), 1, "{:?}", seen.accounted);
             assert!(seen.accounted[0].contains(".example.com"), "{:?}", seen.accounted);
-            assert!(seen.accounted[0].contains("Sni"), "{:?}", seen.accounted);
+            assert!(seen.accounted[0].contains("Tls"), "{:?}", seen.accounted);
         }
     }
 }
@@ -117,8 +117,8 @@ fn behind_a_server_that_speaks_first_the_reply_tells_the_protocol() {
     let server_first = "Address None Tcp Some(ServerFirst) None";
     // The last one is never known to be anything.
     let replies: [(&[u8], &str); 5] = [
-        (&http2, "Address Some((\"a.example\", Host)) Http2 Some(Http2) None"),
-        (&hello("curl_h2"), "Address Some((\"www.example.com\", Sni)) Tls Some(Tls) None"),
+        (&http2, "Address Some(Name(\"a.example\")) Http2 Some(Http2) None"),
+        (&hello("curl_h2"), "Address Some(Name(\"www.example.com\")) Tls Some(Tls) None"),
         (b"EHLO x\r\n", server_first),
         (ALLOWED.as_bytes(), server_first),
         (b"PRI", server_first),
@@ -162,7 +162,7 @@ fn giving_up_opens_the_gate_and_says_why_where_nothing_was_found() {
         let mut gate = std::mem::take(&mut show.gate);
         let attribution = gate.give_up(Detected::Deadline, &policy(&snapshot, Leg::None, 0));
         assert!(matches!(gate, Gate::Open) && gate.holds_nothing());
-        assert_eq!((attribution.found, &attribution.name), (found, &None));
+        assert_eq!((attribution.found, &attribution.host), (found, &None));
     }
 }
 

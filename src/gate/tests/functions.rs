@@ -76,7 +76,7 @@ fn what_waits_for_an_upstream_says_so_again_and_its_body_does_not_pass_unseen() 
     assert!(matches!(inspect(&mut gate), Outcome::Note(_)), "HTTP/1 is detected");
     for _ in 0..3 {
         let Outcome::Act(Action::Go(route)) = inspect(&mut gate) else { panic!("{gate:?}") };
-        assert_eq!(route.name.as_ref().unwrap().as_str(), "b.example");
+        assert_eq!(route.name().unwrap().as_str(), "b.example");
         assert_eq!(gate.unseen(Side::Downstream), 0);
     }
 }

@@ -73,7 +73,10 @@ fn head(request: &str) -> RequestHead {
 }
 
 fn name(head: &RequestHead) -> Option<&str> {
-    head.host.as_ref().map(crate::sniff::Name::as_str)
+    match &head.host {
+        Some(crate::sniff::Host::Name(name)) => Some(name.as_str()),
+        Some(crate::sniff::Host::Address(_)) | None => None,
+    }
 }
 
 #[test]
@@ -82,7 +85,7 @@ fn a_head_tells_what_is_asked_of_whom() {
                 Expect: 100-Continue\r\n\r\n";
     let expected = RequestHead {
         is_head: false,
-        host: Some(crate::sniff::Name::parse(b"example.com").unwrap()),
+        host: Some(crate::sniff::Host::parse(b"example.com").unwrap()),
         version: Version::Http11,
         head_len: text.len(),
         body: Body::Length(5),

@@ -6,7 +6,7 @@ use super::*;
 use crate::http2::hpack::HpackError;
 use crate::http2::hpack::testing::{Coding, Encoder, Form};
 use crate::http2::{METHOD_BYTES_MAX, PATH_BYTES_MAX};
-use crate::sniff::{Name, NameError};
+use crate::sniff::{Host, NameError};
 
 const DATA: u8 = 0x0;
 const WINDOW_UPDATE: u8 = 0x8;
@@ -112,8 +112,16 @@ fn get(stream: u32, authority: &str) -> Vec<u8> {
     headers(stream, &block(&fields(authority, &[])))
 }
 
-fn name(text: &str) -> Option<Name> {
-    Some(Name::parse(text.as_bytes()).unwrap())
+fn host(text: &str) -> Host {
+    Host::parse(text.as_bytes()).unwrap()
+}
+
+/// The name of a host, as a test writes it.
+fn name(host: &Host) -> &str {
+    match host {
+        Host::Name(name) => name.as_str(),
+        Host::Address(_) => "-",
+    }
 }
 
 #[test]
@@ -121,7 +129,7 @@ fn a_request_tells_what_is_asked_of_whom() {
     let request = get(1, "A.Example.:8080");
     let told = tell(&request);
     let claimed = Claimed {
-        name: name("a.example"),
+        host: host("a.example"),
         conflict: false,
         method: (*b"GET").into(),
         path: (*b"/").into(),
@@ -145,9 +153,7 @@ fn each_request_of_a_connection_is_told_before_its_bytes() {
         .iter()
         .map(|told| match told {
             Told::Pass(bytes) => (0, format!("{bytes}")),
-            Told::Request { stream, claimed, .. } => {
-                (*stream, claimed.name.as_ref().unwrap().to_string())
-            }
+            Told::Request { stream, claimed, .. } => (*stream, name(&claimed.host).to_owned()),
             Told::Refused(error) => panic!("{error}"),
         })
         .collect();
@@ -165,7 +171,7 @@ fn host_stands_in_for_authority_and_must_agree_with_it() {
         claimed(&headers(1, &block(&fields)))
     };
     let alone = with("https", None, Some("a.example:81"));
-    assert_eq!((alone.name, alone.conflict), (name("a.example"), false));
+    assert_eq!((alone.host, alone.conflict), (host("a.example"), false));
     for (scheme, authority, host, conflict) in [
         ("http", "a.example", "A.EXAMPLE.", false),
         ("http", "a.example:80", "a.example", false),
@@ -178,9 +184,9 @@ fn host_stands_in_for_authority_and_must_agree_with_it() {
         let both = with(scheme, Some(authority), Some(host));
         assert_eq!(both.conflict, conflict, "{scheme} {authority} {host}");
         let first = with(scheme, Some(authority), None);
-        assert_eq!(both.name, first.name, ":authority is told");
+        assert_eq!(both.host, first.host, ":authority is told");
     }
-    assert_eq!(with("http", Some("[2001:db8::1]:80"), None).name, None);
+    assert_eq!(with("http", Some("[2001:db8::1]:80"), None).host, host("[2001:db8::1]"));
 }
 
 #[test]
@@ -294,7 +300,7 @@ fn padding_priority_and_continuations_hide_nothing() {
     match tell(&frames).as_slice() {
         [Told::Request { bytes, stream: 1, claimed }] => {
             assert_eq!(*bytes, frames.len());
-            assert_eq!(claimed.name, name("a.example"));
+            assert_eq!(claimed.host, host("a.example"));
         }
         other => panic!("{other:?}"),
     }
@@ -317,7 +323,7 @@ fn trailers_are_no_request_and_keep_the_table_in_step() {
     match told.as_slice() {
         [Told::Request { .. }, Told::Pass(bytes), Told::Request { stream: 3, claimed, .. }] => {
             assert_eq!(*bytes, trailers.len());
-            assert_eq!(claimed.name, name("a.example"));
+            assert_eq!(claimed.host, host("a.example"));
         }
         other => panic!("{other:?}"),
     }
@@ -399,9 +405,9 @@ fn the_requests_of_real_clients_are_told() {
         let asks = told.iter().filter_map(|told| match told {
             Told::Pass(_) => None,
             Told::Refused(error) => panic!("{client}: {error}"),
-            Told::Request { claimed: Claimed { name, conflict, .. }, .. } => {
+            Told::Request { claimed: Claimed { host, conflict, .. }, .. } => {
                 assert!(!conflict, "{client}");
-                Some(name.as_ref().map_or("-", Name::as_str))
+                Some(name(host))
             }
         });
         assert_eq!(asks.collect::<Vec<_>>(), asked, "{client}");
@@ -467,7 +473,7 @@ proptest! {
             .iter()
             .filter_map(|told| match told {
                 Told::Request { stream, claimed, .. } => {
-                    Some((*stream, claimed.name.as_ref()?.to_string()))
+                    Some((*stream, name(&claimed.host).to_owned()))
                 }
                 Told::Pass(_) => None,
                 Told::Refused(error) => panic!("{error}"),

@@ -4,16 +4,19 @@
 //! Egret does not act on is a warning with its line. The ordinary metadata that `kubectl get -o
 //! yaml` prints is neither.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::rules::{check_resolution, is_empty_list, not_acted_on, warn_of_reach, warn_unused};
-use super::{
-    Endpoint, EndpointAddress, HostPattern, Origin, Port, Protocol, Resolution, ServiceEntry,
+use super::endpoints::read_endpoint;
+use super::rules::{
+    check_export_to, check_resolution, check_selector, is_empty_list, not_acted_on,
+    warn_of_plain_http, warn_of_reach,
 };
+use super::syntax::{dns_label, is_dns_label};
+use super::{Allocated, HostPattern, Origin, Port, Protocol, Resolution, ServiceEntry};
 use crate::diagnostics::{Diagnostic, Diagnostics, Finding};
 use crate::prefix;
-use crate::sniff::Host;
 use crate::yaml::fields::Fields;
 use crate::yaml::{self, Node, Value, values};
 
@@ -75,23 +78,27 @@ impl Reader {
             return;
         }
         self.documents += 1;
+        self.resource_or_list(node);
+    }
+
+    /// Lists stand in lists, as deep as the reader of YAML lets them.
+    fn resource_or_list(&mut self, node: &Node<'_>) {
         let Some((kind, version)) = self.kind(node) else { return };
         match kind {
             "List" | "ServiceEntryList" => {
-                let items = node.get("items").map(values::items);
-                match items.unwrap_or_else(|| Err(Finding::at(node.line, "a list without `items`")))
-                {
-                    Ok(items) => items.iter().for_each(|item| self.item(item)),
+                let items = match node.get("items") {
+                    None => Err(Finding::at(node.line, "a list without `items`")),
+                    // As an empty list is printed by programs in Go.
+                    Some(Node { value: Value::Null, .. }) => Ok(&[][..]),
+                    Some(items) => values::items(items),
+                };
+                match items {
+                    Ok(items) => items.iter().for_each(|item| self.resource_or_list(item)),
                     Err(finding) => self.diagnostics.error(finding),
                 }
             }
             _ => self.resource(node, kind, version),
         }
-    }
-
-    fn item(&mut self, node: &Node<'_>) {
-        let Some((kind, version)) = self.kind(node) else { return };
-        self.resource(node, kind, version);
     }
 
     /// The document's `kind` and `apiVersion`.
@@ -150,7 +157,9 @@ fn service_entry(node: &Node<'_>, origin: Origin, diagnostics: &mut Diagnostics)
         namespace: "default".into(),
         created: None,
         hosts: Vec::new(),
+        is_visible: true,
         addresses: Arc::new([]),
+        allocated: Vec::new(),
         ports: Vec::new(),
         resolution: Resolution::None,
         endpoints: Vec::new(),
@@ -167,9 +176,8 @@ fn service_entry(node: &Node<'_>, origin: Origin, diagnostics: &mut Diagnostics)
         Some(spec) => read_spec(&mut entry, spec),
         None => fields.diagnostics().error(Finding::at(node.line, "there is no `spec`")),
     }
-    if let Some(status) = fields.get("status").and_then(|status| status.get("addresses")) {
-        let message = "`status.addresses` (allocated by Istio) is not acted on";
-        fields.diagnostics().warning(Finding::at(status.line, message));
+    if let Some(status) = fields.get("status") {
+        read_status(&mut entry, status, fields.diagnostics());
     }
     fields.warn_of_others();
     entry
@@ -194,6 +202,25 @@ fn read_metadata(entry: &mut ServiceEntry, mut fields: Fields<'_, '_>) {
         }
     }
     // The rest of the metadata (annotations, labels, uid, managedFields...) is Kubernetes's own.
+}
+
+/// What Istio has allocated holds where the document lists no addresses. The rest of the status is
+/// Istio's diagnostics.
+fn read_status(entry: &mut ServiceEntry, node: &Node<'_>, diagnostics: &mut Diagnostics) {
+    let nodes = node.get("addresses").and_then(|node| values::items(node).ok()).unwrap_or_default();
+    for node in nodes.iter().filter(|_| entry.addresses.is_empty()) {
+        let text = |name: &str| node.get(name).and_then(|node| values::text(node).ok());
+        let host = text("host").map(|host| host.to_ascii_lowercase().into());
+        match text("value").and_then(|text| text.parse::<IpAddr>().ok()) {
+            Some(address) => {
+                entry.allocated.push(Allocated { address: address.to_canonical(), host });
+            }
+            None => {
+                let message = "`status.addresses[]` without an IP address in `value` is ignored";
+                diagnostics.warning(Finding::at(node.line, message));
+            }
+        }
+    }
 }
 
 fn read_spec(entry: &mut ServiceEntry, mut fields: Fields<'_, '_>) {
@@ -229,6 +256,9 @@ fn read_spec(entry: &mut ServiceEntry, mut fields: Fields<'_, '_>) {
     }
     check_resolution(entry, &mut fields);
     warn_of_reach(entry, &port_lines, &mut fields);
+    warn_of_plain_http(entry, &port_lines, &mut fields);
+    entry.is_visible = check_export_to(&mut fields);
+    check_selector(&mut fields);
     not_acted_on(&mut fields);
     fields.warn_of_others();
 }
@@ -238,20 +268,13 @@ fn read_port(entry: &ServiceEntry, node: &Node<'_>, diagnostics: &mut Diagnostic
     let mut fields = Fields::of(node, "ports[]", diagnostics);
     let (mut number, mut name, mut target) = (None, Box::<str>::from(""), None);
     fields.read("number", &mut number, |node| values::number(node, 1..=u16::MAX).map(Some));
-    fields.read("name", &mut name, label);
+    fields.read("name", &mut name, dns_label);
     // 0 is how protobuf writes "not set".
     fields.read_optional("targetPort", &mut target, |node| values::number(node, 0..=u16::MAX));
     let target_port = target.filter(|port| *port != 0);
-    let protocol = fields.get("protocol").map_or(Protocol::Auto, |node| {
-        let text = values::text(node).unwrap_or_default();
-        protocol(text).unwrap_or_else(|| {
-            let text = values::shortened(text);
-            let message = format!("unknown protocol `{text}`: HTTP is detected, all else is TCP");
-            fields.diagnostics().warning(Finding::at(node.line, message));
-            Protocol::Auto
-        })
-    });
-    if fields.get("number").is_none() || name.is_empty() {
+    let mut protocol = Protocol::Auto;
+    fields.read_set("protocol", &mut protocol, read_protocol);
+    if fields.get("number").is_none() || fields.get("name").is_none() {
         let finding = Finding::at(node.line, "a port needs a `number` and a `name`");
         fields.diagnostics().error(finding);
     }
@@ -263,79 +286,6 @@ fn read_port(entry: &ServiceEntry, node: &Node<'_>, diagnostics: &mut Diagnostic
         return None;
     }
     Some(Port { number, name, protocol, target_port })
-}
-
-fn read_endpoint(entry: &mut ServiceEntry, node: &Node<'_>, diagnostics: &mut Diagnostics) {
-    let mut fields = Fields::of(node, "endpoints[]", diagnostics);
-    let mut text = "";
-    fields.read("address", &mut text, |node| values::text(node));
-    let line = fields.line_of("address");
-    let address = match endpoint_address(text, entry.resolution) {
-        Ok(address) => address,
-        Err(fix) => {
-            let text = values::shortened(text);
-            let message = format!("endpoint `{text}` is not an address to connect to");
-            fields.diagnostics().error(Finding::at(line, message).fix(fix));
-            None
-        }
-    };
-    if address.is_none() && text.starts_with("unix://") {
-        let message = "a unix socket endpoint is not acted on";
-        fields.diagnostics().warning(Finding::at(line, message));
-    }
-    let mut ports = Vec::new();
-    if let Some(own) = fields.get("ports") {
-        ports = endpoint_ports(entry, own, fields.diagnostics());
-    }
-    for name in ["labels", "network", "locality", "weight", "serviceAccount"] {
-        warn_unused(&mut fields, name, "`endpoints[]");
-    }
-    fields.warn_of_others();
-    if let Some(address) = address {
-        entry.endpoints.push(Endpoint { address, ports });
-    }
-}
-
-/// The address that `text` spells; `None` where it is not acted on. The error is what to do about
-/// it.
-fn endpoint_address(
-    text: &str,
-    resolution: Resolution,
-) -> Result<Option<EndpointAddress>, &'static str> {
-    match (Host::parse(text.as_bytes()), resolution) {
-        (Ok(Host::Address(address)), _) => Ok(Some(EndpointAddress::Ip(address.to_canonical()))),
-        (Ok(Host::Name(name)), Resolution::Dns) => Ok(Some(EndpointAddress::Name(name))),
-        (_, Resolution::Dns) => Err("write an IP address or a DNS name"),
-        _ if text.starts_with("unix://") => Ok(None),
-        (_, Resolution::Static) => Err("resolution STATIC needs IP addresses"),
-        // Endpoints are refused as a whole there.
-        (_, Resolution::None | Resolution::DynamicDns) => Ok(None),
-    }
-}
-
-fn endpoint_ports(
-    entry: &ServiceEntry,
-    node: &Node<'_>,
-    diagnostics: &mut Diagnostics,
-) -> Vec<(Box<str>, u16)> {
-    let mut ports = Vec::new();
-    let Value::Mapping(numbers) = &node.value else {
-        let message = format!("`endpoints[].ports` must be a mapping, not {}", node.kind());
-        diagnostics.error(Finding::at(node.line, message).fix("write `port-name: number` lines"));
-        return ports;
-    };
-    for (key, node) in numbers {
-        if !entry.ports.iter().any(|port| *port.name == *key.name) {
-            let name = values::shortened(&key.name);
-            let message = format!("the entry has no port named `{name}`");
-            diagnostics.error(Finding::at(key.line, message));
-        }
-        match values::number(node, 1..=u16::MAX) {
-            Ok(number) => ports.push((key.name.as_ref().into(), number)),
-            Err(finding) => diagnostics.error(finding),
-        }
-    }
-    ports
 }
 
 fn list_of<'n>(fields: &mut Fields<'n, '_>, name: &'static str) -> &'n [Node<'n>] {
@@ -365,14 +315,22 @@ fn bounded<'n, T>(
     Ok(list)
 }
 
-fn protocol(text: &str) -> Option<Protocol> {
+/// The protocols of Istio (`pkg/config/protocol`). A mistyped one must not read as unset: that
+/// would take every connection to the port.
+fn read_protocol(node: &Node<'_>) -> Result<Protocol, Finding> {
+    let text = values::text(node)?;
     match text.to_ascii_uppercase().as_str() {
-        "" => Some(Protocol::Auto),
-        "TCP" | "MONGO" | "REDIS" | "MYSQL" => Some(Protocol::Opaque),
-        "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" | "HTTP-PROXY" => Some(Protocol::Http),
-        "HTTPS" | "TLS" => Some(Protocol::Tls),
-        "UDP" => Some(Protocol::Udp),
-        _ => None,
+        "" => Ok(Protocol::Auto),
+        "TCP" | "MONGO" | "REDIS" | "MYSQL" => Ok(Protocol::Opaque),
+        "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" | "HTTP_PROXY" => Ok(Protocol::Http),
+        "HTTPS" | "TLS" => Ok(Protocol::Tls),
+        "UDP" => Ok(Protocol::Udp),
+        _ => {
+            let message = format!("unknown protocol `{}`", values::shortened(text));
+            let fix = "allowed: HTTP, HTTP2, GRPC, GRPC-WEB, HTTP_PROXY, HTTPS, TLS, TCP, MONGO, \
+                       REDIS, MYSQL, UDP";
+            Err(Finding::at(node.line, message).fix(fix))
+        }
     }
 }
 
@@ -393,8 +351,26 @@ fn host(node: &Node<'_>) -> Result<HostPattern, Finding> {
         return Err(Finding::at(node.line, "host `*` would match everything")
             .fix("use outboundTrafficPolicy.mode to allow any"));
     }
-    HostPattern::parse(text).map_err(|error| {
-        let message = format!("host `{}` is not a DNS name: {error}", values::shortened(text));
+    let refused = |why: &dyn std::fmt::Display| {
+        let message = format!("host `{}` is not a DNS name: {why}", values::shortened(text));
         Finding::at(node.line, message).fix("write it as api.example.com or *.example.com")
-    })
+    };
+    let host = HostPattern::parse(text).map_err(|error| refused(&error))?;
+    // Workloads may ask for names with underscores; a wildcard takes them in.
+    match bad_label(text) {
+        Some(label) => Err(refused(&format!("`{label}` is no label of one"))),
+        None => Ok(host),
+    }
+}
+
+/// The label of a host that no DNS name has. What stands behind a wildcard may begin with a hyphen.
+fn bad_label(text: &str) -> Option<&str> {
+    let end = text.strip_prefix("*.").or(text.strip_prefix('*')).unwrap_or(text);
+    let end = end.strip_suffix('.').unwrap_or(end);
+    let mut labels = end.split('.');
+    let first = labels.next().filter(|first| {
+        let rest = if text.starts_with('*') { first.trim_start_matches('-') } else { first };
+        !is_dns_label(rest)
+    });
+    first.or_else(|| labels.find(|label| !is_dns_label(label)))
 }

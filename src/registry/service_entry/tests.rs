@@ -43,7 +43,7 @@ spec:
   location: MESH_EXTERNAL
   resolution: STATIC
   ports:
-  - {number: 5432, name: pg, protocol: tcp, targetPort: 15432}
+  - {number: 5432, name: pg, protocol: tls, targetPort: 15432}
   - {number: 80, name: web, protocol: HTTP}
   endpoints:
   - address: 192.0.2.1
@@ -64,7 +64,7 @@ spec:
     };
     assert_eq!((port(0, 0), port(0, 1), port(1, 0)), (15432, 25432, 80));
     let by_name = Some(NameSource::Host);
-    let reach = Ok(Reach { by_address: ByAddress::Listed, by_name });
+    let reach = Some(Reach { by_address: ByAddress::AsHost, by_name });
     assert_eq!(entry.reach(&entry.ports[1]), reach);
 }
 
@@ -141,7 +141,8 @@ fn what_is_not_acted_on_is_named_with_its_line() {
         [
             "r.yaml:8: warning: `spec.location` MESH_INTERNAL is not acted on: no mutual TLS is \
              added",
-            "r.yaml:10: warning: `spec.exportTo` is not acted on",
+            "r.yaml:10: warning: `spec.exportTo` is not acted on: workloads of all namespaces see \
+             the entry",
             "r.yaml:11: warning: `spec.subjectAltNames` is not acted on",
             "r.yaml:12: warning: unknown field `spec.color` is ignored; known here: hosts, \
              addresses, location, resolution, ports, endpoints, workloadSelector, exportTo, \
@@ -153,31 +154,40 @@ fn what_is_not_acted_on_is_named_with_its_line() {
 }
 
 #[test]
-fn allocated_addresses_are_named() {
-    let body = "spec: {hosts: [a.b], addresses: [1.2.3.4], ports: [{number: 1, name: a}]}\n";
-    let text = format!("{HEAD}{body}status:\n  addresses: [{{value: 240.240.0.1}}]\n");
-    let warnings = texts(&parse_text(&text).unwrap().1);
-    assert_eq!(warnings.len(), 1);
-    assert!(warnings[0].starts_with("r.yaml:6: warning: `status.addresses`"), "{warnings:?}");
+fn allocated_addresses_are_read_where_none_are_listed() {
+    let read = |addresses: &str| {
+        let body = format!("spec: {{hosts: [a.b], {addresses} ports: [{{number: 1, name: a}}]}}\n");
+        let status = "status:\n  addresses: [{value: 240.240.0.1, host: A.b}, {value: x}]\n";
+        let (entries, warnings) = parse_text(&format!("{HEAD}{body}{status}")).unwrap();
+        (entries[0].allocated.clone(), texts(&warnings))
+    };
+    let (allocated, warnings) = read("");
+    let address = "240.240.0.1".parse().unwrap();
+    assert_eq!(allocated, [Allocated { address, host: Some("a.b".into()) }]);
+    let said =
+        "r.yaml:6: warning: `status.addresses[]` without an IP address in `value` is ignored";
+    assert_eq!(warnings.last().map(String::as_str), Some(said));
+    assert_eq!(read("addresses: [1.2.3.4],"), (vec![], vec![]));
 }
 
 #[test]
 fn the_protocol_says_what_a_port_without_addresses_is_found_by() {
-    use ByAddress::{Any, Nothing, Resolved};
+    use ByAddress::{Any, AsHost, Nothing, Resolved};
     use NameSource::{Host, Sni};
     for (protocol, by_address, resolved, by_name) in [
         ("TCP", Any, Resolved, None),
         ("MySQL", Any, Resolved, None),
         ("''", Any, Resolved, Some(Host)),
-        ("HTTP", Nothing, Nothing, Some(Host)),
-        ("http2", Nothing, Nothing, Some(Host)),
-        ("GRPC-Web", Nothing, Nothing, Some(Host)),
+        ("HTTP", AsHost, AsHost, Some(Host)),
+        ("http2", AsHost, AsHost, Some(Host)),
+        ("GRPC-Web", AsHost, AsHost, Some(Host)),
+        ("http_proxy", AsHost, AsHost, Some(Host)),
         ("https", Nothing, Nothing, Some(Sni)),
         ("TLS", Nothing, Nothing, Some(Sni)),
     ] {
         let ports = format!("ports: [{{number: 7, name: p, protocol: {protocol}}}]");
         let (entry, warnings) = spec(&["hosts: [a.example.com]", &ports]).unwrap();
-        assert_eq!(entry.reach(&entry.ports[0]), Ok(Reach { by_address, by_name }), "{protocol}");
+        assert_eq!(entry.reach(&entry.ports[0]), Some(Reach { by_address, by_name }), "{protocol}");
         assert_eq!(warnings.len(), usize::from(by_address == Any), "{protocol}: {warnings:?}");
         let says = |text: &String| {
             text.starts_with("r.yaml:6: ") && text.contains("port 7 matches every address")
@@ -187,12 +197,12 @@ fn the_protocol_says_what_a_port_without_addresses_is_found_by() {
         let fields = ["hosts: [a.example.com]", &ports, "resolution: DNS"];
         let (entry, warnings) = spec(&fields).unwrap();
         let reach = Reach { by_address: resolved, by_name };
-        assert_eq!(entry.reach(&entry.ports[0]), Ok(reach), "{protocol}");
+        assert_eq!(entry.reach(&entry.ports[0]), Some(reach), "{protocol}");
         assert!(warnings.is_empty(), "{warnings:?}");
     }
     let (entry, warnings) =
         spec(&["hosts: [a.b]", "ports: [{number: 7, name: p, protocol: UDP}]"]).unwrap();
-    assert_eq!(entry.reach(&entry.ports[0]), Err(Unreachable::Udp));
+    assert_eq!(entry.reach(&entry.ports[0]), None);
     assert!(warnings[0].contains("is UDP and matches nothing"), "{warnings:?}");
 }
 
@@ -211,8 +221,9 @@ fn dns_entries_say_what_they_need_resolved() {
     let endpoints = "endpoints: [{address: Z.example.com}, {address: 192.0.2.1}]";
     assert_eq!(names(two, "TLS", endpoints), "z.example.com");
     assert_eq!(names("hosts: ['*.example.com']", "TLS", endpoints), "z.example.com");
-    // Workloads connect to what the hosts resolve to, and are found by it.
-    assert_eq!(names(two, "TCP", endpoints), "a.example.com b.example.com z.example.com");
+    // Workloads connect to what the host resolves to, and are found by it.
+    let one = "hosts: [a.example.com]";
+    assert_eq!(names(one, "TCP", endpoints), "a.example.com z.example.com");
 
     let tls = "ports: [{number: 1, name: a, protocol: TLS}]";
     let (entry, _) = spec(&["hosts: [a.example.com]", tls]).unwrap();
@@ -228,7 +239,7 @@ fn dynamic_dns_is_matched_by_name_and_says_what_it_does_not_do() {
     ])
     .unwrap();
     let reach = Reach { by_address: ByAddress::Nothing, by_name: Some(NameSource::Sni) };
-    assert_eq!(entry.reach(&entry.ports[0]), Ok(reach));
+    assert_eq!(entry.reach(&entry.ports[0]), Some(reach));
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].starts_with("r.yaml:7: warning: resolution DYNAMIC_DNS is not acted on"));
 }
@@ -279,12 +290,11 @@ fn a_wildcard_stands_for_labels_and_never_for_nothing() {
 }
 
 #[test]
-fn static_without_a_usable_endpoint_matches_nothing() {
+fn static_without_a_usable_endpoint_is_warned_about() {
     for endpoints in ["endpoints: []", "endpoints: [{address: 'unix:///x'}]", "exportTo: []"] {
         let ports = "ports: [{number: 1, name: a}]";
-        let (entry, warnings) =
+        let (_, warnings) =
             spec(&["hosts: [a.b]", "resolution: STATIC", ports, endpoints]).unwrap();
-        assert_eq!(entry.reach(&entry.ports[0]), Err(Unreachable::NoEndpoint));
         assert!(warnings.iter().any(|w| w.contains("no usable endpoint")), "{warnings:?}");
     }
 }
@@ -301,6 +311,55 @@ fn what_istio_refuses_is_refused_with_its_line() {
     let ports = "ports: [{number: 1, name: a}]";
     let tls = "ports: [{number: 1, name: a, protocol: TLS}]";
     for (line, fields) in [
+        (6, vec!["hosts: [a.b]", "ports: [{number: 1, name: a, protocol: HTTSP}]"]),
+        (6, vec!["hosts: [a.b]", "ports: [{number: 1, name: a, protocol: HTTP-PROXY}]"]),
+        (6, vec!["hosts: [a.b]", "ports: [{number: 1, name: http.web}]"]),
+        (6, vec!["hosts: [a.b]", "ports: [{number: 1, name: -a}]"]),
+        (5, vec!["hosts: [a.b, c.d]", ports, "resolution: DNS"]),
+        (5, vec!["hosts: [a.b, c.d]", ports, "resolution: STATIC"]),
+        (5, vec!["hosts: [SERVICE_URL]", ports]),
+        (5, vec!["hosts: [a_b.c]", ports]),
+        (5, vec!["hosts: ['*.a_b.c']", ports]),
+        (5, vec!["hosts: ['-']", ports]),
+        (5, vec!["hosts: [a-.b]", ports]),
+        (7, vec!["hosts: [a.b]", ports, "exportTo: [a, a]"]),
+        (7, vec!["hosts: [a.b]", ports, "exportTo: ['*', '.']"]),
+        (7, vec!["hosts: [a.b]", ports, "exportTo: ['~', a]"]),
+        (7, vec!["hosts: [a.b]", ports, "exportTo: ['a.b']"]),
+        (7, vec!["hosts: [a.b]", ports, "workloadSelector: {labels: {'*': a}}"]),
+        (7, vec!["hosts: [a.b]", ports, "workloadSelector: {labels: {app: 'a*'}}"]),
+        (7, vec!["hosts: [a.b]", ports, "workloadSelector: {labels: {'': a}}"]),
+        (8, vec!["hosts: [a.b]", tls, "resolution: DNS", "endpoints: [{address: a_b}]"]),
+        (
+            8,
+            vec![
+                "hosts: [a.b]",
+                ports,
+                "resolution: STATIC",
+                "endpoints: [{address: 192.0.2.1, labels: {'a b': c}}]",
+            ],
+        ),
+        (
+            8,
+            vec![
+                "hosts: [a.b]",
+                ports,
+                "resolution: STATIC",
+                "endpoints: [{address: 'unix:///x', ports: {a: 1}}]",
+            ],
+        ),
+        (
+            8,
+            vec!["hosts: [a.b]", ports, "resolution: STATIC", "endpoints: [{address: 'unix://x'}]"],
+        ),
+        (
+            6,
+            vec![
+                "hosts: ['*.a.b']",
+                "ports: [{number: 1, name: a, protocol: HTTPS}]",
+                "resolution: DYNAMIC_DNS",
+            ],
+        ),
         (5, vec![ports]),
         (5, vec!["hosts: []", ports]),
         (5, vec!["hosts: ['*']", ports]),
@@ -356,6 +415,37 @@ fn what_istio_refuses_is_refused_with_its_line() {
         assert_eq!(errors.len(), 1, "{fields:?}: {diagnostics:?}");
         assert!(errors[0].starts_with(&format!("r.yaml:{line}: ")), "{fields:?}: {errors:?}");
     }
+}
+
+#[test]
+fn what_istio_accepts_is_accepted() {
+    let web = "ports: [{number: 1, name: Web-1, protocol: HTTP_PROXY}]";
+    let (_, warnings) = spec(&["hosts: [a.b]", web, "exportTo: ['*']"]).unwrap();
+    assert_eq!(warnings, [""; 0]);
+    let (_, warnings) = spec(&[
+        "hosts: [a.b]",
+        web,
+        "resolution: STATIC",
+        "endpoints: [{network: far, labels: {app.kubernetes.io/name: a, empty: ''}}]",
+    ])
+    .unwrap();
+    let far =
+        "r.yaml:8: warning: an endpoint of another network without an address is not acted on";
+    assert!(warnings.iter().any(|warning| warning == far), "{warnings:?}");
+    let (entry, warnings) = spec(&["hosts: [a.b]", web, "exportTo: ['~']"]).unwrap();
+    assert_eq!(entry.reachable_ports().count(), 0, "it is for nobody");
+    assert!(warnings[0].contains("no workload sees the entry"), "{warnings:?}");
+    let to_443 = "ports: [{number: 80, name: a, protocol: HTTP, targetPort: 443}]";
+    let (_, warnings) = spec(&["hosts: [a.b]", to_443]).unwrap();
+    let said = "default/a port 80 sends plain HTTP to port 443: Egret does not originate TLS";
+    assert!(warnings[0].contains(said), "{warnings:?}");
+
+    let body = "spec: {hosts: [a.b], addresses: [1.2.3.4], ports: [{number: 1, name: a}]}";
+    let item = format!("{}{body}", HEAD.replace('\n', "\n  "));
+    let list = "apiVersion: v1\nkind: List\nitems:";
+    assert_eq!(parse_text(&format!("{list}\n")).unwrap(), (vec![], vec![]));
+    let nested = format!("{list}\n- {}\n", format!("{list}\n- {item}").replace('\n', "\n  "));
+    assert_eq!(parse_text(&nested).unwrap().0.len(), 1, "{nested}");
 }
 
 #[test]

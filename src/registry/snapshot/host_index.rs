@@ -5,6 +5,7 @@
 //! (`*-eu.example.com`), so that longer suffixes are met before shorter ones.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use foldhash::fast::RandomState;
 
@@ -26,6 +27,11 @@ pub(super) struct HostIndex {
 }
 
 impl HostIndex {
+    /// Nothing was added.
+    pub(super) fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.domains.is_empty() && self.partial.is_empty()
+    }
+
     /// The service of the longest host that matches `name`; an exact one goes before wildcards.
     pub(super) fn find(&self, name: &Name) -> Option<(usize, Match)> {
         if let Some(position) = self.exact.get(name.as_str()) {
@@ -55,12 +61,12 @@ impl HostIndex {
         }
     }
 
-    /// Adds `host`, unless it is there; returns the position that has it.
+    /// Adds `host`, unless one with a lower position has it; returns the position that has it.
     pub(super) fn add(&mut self, host: &HostPattern, position: usize) -> usize {
         match host {
-            HostPattern::Exact(name) => *self.exact.entry(name.as_str().into()).or_insert(position),
+            HostPattern::Exact(name) => lowest(self.exact.entry(name.as_str().into()), position),
             HostPattern::Suffix(suffix) => match suffix.strip_prefix('.') {
-                Some(domain) => *self.domains.entry(domain.into()).or_insert(position),
+                Some(domain) => lowest(self.domains.entry(domain.into()), position),
                 None => self.add_partial(suffix, position),
             },
         }
@@ -69,11 +75,18 @@ impl HostIndex {
     fn add_partial(&mut self, suffix: &str, position: usize) -> usize {
         let (end, below) = suffix.split_once('.').unwrap_or((suffix, ""));
         let ends = self.partial.entry(below.into()).or_default();
-        if let Some((_, holder)) = ends.iter().find(|(other, _)| &**other == end) {
+        if let Some((_, holder)) = ends.iter_mut().find(|(other, _)| &**other == end) {
+            *holder = (*holder).min(position);
             return *holder;
         }
         let place = ends.partition_point(|(other, _)| other.len() >= end.len());
         ends.insert(place, (end.into(), position));
         position
     }
+}
+
+fn lowest(entry: Entry<'_, Box<str>, usize>, position: usize) -> usize {
+    let holder = entry.or_insert(position);
+    *holder = (*holder).min(position);
+    *holder
 }

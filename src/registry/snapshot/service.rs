@@ -16,7 +16,8 @@ use super::{Answers, Match, NameTrust};
 use crate::identity::Identity;
 use crate::prefix;
 use crate::registry::service_entry::{
-    ByAddress, EndpointAddress, HostPattern, Origin, Port, Reach, Resolution, ServiceEntry,
+    Allocated, ByAddress, EndpointAddress, HostPattern, Origin, Port, Protocol, Reach, Resolution,
+    ServiceEntry,
 };
 use crate::sniff::Name;
 use crate::upstream_guard::LedBy;
@@ -42,8 +43,8 @@ pub enum Target {
         /// The port to connect to instead.
         target_port: Option<u16>,
     },
-    /// Resolution STATIC or DNS: one of these, round robin, the next on failure. Empty only with
-    /// DNS, as long as no name has resolved.
+    /// Resolution STATIC or DNS: one of these, round robin, the next on failure. Empty with STATIC
+    /// if none can be connected to, and with DNS as long as no name has resolved.
     Endpoints(Vec<SocketAddr>),
 }
 
@@ -72,14 +73,18 @@ pub struct Service {
     pub host: HostPattern,
     /// The port that workloads connect to.
     pub port: u16,
+    /// What is spoken on it.
+    pub protocol: Protocol,
     /// What it is found by.
     pub reach: Reach,
     /// How the upstream address is found.
     pub resolution: Resolution,
     /// Where its connections go.
     pub target: Target,
-    /// The addresses that the entry lists, if it is found by them.
+    /// The addresses that the entry lists.
     pub addresses: Arc<[IpNet]>,
+    /// The addresses that Istio has allocated for the host.
+    pub allocated: Box<[IpAddr]>,
     /// With resolution DNS: the names whose addresses are its endpoints.
     pub resolved_names: Box<[Name]>,
     /// The endpoints' addresses that the entry itself lists.
@@ -110,23 +115,29 @@ impl Service {
         let ServiceParts { entry, port, host, cluster, reach, standing } = parts;
         let (target, resolved_names) = target(entry, port, host, answers);
         let listed_endpoints = entry.listed_endpoints().collect();
-        let addresses = match reach.by_address {
-            ByAddress::Listed => Arc::clone(&entry.addresses),
-            ByAddress::Resolved | ByAddress::Any | ByAddress::Nothing => Arc::default(),
+        let is_for_host = |allocated: &&Allocated| {
+            allocated.host.as_ref().is_none_or(|text| **text == *cluster.value.service_name)
         };
+        let allocated = entry.allocated.iter().filter(is_for_host).map(|one| one.address).collect();
         let resolved = match reach.by_address {
             ByAddress::Resolved => resolved(entry, port, host, answers),
-            ByAddress::Listed | ByAddress::Any | ByAddress::Nothing => BTreeMap::new(),
+            ByAddress::Listed
+            | ByAddress::ListedWithSni
+            | ByAddress::AsHost
+            | ByAddress::Any
+            | ByAddress::Nothing => BTreeMap::new(),
         };
         Self {
             entry: entry.full_name().into(),
             cluster,
             host: host.clone(),
             port: port.number,
+            protocol: port.protocol,
             reach,
             resolution: entry.resolution,
             target,
-            addresses,
+            addresses: Arc::clone(&entry.addresses),
+            allocated,
             resolved_names,
             listed_endpoints,
             origin: entry.origin.clone(),
@@ -136,13 +147,47 @@ impl Service {
         }
     }
 
-    /// What vouches for the name of a connection that found this service so.
-    pub(super) fn standing(&self, matched: Match) -> NameTrust {
+    /// What vouches for the name of a connection to `destination` that found this service so.
+    pub(super) fn standing(&self, matched: Match, destination: IpAddr) -> NameTrust {
         match matched {
-            Match::Address | Match::Resolved | Match::Prefix(_) | Match::Port => {
-                NameTrust::NotNeeded
-            }
-            Match::Host | Match::Wildcard => self.standing,
+            Match::Address
+            | Match::AddressAndSni
+            | Match::Prefix(_)
+            | Match::PrefixAndSni(_)
+            | Match::Resolved
+            | Match::Port => NameTrust::NotNeeded,
+            Match::Host | Match::Wildcard | Match::HostAddress => self.standing_at(destination),
+        }
+    }
+
+    fn standing_at(&self, destination: IpAddr) -> NameTrust {
+        let destination = destination.to_canonical();
+        let lists = || self.addresses.iter().any(|prefix| prefix.contains(&destination));
+        match self.standing {
+            NameTrust::Unverified if lists() => NameTrust::NotNeeded,
+            standing => standing,
+        }
+    }
+
+    /// The namespace of the ServiceEntry document.
+    pub(super) fn namespace(&self) -> &str {
+        self.cluster.value.service_namespace.as_deref().unwrap_or_default()
+    }
+
+    /// Both have the endpoints of all entries with their host and port.
+    pub(super) fn shares_endpoints(&self, other: &Self) -> bool {
+        let are_endpoints = matches!(self.target, Target::Endpoints(_));
+        (&self.cluster, self.port, self.resolution)
+            == (&other.cluster, other.port, other.resolution)
+            && are_endpoints
+    }
+
+    /// Takes over the endpoints of all entries with its host and port.
+    pub(super) fn replace_endpoints(&mut self, merged: &Merged) {
+        if let Target::Endpoints(own) = &mut self.target {
+            own.clone_from(&merged.endpoints);
+            self.resolved_names = merged.names.clone().into();
+            self.listed_endpoints = merged.listed.clone().into();
         }
     }
 
@@ -192,6 +237,36 @@ impl Service {
                 self.cursor.fetch_add(1, Ordering::Relaxed) % list.len()
             }
             Target::Endpoints(_) | Target::OriginalDestination { .. } => 0,
+        }
+    }
+}
+
+/// The endpoints of several services together, each once.
+#[derive(Debug, Default)]
+pub(super) struct Merged {
+    endpoints: Vec<SocketAddr>,
+    names: Vec<Name>,
+    listed: Vec<IpAddr>,
+}
+
+impl Merged {
+    pub(super) fn of<'a>(services: impl Iterator<Item = &'a Service>) -> Self {
+        let mut merged = Self::default();
+        for service in services {
+            if let Target::Endpoints(own) = &service.target {
+                add_missing(&mut merged.endpoints, own);
+                add_missing(&mut merged.names, &service.resolved_names);
+                add_missing(&mut merged.listed, &service.listed_endpoints);
+            }
+        }
+        merged
+    }
+}
+
+fn add_missing<T: Clone + PartialEq>(to: &mut Vec<T>, from: &[T]) {
+    for one in from {
+        if !to.contains(one) {
+            to.push(one.clone());
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::registry::service_entry::{
     self, Endpoint, EndpointAddress, HostPattern, Origin, Port, Protocol, Resolution,
 };
 
+mod istio;
 mod names;
 
 fn port(number: u16) -> Port {
@@ -27,8 +28,10 @@ fn entry(name: &str, addresses: &[&str], ports: &[u16]) -> ServiceEntry {
         name: name.into(),
         namespace: "ns".into(),
         created: None,
+        is_visible: true,
         hosts: vec![HostPattern::parse(&format!("{name}.example.com")).unwrap()],
         addresses: addresses.iter().map(|text| prefix::canonical(net(text))).collect(),
+        allocated: vec![],
         ports: ports.iter().map(|number| port(*number)).collect(),
         resolution: Resolution::None,
         endpoints: vec![],
@@ -151,15 +154,21 @@ fn endpoints_take_turns_and_honour_their_ports() {
 }
 
 #[test]
-fn ports_that_nothing_can_reach_are_not_in_the_index() {
+fn ports_that_are_not_tcp_are_not_in_the_index() {
     let mut udp = entry("udp", &["192.0.2.1"], &[80]);
     udp.ports[0].protocol = Protocol::Udp;
-    let mut nowhere = entry("nowhere", &["192.0.2.1"], &[1]);
-    nowhere.resolution = Resolution::Static;
-    let (snapshot, _) = build(vec![udp, nowhere]);
+    let (snapshot, _) = build(vec![udp]);
     assert_eq!(snapshot.services().len(), 0);
     assert_eq!(found(&snapshot, "192.0.2.1:80"), None);
-    assert_eq!(found(&snapshot, "192.0.2.1:1"), None);
+}
+
+#[test]
+fn static_without_endpoints_matches_and_leads_nowhere() {
+    let mut nowhere = entry("nowhere", &["192.0.2.1"], &[1]);
+    nowhere.resolution = Resolution::Static;
+    let (snapshot, _) = build(vec![nowhere]);
+    assert_eq!(found(&snapshot, "192.0.2.1:1").unwrap().0, "ns/nowhere");
+    assert_eq!(snapshot.services().next().unwrap().target, Target::Endpoints(vec![]));
 }
 
 #[test]
@@ -279,6 +288,13 @@ fn the_shipped_examples_are_found() {
     let (entries, warnings) = service_entry::parse(text, Path::new("p.yaml")).unwrap();
     assert_eq!(warnings, []);
     let (snapshot, _) = build(entries);
-    assert_eq!(found(&snapshot, "203.0.113.9:443").unwrap().0, "shop/partner-api");
-    assert_eq!(found(&snapshot, "203.0.113.9:80"), None);
+    let name = Name::parse(b"api.partner.example").unwrap();
+    let find = |destination: &str| {
+        let (source, destination) = (IpAddr::from([10, 0, 0, 1]), destination.parse().unwrap());
+        let found = snapshot.find(source, destination, Shown::Tls(Some(&name)));
+        found.map(|(service, _)| service.entry.to_string())
+    };
+    assert_eq!(find("203.0.113.9:443").as_deref(), Some("shop/partner-api"));
+    assert_eq!(find("203.0.114.9:443"), None);
+    assert_eq!(found(&snapshot, "203.0.113.9:443"), None);
 }

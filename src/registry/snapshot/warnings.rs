@@ -21,11 +21,26 @@ pub(super) struct Warnings {
 impl Warnings {
     /// `loser` claims what `winner` has.
     pub(super) fn conflict(&mut self, loser: &Service, winner: &Service, taken: &Taken) {
-        // Two hosts of one entry may resolve to one address.
-        if (&loser.entry, &loser.origin) == (&winner.entry, &winner.origin) {
+        // Two hosts of one entry may have one address; one host of two entries has the endpoints of
+        // both.
+        let is_same = (&loser.entry, &loser.origin) == (&winner.entry, &winner.origin);
+        if is_same || loser.shares_endpoints(winner) {
             return;
         }
         let Origin { file, line } = &winner.origin;
+        if taken.is_name && loser.namespace() != winner.namespace() {
+            let message = format!(
+                "{} has {} port {} for workloads of its own namespace only: {} has it for all \
+                 others ({}:{line})",
+                loser.entry,
+                taken.what,
+                loser.port,
+                winner.entry,
+                file.display()
+            );
+            let fix = "the older entry wins, as in Istio; remove it from one of them";
+            return self.add(&loser.origin, message, fix);
+        }
         let message = format!(
             "{} loses {} port {} to {} ({}:{line})",
             loser.entry,
@@ -46,19 +61,21 @@ impl Warnings {
         port: &Port,
         reach: Reach,
     ) {
-        if reach.by_address != ByAddress::Nothing {
+        let has_address = !entry.addresses.is_empty() || !entry.allocated.is_empty();
+        let by_address = match reach.by_address {
+            ByAddress::Nothing | ByAddress::AsHost => false,
+            ByAddress::ListedWithSni => entry.addresses.iter().any(prefix::is_single),
+            ByAddress::Listed | ByAddress::Resolved | ByAddress::Any => true,
+        };
+        if by_address {
             return;
         }
         let (name, number) = (entry.full_name(), port.number);
         let is_claim = matches!(entry.resolution, Resolution::None | Resolution::DynamicDns);
         let (message, fix) = if !names.enabled {
             let message = format!("{name} port {number} matches nothing: names.enabled is false");
-            (message, "set names.enabled, or list the service's `addresses`")
-        } else if !names.decide_on(number) {
-            let message =
-                format!("{name} port {number} matches nothing: names.opaquePorts lists the port");
-            (message, "take the port out of the list, or list the service's `addresses`")
-        } else if is_claim && names.unverified == Unverified::Block {
+            (message, "set names.enabled, or declare TCP and list the service's `addresses`")
+        } else if is_claim && !has_address && names.unverified == Unverified::Block {
             let message = format!(
                 "{name} has neither endpoints nor addresses: connections that match it on port \
                  {number} are blocked, because names.unverified is block"

@@ -9,7 +9,7 @@ use crate::config::Mode;
 use crate::gate::{Answered, AnsweredBy, Logged, Micros};
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::registry::Verdict;
-use crate::registry::snapshot::{Claim, Decision, Match, NameSource, NameTrust};
+use crate::registry::snapshot::{Decision, Match, NameTrust, Shown};
 use crate::relay::Side;
 use crate::sys::kernel::{Kernel, StreamSocket};
 use crate::worker::connection::Connection;
@@ -37,12 +37,12 @@ impl<K: Kernel> Connection<K> {
             status,
             details: details(answered_by, status, protocol),
             first_byte: waited.map(Duration::from_micros),
-            ..line::of(&logged, route.name.as_ref())
+            ..line::of(&logged, route.name())
         };
         let record = Record {
             workload: Arc::clone(&route.source.value),
-            name: route.name.as_ref().map(|name| name.as_str().into()),
-            name_source: match route.name {
+            name: route.name().map(|name| name.as_str().into()),
+            name_source: match route.name() {
                 Some(_) => NameOrigin::Host,
                 None => NameOrigin::None,
             },
@@ -117,20 +117,20 @@ fn details(answered_by: AnsweredBy, status: u16, protocol: Protocol) -> &'static
 }
 
 /// The name that a connection showed, else the one that the registry knows.
-pub(super) fn best_name(verdict: Verdict<'_>, claim: Option<Claim<'_>>) -> Option<Box<str>> {
-    match (claim, verdict) {
-        (Some(claim), _) => Some(claim.name.as_str().into()),
+pub(super) fn best_name(verdict: Verdict<'_>, shown: Shown<'_>) -> Option<Box<str>> {
+    match (shown.name(), verdict) {
+        (Some(name), _) => Some(name.as_str().into()),
         (None, Verdict::Service(service, _)) => service.cluster.value.service.clone(),
         (None, _) => None,
     }
 }
 
-pub(super) fn origin(verdict: Verdict<'_>, claim: Option<Claim<'_>>) -> NameOrigin {
-    match (claim.map(|claim| claim.by), verdict) {
-        (Some(NameSource::Host), _) => NameOrigin::Host,
-        (Some(NameSource::Sni), _) => NameOrigin::Sni,
-        (None, Verdict::Service(_, Match::Resolved)) => NameOrigin::Dns,
-        (None, _) => NameOrigin::None,
+pub(super) fn origin(verdict: Verdict<'_>, shown: Shown<'_>) -> NameOrigin {
+    match (shown.name(), shown, verdict) {
+        (Some(_), Shown::Http(_), _) => NameOrigin::Host,
+        (Some(_), _, _) => NameOrigin::Sni,
+        (None, _, Verdict::Service(_, Match::Resolved)) => NameOrigin::Dns,
+        (None, _, _) => NameOrigin::None,
     }
 }
 

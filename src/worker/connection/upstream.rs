@@ -11,7 +11,7 @@ use crate::admission::Flow;
 use crate::config::Action;
 use crate::gate::{Detect, Gate, HeldSnapshot, Route, RouteAction, TLS_ACCESS_DENIED};
 use crate::metrics::CloseReason;
-use crate::registry::snapshot::{Decision, Destination, NameTrust, Service};
+use crate::registry::snapshot::{Decision, Destination, NameTrust, Service, Shown};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
 use crate::sys::kernel::{Expect, Kernel, StreamSocket};
@@ -31,11 +31,11 @@ impl<K: Kernel> Connection<K> {
         }
         let verdict = snapshot.lookup(destination);
         let decision = Decision { verdict, standing: NameTrust::NotNeeded };
-        let is_observed = snapshot.config.names.decide_on(destination.port());
+        let is_observed = snapshot.reads_names(destination.port());
         if is_observed && !matches!(verdict, Verdict::BlackHole) {
             self.gate = Gate::Detect(Detect::observed(HeldSnapshot::clone(&snapshot)));
         } else {
-            self.settle(&snapshot, &decision, None, Protocol::Tcp, cx);
+            self.settle(&snapshot, &decision, Shown::Nothing, Protocol::Tcp, cx);
         }
         self.follow(&snapshot, decision, Protocol::Tcp, cx)
     }

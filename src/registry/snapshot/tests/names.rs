@@ -1,6 +1,8 @@
 //! Names: which of them decide, when a connection waits for one, what vouches for it.
 
 use super::*;
+use crate::registry::service_entry::{Allocated, NameSource};
+use crate::sniff::Host;
 use crate::upstream_guard::LedBy;
 
 fn name(text: &str) -> Name {
@@ -40,6 +42,28 @@ fn registry_only() -> Config {
     config
 }
 
+/// Whoever connects.
+const ANYONE: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+
+/// Asks with a host that is shown in these bytes.
+fn shown<R>(by: NameSource, text: &str, ask: impl FnOnce(Shown<'_>) -> R) -> R {
+    let host = Host::parse(text.as_bytes()).unwrap();
+    match (by, &host) {
+        (NameSource::Host, host) => ask(Shown::Http(Some(host))),
+        (NameSource::Sni, Host::Name(name)) => ask(Shown::Tls(Some(name))),
+        (NameSource::Sni, Host::Address(_)) => ask(Shown::Tls(None)),
+    }
+}
+
+fn decided<'a>(
+    snapshot: &'a Snapshot,
+    destination: &str,
+    by: NameSource,
+    text: &str,
+) -> Decision<'a> {
+    shown(by, text, |shown| snapshot.decide(ANYONE, destination.parse().unwrap(), shown))
+}
+
 /// The host that a claim is accounted to, and how it matched.
 fn claimed(
     snapshot: &Snapshot,
@@ -47,8 +71,7 @@ fn claimed(
     by: NameSource,
     text: &str,
 ) -> Option<(String, Match)> {
-    let name = name(text);
-    match snapshot.decide(destination.parse().unwrap(), Some(Claim { name: &name, by })).verdict {
+    match decided(snapshot, destination, by, text).verdict {
         Verdict::Service(service, matched) => {
             assert_eq!(&*service.cluster.value.service_name, service.host.to_string());
             Some((service.cluster.value.service_name.to_string(), matched))
@@ -58,14 +81,12 @@ fn claimed(
 }
 
 fn standing(snapshot: &Snapshot, destination: &str, by: NameSource, text: &str) -> NameTrust {
-    let name = name(text);
-    snapshot.decide(destination.parse().unwrap(), Some(Claim { name: &name, by })).standing
+    decided(snapshot, destination, by, text).standing
 }
 
 #[test]
 fn the_most_specific_wins_exact_ip_cidr_exact_host_longest_wildcard_bare_port() {
-    let mut exact_ip = entry("exact-ip", &["192.0.2.1"], &[80]);
-    exact_ip.ports[0].protocol = Protocol::Http;
+    let exact_ip = entry("exact-ip", &["192.0.2.1"], &[80]);
     let cidr = entry("cidr", &["192.0.2.0/28"], &[80]);
     let bare = entry("bare", &[], &[80]);
     let hosts = ["*.com", "*.b.example.com", "a.b.example.com", "*.example.com"];
@@ -85,7 +106,10 @@ fn the_most_specific_wins_exact_ip_cidr_exact_host_longest_wildcard_bare_port() 
     assert_eq!(host("192.0.2.99:80", "x.b.example.com"), "*.b.example.com");
     assert_eq!(host("192.0.2.99:80", "b.example.com"), "*.example.com");
     assert_eq!(host("192.0.2.99:80", "example.com"), "*.com");
-    assert_eq!(host("192.0.2.99:80", "example.net"), "bare.example.com");
+    // HTTP is found by its Host where there are hosts; what is no HTTP goes by the port.
+    assert_eq!(claimed(&snapshot, "192.0.2.99:80", NameSource::Host, "example.net"), None);
+    let tls = claimed(&snapshot, "192.0.2.99:80", NameSource::Sni, "a.b.example.com");
+    assert_eq!(tls.unwrap().0, "bare.example.com");
     assert_eq!(claimed(&snapshot, "192.0.2.99:81", NameSource::Host, "a.b.example.com"), None);
 }
 
@@ -163,18 +187,21 @@ fn only_connections_that_a_name_could_change_wait_for_it() {
 }
 
 #[test]
-fn where_names_are_not_awaited_they_decide_nothing() {
+fn names_are_read_on_an_opaque_port_that_an_entry_declares() {
     let mut mail = named(&["mail.example.com"], Protocol::Tls);
     mail.ports[0].number = 587;
-    let web = named(&["a.example.com"], Protocol::Tls);
-    let (snapshot, warnings) = build(vec![mail, web.clone()]);
-    assert_eq!(claimed(&snapshot, "192.0.2.1:587", NameSource::Sni, "mail.example.com"), None);
-    assert_eq!(
-        warnings[0].message,
-        "ns/mail.example.com port 587 matches nothing: names.opaquePorts lists the port"
-    );
-    assert_eq!(warnings.len(), 1);
+    let tcp = entry("tcp", &["192.0.2.1"], &[25]);
+    let (snapshot, warnings) = build(vec![mail, tcp]);
+    assert_eq!(warnings, []);
+    let found = claimed(&snapshot, "192.0.2.1:587", NameSource::Sni, "mail.example.com");
+    assert_eq!(found.unwrap().0, "mail.example.com");
+    let reads = [587, 25, 3306, 443].map(|port| snapshot.reads_names(port));
+    assert_eq!(reads, [true, false, false, true]);
+}
 
+#[test]
+fn where_names_are_off_they_decide_nothing() {
+    let web = named(&["a.example.com"], Protocol::Tls);
     let mut config = Config::default();
     config.names.enabled = false;
     let none = Answers::default();
@@ -186,7 +213,8 @@ fn where_names_are_not_awaited_they_decide_nothing() {
 #[test]
 fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
     let web = named(&["a.example.com"], Protocol::Tls);
-    let mut listed = named(&["b.example.com"], Protocol::Tls);
+    let mut listed = named(&["b.example.com"], Protocol::Http);
+    listed.ports[0].number = 443;
     listed.addresses = [IpNet::new("192.0.2.8".parse().unwrap(), 32).unwrap()].into();
     let mut relay = named(&["*.c.example.com"], Protocol::Tls);
     relay.resolution = Resolution::Static;
@@ -197,10 +225,14 @@ fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
     let mut any = named(&["f.com", "g.com"], Protocol::Auto);
     any.ports[0].number = 443;
     let entries = [web, listed, relay, dynamic, resolving(named(&["e.com"], Protocol::Tls)), any];
+    let by_host = ["b.example.com", "192.0.2.8", "g.com"];
     let expected = [
         ("192.0.2.1:443", "a.example.com", NameTrust::Unverified),
         ("192.0.2.1:443", "b.example.com", NameTrust::Unverified),
+        // The address is its own.
         ("192.0.2.8:443", "b.example.com", NameTrust::NotNeeded),
+        ("192.0.2.8:443", "192.0.2.8", NameTrust::NotNeeded),
+        ("192.0.2.9:443", "192.0.2.8", NameTrust::Unverified),
         ("192.0.2.1:443", "x.c.example.com", NameTrust::Verified),
         ("192.0.2.1:443", "x.d.example.com", NameTrust::Unverified),
         ("192.0.2.1:443", "e.com", NameTrust::Verified),
@@ -214,14 +246,11 @@ fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
     let (blocking, warnings) =
         Snapshot::build(1, Arc::new(config), &entries, Arc::default(), &Answers::default());
     for (destination, host, expected) in expected {
-        let by = if host == "g.com" { NameSource::Host } else { NameSource::Sni };
+        let by = if by_host.contains(&host) { NameSource::Host } else { NameSource::Sni };
         assert_eq!(standing(&allowing, destination, by, host), expected, "{host}");
         assert_eq!(standing(&blocking, destination, by, host), expected, "{host}");
-        let name = name(host);
-        let claim = Some(Claim { name: &name, by });
         let verdict = |snapshot: &Snapshot| {
-            let decision = snapshot.decide(destination.parse().unwrap(), claim);
-            matches!(decision.verdict, Verdict::BlackHole)
+            matches!(decided(snapshot, destination, by, host).verdict, Verdict::BlackHole)
         };
         assert!(!verdict(&allowing), "{host}");
         assert_eq!(verdict(&blocking), expected == NameTrust::Unverified, "{host}");
@@ -349,7 +378,9 @@ fn a_connection_found_by_a_resolved_address_goes_to_that_address() {
         ("192.0.2.4:6000", Destination::Endpoints),
     ] {
         let to: SocketAddr = to.parse().unwrap();
-        let Some((service, matched)) = snapshot.find(to, None) else { panic!("{to}") };
+        let Some((service, matched)) = snapshot.find(ANYONE, to, Shown::Nothing) else {
+            panic!("{to}")
+        };
         assert_eq!(
             (matched, service.destination(matched, to)),
             (Match::Resolved, expected),
@@ -376,33 +407,96 @@ fn two_entries_that_claim_a_host_on_a_port_are_named_and_the_older_wins() {
             "ns/younger loses a.example.com port 443 to ns/older (r.yaml:1)",
         ]
     );
-    let name = name("a.example.com");
-    let claim = Some(Claim { name: &name, by: NameSource::Sni });
-    let (service, _) = snapshot.find("192.0.2.1:443".parse().unwrap(), claim).unwrap();
-    assert_eq!(&*service.entry, "ns/older");
+    let destination = "192.0.2.1:443".parse().unwrap();
+    let find = |shown: Shown<'_>| snapshot.find(ANYONE, destination, shown).unwrap().0.clone();
+    assert_eq!(&*shown(NameSource::Sni, "a.example.com", find).entry, "ns/older");
 }
 
 #[test]
-fn a_service_is_one_host_and_the_addresses_are_the_first_ones() {
-    let mut web = named(&["a.example.com", "b.example.com"], Protocol::Tls);
+fn a_service_is_one_host_in_alphabetical_order() {
+    let mut web = named(&["b.example.com", "a.example.com"], Protocol::Tls);
     web.addresses = [IpNet::new("192.0.2.8".parse().unwrap(), 32).unwrap()].into();
     let mut tcp = entry("t", &["192.0.2.8"], &[1]);
     tcp.hosts = web.hosts.clone();
     let (snapshot, warnings) = build(vec![web, tcp]);
     assert_eq!(warnings, []);
-    let dump = serde_json::to_value(snapshot.services().collect::<Vec<_>>()).unwrap();
-    let view = |n: usize| (&dump[n]["host"], &dump[n]["name"], &dump[n]["addresses"][0]);
-    let null = serde_json::Value::Null;
-    assert_eq!(view(0), (&"a.example.com".into(), &"sni".into(), &"192.0.2.8".into()));
-    assert_eq!(view(1), (&"b.example.com".into(), &"sni".into(), &null));
+    let hosts: Vec<String> =
+        snapshot.services().map(|s| format!("{}:{}", s.host, s.port)).collect();
     // The second host of a TCP port cannot be told from the first.
-    assert_eq!(view(2), (&"a.example.com".into(), &null, &"192.0.2.8".into()));
-    assert_eq!(snapshot.services().len(), 3);
-    let cluster = |destination: &str| {
-        let verdict = snapshot.lookup(destination.parse().unwrap());
-        snapshot.cluster(verdict).value.service_name.to_string()
+    assert_eq!(hosts, ["a.example.com:443", "b.example.com:443", "a.example.com:1"]);
+    let by_sni = |name| claimed(&snapshot, "192.0.2.8:443", NameSource::Sni, name).unwrap();
+    assert_eq!(by_sni("b.example.com"), ("b.example.com".into(), Match::AddressAndSni));
+    assert_eq!(by_sni("c.example.com"), ("a.example.com".into(), Match::Address));
+    assert_eq!(found(&snapshot, "192.0.2.8:443").unwrap().1, Match::Address);
+    assert_eq!(claimed(&snapshot, "192.0.2.9:443", NameSource::Sni, "a.example.com"), None);
+}
+
+#[test]
+fn one_host_of_two_entries_has_the_endpoints_of_both() {
+    let at = |name: &str, namespace: &str, address: &str, age| {
+        let mut web = named(&["a.example.com"], Protocol::Http);
+        (web.name, web.namespace) = (name.into(), namespace.into());
+        web.created = Some(SystemTime::UNIX_EPOCH + Duration::from_secs(age));
+        web.resolution = Resolution::Static;
+        let address = EndpointAddress::Ip(address.parse().unwrap());
+        web.endpoints = vec![Endpoint { address, ports: vec![] }];
+        web
     };
-    assert_eq!(cluster("192.0.2.8:443"), "a.example.com");
+    let entries = [
+        at("one", "shop", "192.0.2.1", 1),
+        at("two", "shop", "192.0.2.2", 3),
+        at("far", "team", "192.0.2.3", 2),
+    ];
+    let workloads = "workloads:\n- {workload: w, namespace: team, addresses: [10.0.0.1]}\n\
+                     - {workload: x, namespace: shop, addresses: [10.0.0.2]}\n";
+    let (workloads, _) = Workloads::parse(workloads, Path::new("w.yaml")).unwrap();
+    let (snapshot, warnings) =
+        Snapshot::build(1, Arc::default(), &entries, Arc::new(workloads), &Answers::default());
+    let texts: Vec<&str> = warnings.iter().map(|problem| problem.message.as_str()).collect();
+    assert_eq!(
+        texts,
+        ["team/far has a.example.com port 80 for workloads of its own namespace only: shop/one \
+          has it for all others (r.yaml:1)"]
+    );
+    let target = |source: &str| {
+        let destination = "198.51.100.1:80".parse().unwrap();
+        let find = |shown: Shown<'_>| {
+            snapshot.find(source.parse().unwrap(), destination, shown).unwrap().0.target.clone()
+        };
+        shown(NameSource::Host, "a.example.com", find)
+    };
+    let endpoints =
+        |list: &[&str]| Target::Endpoints(list.iter().map(|text| text.parse().unwrap()).collect());
+    for source in ["10.0.0.2", "10.9.9.9"] {
+        assert_eq!(target(source), endpoints(&["192.0.2.1:80", "192.0.2.2:80"]), "{source}");
+    }
+    assert_eq!(target("10.0.0.1"), endpoints(&["192.0.2.3:80"]));
+}
+
+#[test]
+fn an_allocated_address_is_one_of_the_hosts_own() {
+    let mut web = resolving(named(&["a.example.com", "b.example.com"], Protocol::Tls));
+    let allocated = |address: &str, host: &str| Allocated {
+        address: address.parse().unwrap(),
+        host: Some(host.into()),
+    };
+    web.allocated =
+        vec![allocated("240.240.0.1", "a.example.com"), allocated("240.240.0.2", "b.example.com")];
+    let mut db = entry("db", &[], &[5432]);
+    db.resolution = Resolution::Static;
+    let ip = EndpointAddress::Ip("192.0.2.9".parse().unwrap());
+    db.endpoints = vec![Endpoint { address: ip, ports: vec![] }];
+    db.allocated = vec![allocated("240.240.0.3", "db.example.com")];
+    let snapshot = with(registry_only(), &[web, db], &Answers::default());
+    let host = |destination: &str| found(&snapshot, destination).map(|found| found.1);
+    assert_eq!(host("240.240.0.1:443"), Some(Match::Address));
+    let other = claimed(&snapshot, "240.240.0.2:443", NameSource::Sni, "example.net");
+    assert_eq!(other.unwrap().0, "b.example.com");
+    // Where DNS tells workloads the real address, the name still finds it.
+    let real = claimed(&snapshot, "192.0.2.7:443", NameSource::Sni, "a.example.com");
+    assert_eq!(real, Some(("a.example.com".into(), Match::Host)));
+    assert_eq!(host("240.240.0.3:5432"), Some(Match::Address));
+    assert_eq!(host("192.0.2.7:5432"), None, "the bare port is not needed");
 }
 
 #[test]
@@ -420,54 +514,42 @@ fn twenty_thousand_hosts_are_found_without_a_scan() {
     let started = Instant::now();
     for n in 0..20_000 {
         let name = name(&hosts(n).replace('*', "a.b"));
-        let claim = |name| Some(Claim { name, by: NameSource::Sni });
-        let found = snapshot.find(destination, claim(&name)).unwrap();
+        let find = |name| snapshot.find(ANYONE, destination, Shown::Tls(Some(name)));
+        let found = find(&name).unwrap();
         assert_eq!(found.1, if n % 2 == 0 { Match::Host } else { Match::Wildcard });
         if n % 100 == 0 {
-            assert!(snapshot.find(destination, claim(&deep)).is_none());
+            assert!(find(&deep).is_none());
         }
     }
     // A scan would need 4 * 10^8 comparisons.
     assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
-/// Istio's rules again, as a list that is searched from end to end.
+/// How specific a match is: the kind, the length of the prefix, the kind of host, its length.
+type Rank = [usize; 4];
+
+/// The rules again, as a list that is searched from end to end.
 fn naive(
     entries: &[ServiceEntry],
     destination: SocketAddr,
-    claimed: &Name,
+    asked: &Host,
     by: NameSource,
 ) -> Option<(String, Match)> {
-    let mut best: Option<((usize, usize), &ServiceEntry, Match, String)> = None;
-    for entry in entries {
-        let Some(port) = entry.ports.iter().find(|port| port.number == destination.port()) else {
-            continue;
-        };
-        let mut offers: Vec<((usize, usize), Match, String)> = Vec::new();
-        let first = entry.hosts[0].to_string();
-        for net in entry.addresses.iter().filter(|net| net.contains(&destination.ip())) {
-            let is_exact = net.prefix_len() == net.max_prefix_len();
-            let matched = if is_exact { Match::Address } else { Match::Prefix(*net) };
-            offers.push(((4, net.prefix_len().into()), matched, first.clone()));
-        }
-        let reads = match port.protocol {
-            Protocol::Http | Protocol::Auto => by == NameSource::Host,
-            Protocol::Tls => by == NameSource::Sni,
-            Protocol::Opaque | Protocol::Udp => false,
-        };
-        for host in entry.hosts.iter().filter(|host| reads && host.matches(claimed)) {
-            let text = host.to_string();
-            let (rank, matched) = match host {
-                HostPattern::Exact(_) => (3, Match::Host),
-                HostPattern::Suffix(_) => (2, Match::Wildcard),
-            };
-            offers.push(((rank, text.len()), matched, text));
-        }
-        let is_opaque = matches!(port.protocol, Protocol::Opaque | Protocol::Auto);
-        if is_opaque && entry.addresses.is_empty() {
-            offers.push(((1, 0), Match::Port, first));
-        }
-        for (rank, matched, host) in offers {
+    let on_port = || {
+        entries.iter().filter_map(|entry| {
+            Some((entry, entry.ports.iter().find(|port| port.number == destination.port())?))
+        })
+    };
+    let has_hosts = on_port().any(|(entry, port)| {
+        let singles = !entry.addresses.is_empty() && entry.addresses.iter().all(prefix::is_single);
+        port.protocol == Protocol::Http || (port.protocol == Protocol::Auto && !singles)
+    });
+    let is_opaque = on_port()
+        .any(|(entry, port)| port.protocol == Protocol::Opaque && entry.addresses.is_empty());
+    let on_port_are = OnPort { has_hosts, is_opaque };
+    let mut best: Option<(Rank, &ServiceEntry, Match, String)> = None;
+    for (entry, port) in on_port() {
+        for (rank, matched, host) in offers(entry, port, destination.ip(), asked, by, on_port_are) {
             let age = |e: &ServiceEntry| (e.created.is_none(), e.created, e.name.clone());
             let better = best.as_ref().is_none_or(|(other, holder, ..)| {
                 rank > *other || (rank == *other && age(entry) < age(holder))
@@ -480,8 +562,100 @@ fn naive(
     best.map(|(_, _, matched, host)| (host, matched))
 }
 
+/// What the entries with the port have together.
+#[derive(Clone, Copy)]
+struct OnPort {
+    /// One is found by Host.
+    has_hosts: bool,
+    /// One is found by the port alone, and is no HTTP.
+    is_opaque: bool,
+}
+
+/// What one entry takes the connection for, the first host first.
+fn offers(
+    entry: &ServiceEntry,
+    port: &Port,
+    address: IpAddr,
+    asked: &Host,
+    by: NameSource,
+    OnPort { has_hosts, is_opaque }: OnPort,
+) -> Vec<(Rank, Match, String)> {
+    let is_http = by == NameSource::Host;
+    let mut hosts: Vec<(String, &HostPattern)> =
+        entry.hosts.iter().map(|host| (host.to_string(), host)).collect();
+    hosts.sort();
+    let first = hosts[0].0.clone();
+    let by_name = |kind: usize, length: usize, matched: Option<Match>| {
+        let matching = hosts.iter().filter(|(_, host)| match asked {
+            Host::Name(name) => host.matches(name),
+            Host::Address(_) => false,
+        });
+        let offer = move |(text, host): &(String, &HostPattern)| {
+            let (of_host, how) = match host {
+                HostPattern::Exact(_) => (2, Match::Host),
+                HostPattern::Suffix(_) => (1, Match::Wildcard),
+            };
+            ([kind, length, of_host, text.len()], matched.unwrap_or(how), text.clone())
+        };
+        matching.map(offer).collect::<Vec<_>>()
+    };
+    let mut offers: Vec<(Rank, Match, String)> = Vec::new();
+    let is_listed = !entry.addresses.is_empty();
+    let has_prefix = entry.addresses.iter().any(|prefix| !prefix::is_single(prefix));
+    for prefix in entry.addresses.iter().filter(|prefix| prefix.contains(&address)) {
+        let length = prefix.prefix_len().into();
+        let (kind, matched) = match prefix::is_single(prefix) {
+            true => (6, Match::Address),
+            false => (5, Match::Prefix(*prefix)),
+        };
+        let alone = ([kind, length, 0, 0], matched, first.clone());
+        match port.protocol {
+            Protocol::Http | Protocol::Udp => {}
+            Protocol::Opaque | Protocol::Auto => offers.push(alone),
+            Protocol::Tls => {
+                offers.extend((kind == 6).then_some(alone));
+                offers
+                    .extend(by_name(kind, length, Some(matched)).into_iter().filter(|_| !is_http));
+            }
+        }
+    }
+    let reads = match port.protocol {
+        Protocol::Http => is_http,
+        Protocol::Auto => is_http && (!is_listed || has_prefix || (has_hosts && !is_opaque)),
+        Protocol::Tls => !is_http && !is_listed,
+        Protocol::Opaque | Protocol::Udp => false,
+    };
+    if reads {
+        offers.extend(by_name(4, 0, None));
+    }
+    let spells_one =
+        |prefix: &IpNet| prefix::is_single(prefix) && *asked == Host::Address(prefix.addr());
+    if port.protocol == Protocol::Http && is_http && entry.addresses.iter().any(spells_one) {
+        offers.push(([4, 0, 0, 0], Match::HostAddress, first.clone()));
+    }
+    let is_nameless = matches!(port.protocol, Protocol::Opaque | Protocol::Auto);
+    if is_nameless && !is_listed && !(is_http && has_hosts) {
+        offers.push(([1, 0, 0, 0], Match::Port, first));
+    }
+    offers
+}
+
+/// Whether the SNI had a choice at an address is not told apart by the list.
+fn plain(matched: Match) -> Match {
+    match matched {
+        Match::AddressAndSni => Match::Address,
+        Match::PrefixAndSni(prefix) => Match::Prefix(prefix),
+        other => other,
+    }
+}
+
 fn any_name() -> impl Strategy<Value = String> {
     prop::collection::vec(prop_oneof!["a", "b", "ab", "ba"], 1..4).prop_map(|l| l.join("."))
+}
+
+/// What a workload asks for: a name, or an address in its place.
+fn any_asked() -> impl Strategy<Value = String> {
+    prop_oneof![9 => any_name(), 1 => any_address().prop_map(|address| address.to_string())]
 }
 
 fn any_host() -> impl Strategy<Value = String> {
@@ -531,7 +705,7 @@ proptest! {
     #[test]
     fn a_name_is_found_as_by_a_naive_list(
         entries in any_named_entries(),
-        asked in prop::collection::vec((any_address(), 1u16..4, any_name(), any::<bool>()), 1..32),
+        asked in prop::collection::vec((any_address(), 1u16..4, any_asked(), any::<bool>()), 1..32),
     ) {
         // A port that is not TCP is found by nothing, whatever it lists.
         let tcp: Vec<ServiceEntry> = entries.iter().cloned().map(|mut entry| {
@@ -542,13 +716,17 @@ proptest! {
         for (address, port, host, is_host) in asked {
             let destination = SocketAddr::new(address, port);
             let by = if is_host { NameSource::Host } else { NameSource::Sni };
-            let expected = naive(&tcp, destination, &name(&host), by);
-            let found = claimed(&snapshot, &destination.to_string(), by, &host);
+            let asked = Host::parse(host.as_bytes()).unwrap();
+            let expected = naive(&tcp, destination, &asked, by);
+            let found = claimed(&snapshot, &destination.to_string(), by, &host)
+                .map(|(host, matched)| (host, plain(matched)));
             prop_assert_eq!(&found, &expected, "{} {:?} {}", destination, by, host);
             // A decision that does not wait is the same with the name.
             if !snapshot.awaits_name(destination) {
                 let without = match snapshot.lookup(destination) {
-                    Verdict::Service(service, matched) => Some((service.host.to_string(), matched)),
+                    Verdict::Service(service, matched) => {
+                        Some((service.host.to_string(), plain(matched)))
+                    }
                     Verdict::Passthrough | Verdict::BlackHole => None,
                 };
                 prop_assert_eq!(found, without);
