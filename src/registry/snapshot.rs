@@ -203,9 +203,12 @@ impl Snapshot {
     /// otherwise.
     #[must_use]
     pub fn reads_names(&self, port: u16) -> bool {
+        self.reads_names_at(port, self.index.at(port))
+    }
+
+    fn reads_names_at(&self, port: u16, at: Option<&AtPort>) -> bool {
         let names = &self.config.names;
-        names.decide_on(port)
-            || names.enabled && self.index.at(port).is_some_and(AtPort::declares_names)
+        names.enabled && (at.is_some_and(AtPort::declares_names) || names.decide_on(port))
     }
 
     /// Whether a name could still change what [`Snapshot::lookup`] says about a connection to
@@ -253,7 +256,8 @@ impl Snapshot {
         shown: Shown<'_>,
     ) -> Option<(&Arc<Service>, Match)> {
         let at = self.index.at(destination.port())?;
-        let shown = if self.config.names.enabled { shown } else { Shown::Nothing };
+        let port = destination.port();
+        let shown = if self.reads_names_at(port, Some(at)) { shown } else { Shown::Nothing };
         let (position, matched) = at.find(destination.ip().to_canonical(), shown)?;
         let position = match matched {
             Match::Host | Match::Wildcard if !self.namesakes.is_empty() => {

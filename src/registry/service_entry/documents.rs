@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::endpoints::read_endpoint;
 use super::rules::{
     check_export_to, check_resolution, check_selector, is_empty_list, not_acted_on,
-    warn_of_plain_http, warn_of_reach,
+    warn_of_plain_http, warn_of_reach, warn_of_shared_address,
 };
 use super::syntax::{dns_label, is_dns_label};
 use super::{Allocated, HostPattern, Origin, Port, Protocol, Resolution, ServiceEntry};
@@ -257,6 +257,7 @@ fn read_spec(entry: &mut ServiceEntry, mut fields: Fields<'_, '_>) {
     check_resolution(entry, &mut fields);
     warn_of_reach(entry, &port_lines, &mut fields);
     warn_of_plain_http(entry, &port_lines, &mut fields);
+    warn_of_shared_address(entry, &mut fields);
     entry.is_visible = check_export_to(&mut fields);
     check_selector(&mut fields);
     not_acted_on(&mut fields);

@@ -6,6 +6,7 @@
 use super::syntax::{check_labels, is_dns_label};
 use super::{ByAddress, Protocol, Reach, Resolution, ServiceEntry};
 use crate::diagnostics::Finding;
+use crate::prefix;
 use crate::yaml::fields::Fields;
 use crate::yaml::{Node, Value, values};
 
@@ -214,6 +215,22 @@ pub(super) fn warn_of_plain_http(
             let fix = "let the workload speak TLS to a port with protocol TLS";
             fields.diagnostics().warning(Finding::at(*line, message).fix(fix));
         }
+    }
+}
+
+/// Several TLS hosts on one address: what shows none of their names goes to the first.
+pub(super) fn warn_of_shared_address(entry: &ServiceEntry, fields: &mut Fields<'_, '_>) {
+    let is_tls = entry.ports.iter().any(|port| port.protocol == Protocol::Tls);
+    let has_single = entry.addresses.iter().any(prefix::is_single);
+    let Some(first) = entry.hosts.iter().map(ToString::to_string).min() else { return };
+    if entry.hosts.len() > 1 && is_tls && has_single && entry.resolution != Resolution::None {
+        let message = format!(
+            "{} has several hosts on one address: what shows no SNI of theirs goes to {first}",
+            entry.full_name()
+        );
+        let line = fields.line_of("addresses");
+        let fix = "write an entry for each host, with addresses of its own";
+        fields.diagnostics().warning(Finding::at(line, message).fix(fix));
     }
 }
 

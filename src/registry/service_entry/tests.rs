@@ -50,7 +50,10 @@ spec:
   - {address: '2001:db8::5', ports: {pg: 25432}}
 ";
     let (entries, warnings) = parse_text(text).unwrap();
-    assert_eq!(warnings, []);
+    let said = "r.yaml:10: warning: shop/db has several hosts on one address: what shows no SNI of \
+                theirs goes to *.db.example.com; write an entry for each host, with addresses of \
+                its own";
+    assert_eq!(texts(&warnings), [said]);
     let entry = &entries[0];
     assert_eq!(entry.full_name(), "shop/db");
     assert!(entry.created.is_some());

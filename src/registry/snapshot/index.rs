@@ -40,6 +40,8 @@ pub(super) struct AtPort {
     any: Option<usize>,
     /// Something that is no HTTP, and has no addresses, is declared here.
     is_opaque: bool,
+    /// It is found by the port alone.
+    is_any_opaque: bool,
     /// Services with an unset protocol and single addresses.
     beside_hosts: Vec<(HostPattern, usize)>,
     /// An entry declares that something with names is spoken here.
@@ -120,13 +122,19 @@ impl AtPort {
                 false => (service, Match::Address),
             });
         }
+        let is_found_elsewhere = match (self.prefixes.longest(address), shown) {
+            // As Envoy matches: the address first, then the names there.
+            (Some((_, place)), Shown::Tls(Some(_))) => place.by_sni.is_none(),
+            _ => true,
+        };
         let in_prefix = self.prefixes.longest_that(address, |prefix, place| {
             place.find(shown).map(|(service, by_sni)| match by_sni {
                 true => (service, Match::PrefixAndSni(prefix)),
                 false => (service, Match::Prefix(prefix)),
             })
         });
-        in_prefix.or_else(|| self.by_name(shown)).or_else(|| self.unlisted(address, shown))
+        let by_name = || self.by_name(shown).filter(|_| is_found_elsewhere);
+        in_prefix.or_else(by_name).or_else(|| self.unlisted(address, shown))
     }
 
     /// Whether what a connection to `address` shows could change what it finds.
@@ -141,9 +149,10 @@ impl AtPort {
         }
     }
 
-    /// Whether an entry declares that something with names is spoken here.
+    /// Whether an entry declares that something with names is spoken here, and none that the port
+    /// alone is enough for something without.
     pub(super) fn declares_names(&self) -> bool {
-        self.declares_names
+        self.declares_names && !self.is_any_opaque
     }
 
     /// Whether a port alone is enough for HTTP.
@@ -223,6 +232,7 @@ impl AtPort {
             self.beside_hosts.push((service.host.clone(), position));
         }
         self.is_opaque |= service.protocol == Protocol::Opaque && service.addresses.is_empty();
+        self.is_any_opaque |= self.any == Some(position) && service.protocol == Protocol::Opaque;
         self.declares_names |= service.reach.reads_names();
         taken
     }

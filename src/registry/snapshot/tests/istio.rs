@@ -56,7 +56,8 @@ enum Difference {
     Policy,
     /// One accepts a document that the other refuses.
     Documents,
-    /// On purpose: a port without addresses whose host DNS resolves takes every address in Istio.
+    /// On purpose: an entry without addresses takes every address on its port in Istio, also if DNS
+    /// resolves its host, or for HTTP that asks for another host.
     Kept,
     /// A service that allows it when it is alone; in Istio another one stands in its way.
     Conflict,
@@ -181,7 +182,7 @@ fn difference(
         (_, Some(host)) if !call.alone.contains(host) => Some(Difference::Wider),
         (Some(_), Some(_)) => Some(Difference::Choice),
         (None, Some(_)) => Some(Difference::Conflict),
-        (Some(host), None) if is_resolved(entries, call, host) => Some(Difference::Kept),
+        (Some(host), None) if is_decided(entries, call, host) => Some(Difference::Kept),
         (Some(_), None) => Some(Difference::Stricter),
         // What is nobody's passes to where it meant to go.
         (None, None) if scenario.mode == "ALLOW_ANY" && call.istio == "blackhole" => None,
@@ -189,22 +190,25 @@ fn difference(
     }
 }
 
-/// Whether `host` is found by the addresses that DNS tells, of which there are none here.
-fn is_resolved(entries: &[ServiceEntry], call: &Call, host: &str) -> bool {
+/// Whether `host` has no addresses on the port, and is found by those that DNS tells, of which there
+/// are none here, or by what is no HTTP.
+fn is_decided(entries: &[ServiceEntry], call: &Call, host: &str) -> bool {
     let asks_for_it = call.name.as_ref().is_some_and(|name| {
         name.split(':').next().is_some_and(|name| name.eq_ignore_ascii_case(host))
     });
     let is_here = |entry: &ServiceEntry, port: &Port| {
-        let is_opaque = match port.protocol {
-            Protocol::Opaque => true,
-            Protocol::Auto => call.speaks != "http" || !asks_for_it,
+        let is_dns = entry.resolution == Resolution::Dns;
+        let is_http = call.speaks == "http";
+        let is_kept = match port.protocol {
+            Protocol::Opaque => is_dns || is_http,
+            Protocol::Auto if is_http => !asks_for_it,
+            Protocol::Auto => is_dns,
             Protocol::Http | Protocol::Tls | Protocol::Udp => false,
         };
-        is_opaque && entry.addresses.is_empty() && port.number == call.destination.port()
+        is_kept && entry.addresses.is_empty() && port.number == call.destination.port()
     };
     entries.iter().any(|entry| {
-        entry.resolution == Resolution::Dns
-            && entry.hosts.iter().any(|own| own.to_string() == host)
+        entry.hosts.iter().any(|own| own.to_string() == host)
             && entry.ports.iter().any(|port| is_here(entry, port))
     })
 }

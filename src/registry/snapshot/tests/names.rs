@@ -546,7 +546,16 @@ fn naive(
     });
     let is_opaque = on_port()
         .any(|(entry, port)| port.protocol == Protocol::Opaque && entry.addresses.is_empty());
-    let on_port_are = OnPort { has_hosts, is_opaque };
+    let prefixes = || {
+        on_port().filter(|(_, port)| port.protocol != Protocol::Http).flat_map(|(entry, port)| {
+            let holds = |p: &&IpNet| !prefix::is_single(p) && p.contains(&destination.ip());
+            entry.addresses.iter().filter(holds).map(move |p| (*p, port.protocol))
+        })
+    };
+    let longest = prefixes().map(|(prefix, _)| prefix.prefix_len()).max();
+    let is_in_tls =
+        prefixes().any(|(prefix, of)| Some(prefix.prefix_len()) == longest && of == Protocol::Tls);
+    let on_port_are = OnPort { has_hosts, is_opaque, is_in_tls };
     let mut best: Option<(Rank, &ServiceEntry, Match, String)> = None;
     for (entry, port) in on_port() {
         for (rank, matched, host) in offers(entry, port, destination.ip(), asked, by, on_port_are) {
@@ -569,6 +578,8 @@ struct OnPort {
     has_hosts: bool,
     /// One is found by the port alone, and is no HTTP.
     is_opaque: bool,
+    /// The longest prefix that holds the address is one of TLS.
+    is_in_tls: bool,
 }
 
 /// What one entry takes the connection for, the first host first.
@@ -578,7 +589,7 @@ fn offers(
     address: IpAddr,
     asked: &Host,
     by: NameSource,
-    OnPort { has_hosts, is_opaque }: OnPort,
+    OnPort { has_hosts, is_opaque, is_in_tls }: OnPort,
 ) -> Vec<(Rank, Match, String)> {
     let is_http = by == NameSource::Host;
     let mut hosts: Vec<(String, &HostPattern)> =
@@ -622,7 +633,7 @@ fn offers(
     let reads = match port.protocol {
         Protocol::Http => is_http,
         Protocol::Auto => is_http && (!is_listed || has_prefix || (has_hosts && !is_opaque)),
-        Protocol::Tls => !is_http && !is_listed,
+        Protocol::Tls => !is_http && !is_listed && !is_in_tls,
         Protocol::Opaque | Protocol::Udp => false,
     };
     if reads {
