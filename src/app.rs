@@ -61,8 +61,6 @@ pub struct Options {
     pub signals: Option<control::Trap>,
     /// Whether the admin server offers `/debug/`.
     pub debug_endpoints: control::DebugEndpoints,
-    /// Whether a name of the registry may resolve to this host's loopback.
-    pub loopback_answers: control::LoopbackAnswers,
     /// Changes the log level while running.
     pub set_log_level: control::SetLogLevel,
 }
@@ -158,7 +156,6 @@ impl App {
                 set_log_level: options.set_log_level,
                 signals: options.signals,
                 debug: options.debug_endpoints,
-                loopback_answers: options.loopback_answers,
             })
             .context("starting the control thread")?;
         control.await_first_answers(FIRST_ANSWERS);

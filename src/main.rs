@@ -186,7 +186,6 @@ fn run(config_file: PathBuf, debug_endpoints: bool) -> ExitCode {
             true => control::DebugEndpoints::On,
             false => control::DebugEndpoints::Off,
         },
-        loopback_answers: control::LoopbackAnswers::Refused,
         set_log_level,
     };
     match app::App::start(loaded, options) {

@@ -19,7 +19,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use super::{LoopbackAnswers, lock};
+use super::lock;
 use crate::metrics::{ControlCounters, DnsResult};
 use crate::registry::Answers;
 use crate::sniff::Name;
@@ -71,8 +71,6 @@ pub(super) struct Inputs {
     pub(super) offer: Offer,
     /// Written by the task alone.
     pub(super) counters: Arc<ControlCounters>,
-    /// Whether loopback addresses are among the answers that are used.
-    pub(super) loopback: LoopbackAnswers,
     /// Told once, when every first name has been asked for and the answers are published.
     pub(super) first_answers: SyncSender<()>,
 }
@@ -96,7 +94,7 @@ pub(super) fn spawn(inputs: Inputs, runtime: &Runtime) -> Names {
 }
 
 fn spawn_with(inputs: Inputs, runtime: &Runtime, timing: Timing) -> Names {
-    let book = Arc::new(Mutex::new(Book::new(timing, inputs.loopback)));
+    let book = Arc::new(Mutex::new(Book::new(timing)));
     runtime.spawn(Resolver::new(inputs, Arc::clone(&book)).run());
     Names { book }
 }

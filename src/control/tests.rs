@@ -55,7 +55,6 @@ fn bench(debug: DebugEndpoints) -> Bench {
         }),
         signals: None,
         debug,
-        loopback_answers: LoopbackAnswers::Refused,
     };
     let _handle = control.start(inputs).unwrap();
     Bench { directory, addresses, registry, drain, metrics, access_log: log, workers, _handle }

@@ -20,7 +20,6 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use crate::control::LoopbackAnswers;
 use crate::metrics::DnsResult;
 use crate::registry::Answers;
 use crate::sniff::Name;
@@ -78,7 +77,6 @@ pub(super) struct Settled {
 #[derive(Debug)]
 pub(super) struct Book {
     timing: Timing,
-    loopback: LoopbackAnswers,
     /// How long an answer vouches at least.
     grace: Duration,
     records: BTreeMap<Name, Record>,
@@ -124,10 +122,9 @@ pub(in crate::control) struct View {
 }
 
 impl Book {
-    pub(super) fn new(timing: Timing, loopback: LoopbackAnswers) -> Self {
+    pub(super) fn new(timing: Timing) -> Self {
         Self {
             timing,
-            loopback,
             grace: Duration::ZERO,
             records: BTreeMap::new(),
             leases: Leases::default(),
@@ -198,7 +195,7 @@ impl Book {
         }
         let timing = self.timing;
         question.was_asked = true;
-        let (result, wait, change) = match reply.usable(family, self.loopback) {
+        let (result, wait, change) = match reply.of_family(family) {
             Reply::Addresses(addresses, told_ttl) => {
                 let ttl = told_ttl.clamp(timing.ttl_min, timing.ttl_max);
                 question.succeeded(now, ttl);

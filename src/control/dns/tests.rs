@@ -98,7 +98,6 @@ impl Bench {
             wanted: names_wanted,
             offer: reload.offer(),
             counters: Arc::clone(&counters),
-            loopback: LoopbackAnswers::Refused,
             first_answers: told,
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -134,7 +134,6 @@ impl Proxy {
             config_file,
             signals: None,
             debug_endpoints: control::DebugEndpoints::Off,
-            loopback_answers: control::LoopbackAnswers::Accepted,
             set_log_level: Box::new(|_| Ok(())),
         };
         let (destinations, faults) = (Destinations::default(), Faults::default());

@@ -4,8 +4,6 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::control::LoopbackAnswers;
-
 /// The reply to the question for the addresses of one family.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::control::dns) enum Reply {
@@ -44,28 +42,16 @@ impl Family {
 }
 
 impl Reply {
-    /// Without the addresses that Egret must not connect to. IPv4 addresses in AAAA records are
-    /// among them: what they mean is told by A records (RFC 4291 2.5.5.2 is no wire format of DNS).
-    pub(super) fn usable(self, family: Family, loopback: LoopbackAnswers) -> Self {
+    /// Without IPv4 addresses in AAAA records: what they mean is told by A records (RFC 4291 2.5.5.2
+    /// is no wire format of DNS). Where an address may lead is asked when it is connected to
+    /// ([`crate::upstream_guard`]).
+    pub(super) fn of_family(self, family: Family) -> Self {
         let Self::Addresses(mut addresses, ttl) = self else { return self };
         let is_plain = |ip: &IpAddr| Family::of(ip.to_canonical()) == family;
-        addresses.retain(|ip| is_plain(ip) && is_usable(*ip, loopback));
+        addresses.retain(is_plain);
         match addresses.is_empty() {
-            true => Self::Absent("no address that a workload may be led to"),
+            true => Self::Absent("no address of its family"),
             false => Self::Addresses(addresses, ttl),
         }
-    }
-}
-
-/// Whether connections on behalf of workloads may go to what a name's owner says. Not where only
-/// this node's own processes can go: to its loopback servers (Linux takes the unspecified address
-/// for loopback, too, and filtering resolvers answer with it) and to link-local ones, the clouds'
-/// metadata service among them. The redirect rules leave both alone for the same reason.
-fn is_usable(ip: IpAddr, loopback: LoopbackAnswers) -> bool {
-    match ip.to_canonical() {
-        ip if ip.is_loopback() => loopback == LoopbackAnswers::Accepted,
-        ip if ip.is_unspecified() || ip.is_multicast() => false,
-        IpAddr::V4(v4) => !(v4.is_link_local() || v4.is_broadcast()),
-        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
     }
 }
