@@ -164,6 +164,9 @@ pub struct Timeouts {
     /// Without a byte, once one direction is closed.
     #[serde(serialize_with = "duration")]
     pub half_close: Duration,
+    /// For sent bytes to be acknowledged (TCP_USER_TIMEOUT); `None`: as long as the kernel retries.
+    #[serde(serialize_with = "optional_duration")]
+    pub user: Option<Duration>,
 }
 
 /// What the process may hold.
@@ -253,6 +256,7 @@ impl Default for Config {
                 connect: seconds(10),
                 idle: seconds(3600),
                 half_close: seconds(50),
+                user: None,
             },
             limits: Limits { connections: 102_400 },
             admin: Admin { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 15000)) },
@@ -324,6 +328,16 @@ fn prefixes<S: Serializer>(list: &[IpNet], serializer: S) -> Result<S::Ok, S::Er
 
 fn duration<S: Serializer>(value: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&humantime::format_duration(*value))
+}
+
+fn optional_duration<S: Serializer>(
+    value: &Option<Duration>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match value {
+        Some(value) => duration(value, serializer),
+        None => serializer.serialize_none(),
+    }
 }
 
 #[cfg(test)]

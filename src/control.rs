@@ -91,8 +91,6 @@ pub struct Inputs {
     pub signals: Option<Trap>,
     /// Whether the admin server offers what only tests want.
     pub debug: DebugEndpoints,
-    /// Whether a name of the registry may resolve to this host's loopback.
-    pub loopback_answers: LoopbackAnswers,
 }
 
 /// Changes the log level; the error says what levels there are.
@@ -105,15 +103,6 @@ pub enum DebugEndpoints {
     Off,
     /// It does, for tests of what a dead worker means.
     On,
-}
-
-/// Whether a name of the registry may resolve to a loopback address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoopbackAnswers {
-    /// It may not: Egret would lead workloads to servers that are meant for this host alone.
-    Refused,
-    /// It may, for tests in one network namespace.
-    Accepted,
 }
 
 /// The running control plane. Dropping it ends it.
@@ -173,7 +162,6 @@ impl Control {
             wanted: names_wanted,
             offer: reload.offer(),
             counters: Arc::clone(counters),
-            loopback: inputs.loopback_answers,
             first_answers,
         };
         let names = dns::spawn(names, &runtime);

@@ -43,6 +43,8 @@ impl Budget {
     /// RLIMIT_NOFILE is too low for anything.
     pub(super) fn plan(config: &Config) -> Result<Self> {
         let descriptors = thread::raise_descriptor_limit().context("reading RLIMIT_NOFILE")?;
+        // What it must be is known only to the kernel: a ring that does not fit says so.
+        thread::raise_lock_limit().context("reading RLIMIT_MEMLOCK")?;
         let processors = thread::allowed_processors().context("sched_getaffinity")?;
         let workers = match config.workers {
             Workers::Count(count) => usize::from(count.get()),

@@ -131,6 +131,9 @@ fn timeouts(timeouts: &mut Timeouts, mut fields: Fields<'_, '_>) {
     fields.read("connect", &mut timeouts.connect, up_to(CONNECT_MAX));
     fields.read("idle", &mut timeouts.idle, up_to(WEEK));
     fields.read("halfClose", &mut timeouts.half_close, up_to(WEEK));
+    // Below a second a single lost segment, which is sent again after 200 ms or more, would do.
+    let user = |node| values::duration(node, Duration::from_secs(1)..=24 * HOUR);
+    fields.read_optional("user", &mut timeouts.user, user);
     if timeouts.half_close > CONNTRACK_CLOSE_WAIT {
         let line = fields.line_of("halfClose");
         let message = "`timeouts.halfClose` is longer than conntrack remembers a half-closed flow";

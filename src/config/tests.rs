@@ -50,7 +50,7 @@ names:
 registry: ['a/*.yaml', '/abs/b.yaml']
 workloads: w.yaml
 upstream: { mark: 0x10, allow: [127.0.0.1/8, '::ffff:10.0.0.1'], privateAddresses: block }
-timeouts: { connect: 250ms, idle: 2h, halfClose: 5s }
+timeouts: { connect: 250ms, idle: 2h, halfClose: 5s, user: 30s }
 limits: { connections: 7 }
 admin: { address: '[::1]:2' }
 metrics: { address: '127.0.0.1:3', destinationIp: true, seriesMax: 9 }
@@ -75,7 +75,7 @@ accessLog: { format: text, path: access.log }
         "upstream": {
             "mark": 16, "allow": ["127.0.0.0/8", "10.0.0.1"], "privateAddresses": "block",
         },
-        "timeouts": { "connect": "250ms", "idle": "2h", "halfClose": "5s" },
+        "timeouts": { "connect": "250ms", "idle": "2h", "halfClose": "5s", "user": "30s" },
         "limits": { "connections": 7 },
         "admin": { "address": "[::1]:2" },
         "metrics": { "address": "127.0.0.1:3", "destinationIp": true, "seriesMax": 9 },

@@ -293,6 +293,11 @@ pub(super) const CATALOGUE: &[Row] = &[
         "Where the process stands: 1 for starting, serving or draining, 0 for the others.",
         phase,
     ),
+    counter(
+        "egret_listen_overflows_total",
+        "Connections that found a full listen queue in this network namespace.",
+        |out| out.one(listen_overflows()),
+    ),
     gauge("egret_open_descriptors", "File descriptors that the process holds open.", |out| {
         out.one(open_descriptors())
     }),
@@ -337,6 +342,22 @@ fn open_descriptors() -> u64 {
     }
 }
 
+/// The kernel's ListenOverflows of this network namespace (proc_pid_net(5)).
+fn listen_overflows() -> u64 {
+    std::fs::read_to_string("/proc/self/net/netstat")
+        .ok()
+        .and_then(|text| tcp_extension(&text, "ListenOverflows"))
+        .unwrap_or(0)
+}
+
+/// A value of `TcpExt`: one line has the names, the next one the values in the same order.
+fn tcp_extension(netstat: &str, name: &str) -> Option<u64> {
+    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
+    let (names, values) = (lines.next()?, lines.next()?);
+    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
+    pairs.find(|(found, _)| *found == name)?.1.parse().ok()
+}
+
 fn descriptors_limit() -> u64 {
     use nix::sys::resource::{Resource, getrlimit};
     getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
@@ -357,5 +378,16 @@ mod tests {
             assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}", row.name);
             assert!(row.help.ends_with('.'), "{}", row.name);
         }
+    }
+
+    #[test]
+    fn a_value_of_the_kernel_is_found_by_its_name() {
+        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 23 4\n\
+                    IpExt: ListenOverflows\nIpExt: 9\n";
+        assert_eq!(tcp_extension(text, "ListenOverflows"), Some(23));
+        assert_eq!(tcp_extension(text, "Nothing"), None);
+        assert_eq!(tcp_extension("", "ListenOverflows"), None);
+        let own = std::fs::read_to_string("/proc/self/net/netstat").unwrap();
+        assert!(tcp_extension(&own, "ListenOverflows").is_some(), "{own}");
     }
 }

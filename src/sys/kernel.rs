@@ -296,6 +296,9 @@ pub trait StreamSocket: std::fmt::Debug {
     /// # Errors
     /// EINVAL: a value out of the kernel's range.
     fn set_keepalive(&self, keepalive: Keepalive) -> Result<(), Errno>;
+    /// Bytes that are sent have so long to be acknowledged, then the connection is dead
+    /// (TCP_USER_TIMEOUT, tcp(7)).
+    fn set_user_timeout(&self, timeout: Duration);
     /// The connection has not been reset. An end of input does not tell: a splice that moves some
     /// bytes and then meets the reset reports the bytes, and the kernel does not report the reset
     /// again. A connection that was closed from both ends is not connected either.

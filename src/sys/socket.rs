@@ -5,6 +5,7 @@
 
 use std::net::{SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -208,6 +209,12 @@ impl StreamSocket for Socket {
 
     fn set_keepalive(&self, keepalive: Keepalive) -> Result<(), Errno> {
         set_keepalive(&self.fd, keepalive)
+    }
+
+    fn set_user_timeout(&self, timeout: Duration) {
+        let millis = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        // A TCP socket takes this option in every state.
+        let _ = setsockopt(&self.fd, sockopt::TcpUserTimeout, &millis);
     }
 
     fn local_address(&self) -> Result<SocketAddr, Errno> {

@@ -120,6 +120,19 @@ pub fn raise_descriptor_limit() -> Result<u64, Errno> {
     Ok(soft.max(hard))
 }
 
+/// Raises the soft limit on locked memory to the hard one; returns the limit that now holds, in
+/// bytes. The kernel counts rings to it where the process lacks CAP_IPC_LOCK.
+///
+/// # Errors
+/// Only if the kernel refuses what getrlimit(2) says is allowed.
+pub fn raise_lock_limit() -> Result<u64, Errno> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)?;
+    }
+    Ok(soft.max(hard))
+}
+
 /// The addresses of this host's (network namespace's) interfaces.
 ///
 /// # Errors

@@ -178,6 +178,9 @@ impl<K: Kernel> Context<K> {
             self.account_refused((source, destination), CloseReason::ConnectionLimit);
             return self.refuse(socket, CloseReason::ConnectionLimit);
         }
+        if let Some(timeout) = self.snapshot.config.timeouts.user {
+            socket.set_user_timeout(timeout);
+        }
         self.metrics.counters.accepted.add(1);
         self.metrics.counters.connections_active.add(1);
         Some(Admitted { socket, source, destination })

@@ -102,22 +102,29 @@ fn a_host_that_denies_io_uring_is_told_apart_and_the_fix_is_named() {
 
 /// Runs `egret run` as a user without any capability: as nobody, unless this is such a user
 /// already.
-fn run_unprivileged(config: &str) -> Output {
+fn run_unprivileged(config: &str, through: &[&str]) -> Output {
     let directory = tempfile::tempdir().unwrap();
     let open = |mode| std::os::unix::fs::PermissionsExt::from_mode(mode);
     std::fs::set_permissions(directory.path(), open(0o755)).unwrap();
     let file = directory.path().join("egret.yaml");
     std::fs::write(&file, config).unwrap();
-    let mut command = match nix::unistd::geteuid().is_root() {
-        true => {
-            let mut command = Command::new("setpriv");
-            command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"]);
-            command.arg(env!("CARGO_BIN_EXE_egret"));
-            command
-        }
-        false => Command::new(env!("CARGO_BIN_EXE_egret")),
-    };
+    let drop = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all"];
+    let drop = if nix::unistd::geteuid().is_root() { &drop[..] } else { &[] };
+    let line = [drop, through, &[env!("CARGO_BIN_EXE_egret")]].concat();
+    let mut command = Command::new(line[0]);
+    command.args(&line[1..]);
     command.args(["run", "--config"]).arg(&file).output().expect("setpriv is installed")
+}
+
+#[test]
+fn a_ring_that_finds_no_memory_to_lock_names_the_limit() {
+    let config = "listen: { port: 0, addresses: [\"127.0.0.1\"] }\nupstream: { mark: null }\n\
+                  admin: { address: \"127.0.0.1:0\" }\nmetrics: { address: \"127.0.0.1:0\" }\n\
+                  health: { address: \"127.0.0.1:0\" }\n";
+    let output = run_unprivileged(config, &["prlimit", "--memlock=65536:65536"]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("RLIMIT_MEMLOCK is 64 KiB") && said.contains("ulimit -l"), "{said}");
 }
 
 #[test]
@@ -129,7 +136,7 @@ fn a_missing_cap_net_raw_is_named_for_the_mark_and_for_tproxy() {
             "listen: {{ port: 0, addresses: [\"127.0.0.1\"], capture: {listen} }}\n\
              upstream: {{ mark: {mark} }}\n"
         );
-        let output = run_unprivileged(&config);
+        let output = run_unprivileged(&config, &[]);
         let said = said(&output);
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.contains(field) && said.contains("CAP_NET_RAW"), "{said}");

@@ -55,6 +55,8 @@ pub(crate) struct Options {
     pub(crate) mark: &'static str,
     pub(crate) connect: Duration,
     pub(crate) half_close: Duration,
+    /// `timeouts.user`.
+    pub(crate) user: &'static str,
     pub(crate) drain: Duration,
     pub(crate) connections: u32,
     pub(crate) descriptors: Option<u64>,
@@ -77,6 +79,7 @@ impl Default for Options {
             mark: "1337",
             connect: Duration::from_secs(10),
             half_close: Duration::from_secs(50),
+            user: "null",
             drain: Duration::from_secs(45),
             connections: 102_400,
             descriptors: None,
@@ -105,9 +108,10 @@ impl Options {
         line("registry: [\"registry.d/*.yaml\"]".to_owned());
         line(format!("upstream: {{ mark: {} }}", self.mark));
         line(format!(
-            "timeouts: {{ connect: {}ms, idle: 1h, halfClose: {}ms }}",
+            "timeouts: {{ connect: {}ms, idle: 1h, halfClose: {}ms, user: {} }}",
             self.connect.as_millis(),
-            self.half_close.as_millis()
+            self.half_close.as_millis(),
+            self.user
         ));
         line(format!("limits: {{ connections: {} }}", self.connections));
         line(format!("admin: {{ address: \"127.0.0.1:{ADMIN_PORT}\" }}"));

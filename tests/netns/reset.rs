@@ -1,7 +1,7 @@
 //! A reset is a reset: truncated data never looks complete, and a connection that was aborted
 //! leaves nothing behind for the next one.
 
-use crate::lab::{Lab, web};
+use crate::lab::{Lab, Part, web};
 use crate::options::Options;
 use crate::pattern::Random;
 use crate::peer::{End, Peer};
@@ -157,4 +157,39 @@ fn transfer(mut peer: Peer, id: u64) {
         });
         assert_eq!(receiver.recv_to_end(), (size_of(id), End::Eof), "connection {id}");
     });
+}
+
+/// Nothing of what the node sends arrives in `part` any more, as behind a host that has vanished.
+const VANISHED: &str = "table inet vanished {
+    chain input { type filter hook input priority 0; meta l4proto tcp drop; }
+}";
+
+#[test]
+fn a_peer_that_has_vanished_is_noticed_after_timeouts_user() {
+    for (part, label) in [(Part::Outside, "UC"), (Part::Pod, "DC")] {
+        let lab = Lab::new();
+        lab.tally.expect_strangers();
+        let proxy = Proxy::start(&lab, &Options { user: "1s", ..Options::default() });
+        let listening = lab.listen(web(10, 8000));
+        let mut downstream = lab.connect(web(10, 8000));
+        let mut upstream = listening.accept();
+        downstream.send(1);
+        upstream.recv(1);
+        upstream.send(1);
+        downstream.recv(1);
+        lab.nft(part, VANISHED);
+        // Without the timeout the kernel would send these again for about 15 minutes.
+        let mut lives = match part {
+            Part::Outside => {
+                downstream.send(1000);
+                downstream
+            }
+            Part::Pod | Part::Node => {
+                upstream.send(1000);
+                upstream
+            }
+        };
+        lives.expect_reset();
+        proxy.wait_for_metric(CLOSED, &[("response_flags", label)], 1);
+    }
 }

@@ -66,7 +66,7 @@ names:
 registry: ['a/*.yaml']
 workloads: w.yaml
 upstream: { mark: 16, allow: [127.0.0.1], privateAddresses: block }
-timeouts: { connect: 250ms, idle: 2h, halfClose: 5s }
+timeouts: { connect: 250ms, idle: 2h, halfClose: 5s, user: 30s }
 limits: { connections: 7 }
 admin: { address: '127.0.0.1:2' }
 metrics: { address: '127.0.0.1:3', destinationIp: true, seriesMax: 9 }

@@ -5,6 +5,7 @@ use std::io;
 use io_uring::{IoUring, Probe, opcode};
 
 use super::{COMPLETIONS, SUBMISSIONS};
+use crate::sys::thread;
 
 /// Why there is no ring, in words that name the fix.
 #[derive(Debug, thiserror::Error)]
@@ -23,11 +24,19 @@ pub enum SetupError {
     /// The kernel knows io_uring but not what is needed of it.
     #[error("this kernel is too old: {0} is missing (Linux 5.19 is needed, 6.1 is recommended)")]
     TooOld(&'static str),
-    /// Memory or descriptors ran out.
+    /// ENOMEM: more often a limit than the host's memory.
     #[error(
-        "setting up io_uring failed: {0}; check RLIMIT_NOFILE, RLIMIT_AS and, before Linux 5.12, \
-         RLIMIT_MEMLOCK"
+        "setting up io_uring failed: cannot allocate memory; RLIMIT_MEMLOCK is {limit}, and without \
+         CAP_IPC_LOCK each worker's ring needs about 340 KiB of it, which all processes of this \
+         user share: raise it (LimitMEMLOCK=, ulimit -l, --ulimit memlock=), or lower `workers`. \
+         RLIMIT_AS and the cgroup's memory limit can be the cause, too"
     )]
+    Memory {
+        /// RLIMIT_MEMLOCK.
+        limit: String,
+    },
+    /// Descriptors or something else ran out.
+    #[error("setting up io_uring failed: {0}; check RLIMIT_NOFILE and RLIMIT_AS")]
     Resources(#[source] io::Error),
 }
 
@@ -37,8 +46,18 @@ impl SetupError {
             Some(libc::ENOSYS) => Self::Missing,
             Some(libc::EPERM | libc::EACCES) => Self::Denied(denied_by()),
             Some(libc::EINVAL) => Self::TooOld("a set-up flag (IORING_SETUP_SUBMIT_ALL)"),
+            Some(libc::ENOMEM) => Self::Memory { limit: lock_limit() },
             _ => Self::Resources(error),
         }
+    }
+}
+
+/// RLIMIT_MEMLOCK, after the soft limit was raised to the hard one.
+fn lock_limit() -> String {
+    match thread::raise_lock_limit() {
+        Ok(nix::libc::RLIM_INFINITY) => "unlimited".into(),
+        Ok(bytes) => format!("{} KiB", bytes >> 10),
+        Err(error) => error.to_string(),
     }
 }
 

@@ -359,7 +359,11 @@ fn open<K: Kernel>(
             return Err(CloseReason::RefusedUpstream);
         }
     }
-    cx.kernel.open_socket(&address, upstream.mark).map_err(reason_of)
+    let socket = cx.kernel.open_socket(&address, upstream.mark).map_err(reason_of)?;
+    if let Some(timeout) = cx.snapshot.config.timeouts.user {
+        socket.set_user_timeout(timeout);
+    }
+    Ok(socket)
 }
 
 /// The connection may come back (a rule that does not leave Egret's own traffic alone): lets the
