@@ -33,6 +33,8 @@ class Input:
     families: list
     pieces: list
     linger: float  # seconds without a byte from the server until the client closes
+    # How many requests the gate may let pass, if Egret's log does not say it: in HTTP/2.
+    asked: int = 0
 
     def keyed(self, key):
         """The pieces of the connection with this key."""

@@ -22,6 +22,7 @@ import re
 import sys
 import time
 
+import frames
 import inputs
 import peers
 from lab import Broken, Lab, wait_for
@@ -32,9 +33,16 @@ SHOWN_MAX = 6  # failures that are made smaller and printed
 ROUNDS_MAX = 12  # of making them smaller
 CANDIDATES_MAX = 64
 KEYS = itertools.count(1)
+# An ordinary request.
+CONTROL = {
+    "http1": inputs.Input(["control"], [inputs.Piece(inputs.Request().head())], 0.2),
+    "http2": inputs.Input(["control"], [inputs.Piece(frames.PREFACE + frames.frame(frames.SETTINGS, 0, 0)), *map(inputs.Piece, frames.Stream().frames(1))], 0.3),
+}
+GENERATE = {"http1": inputs.generate, "http2": frames.generate}
 # What a smaller input is made of: single bytes, but for names, without which nothing can be judged.
 TOKEN = re.compile(b"%b|%b|%b|." % (inputs.ALLOWED, inputs.DENIED, inputs.KEY), re.DOTALL)
-HOST = re.compile(rb"[a-z0-9-]+\.allowed\.example|[-_]?")
+# An allowed host, or what servers put in the place of none.
+HOST = re.compile(rb"[a-z0-9-]+\.allowed\.example|[-_]?|default|null|203\.0\.113\.1[0-2]")
 
 
 @dataclasses.dataclass
@@ -52,14 +60,13 @@ class Trial:
 
 def main():
     options = parse()
-    print(f"seed {options.seed}", flush=True)
     with Lab(options.egret, options.cache, options.peers) as lab:
         try:
             if options.direct:
                 return show_direct(lab, options)
-            return show_gated(lab, options)
+            return max(show_gated(lab, seeded) for seeded in rounds(options))
         finally:
-            print(f"seed {options.seed}", flush=True)
+            print(f"the first seed was {options.seed}", flush=True)
 
 
 def parse():
@@ -71,19 +78,31 @@ def parse():
     parser.add_argument("--input", type=int, help="only this one")
     parser.add_argument("--peers", help="comma-separated names; default all")
     parser.add_argument("--direct", action="store_true", help="past Egret")
+    parser.add_argument("--night", action="store_true", help="more servers")
+    parser.add_argument("--minutes", type=float, default=0, help="draw again for so long")
     options = parser.parse_args()
-    known = {peer.name: peer for peer in peers.QUICK}
+    known = {peer.name: peer for peer in peers.QUICK + (peers.NIGHT if options.night else [])}
     names = options.peers.split(",") if options.peers else list(known)
     options.peers = [known[name] for name in names]
     return options
 
 
+def rounds(options):
+    """The options with one seed after the other, as long as the time lasts; at least one."""
+    end = time.monotonic() + 60 * options.minutes
+    for seed in itertools.count(options.seed):
+        print(f"seed {seed}", flush=True)
+        yield argparse.Namespace(**{**vars(options), "seed": seed})
+        if time.monotonic() > end:
+            return
+
+
 def trials(options):
     numbers = [options.input] if options.input is not None else range(options.inputs)
     for number in numbers:
-        drawn = inputs.generate(options.seed, number)
+        drawn = {speaks: generate(options.seed, number) for speaks, generate in GENERATE.items()}
         for peer in options.peers:
-            yield Trial(peer, drawn, number)
+            yield Trial(peer, drawn[peer.speaks], number)
 
 
 # --- running ------------------------------------------------------------------------------------
@@ -155,14 +174,14 @@ def settle(lab, asked, is_direct):
     """Waits until every server, and Egret, have written down all that came before."""
     if not is_direct:
         wait_for("the end of all connections", lambda: lab.metric("egret_connections_active") == 0)
-    request = inputs.Input(["control"], [inputs.Piece(inputs.Request().head())], 0.2)
-    controls = [Trial(peer, request, None, next(KEYS)) for peer in asked]
+    controls = [Trial(peer, CONTROL[peer.speaks], None, next(KEYS)) for peer in asked]
     with lab.inside("pod"):
         asyncio.run(converse_all(lab, controls, is_direct))
     for control in controls:
         wait_for(f"{control.peer.name} to record an allowed request", lambda: is_recorded(lab, control))
     if not is_direct:
-        wait_for("the access log", lambda: all(key(control) in lab.access_log.read().keys for control in controls))
+        logged = [control for control in controls if control.peer.speaks == "http1"]
+        wait_for("the access log", lambda: all(key(control) in lab.access_log.read().keys for control in logged))
         if lab.metric("egret_access_log_dropped_total"):
             raise Broken("Egret has dropped lines of the access log: use fewer connections at once")
 
@@ -186,7 +205,9 @@ def fault(trial):
     """What does not hold: "host", "request" or nothing."""
     if any(not HOST.fullmatch(host) for line in trial.seen for host in hosts(line)):
         return "host"
-    # A connection that has become HTTP/2 is one line of the log; its hosts are judged above.
+    # A connection in HTTP/2 is one line of the log.
+    if trial.peer.speaks == "http2":
+        return "request" if len(trial.seen) > trial.input.asked else None
     if "h2c_upgrade" in trial.input.families:
         return None
     if len(trial.seen) > len(trial.logged) or is_smuggled(trial):
@@ -302,7 +323,7 @@ def shorter(data):
 def show_direct(lab, options):
     """Which families make which servers read what nobody may send, without Egret."""
     found = run(lab, trials(options), is_direct=True)
-    hits = [trial for trial in found if any(b"denied" in line.split(b"\t")[1] for line in trial.seen) or len(trial.seen) > 1]
+    hits = [trial for trial in found if is_misread(trial)]
     print(table(hits, options))
     missed = {peer.name for peer in options.peers} - {trial.peer.name for trial in hits}
     if missed:
@@ -310,14 +331,21 @@ def show_direct(lab, options):
     return 0
 
 
+def is_misread(trial):
+    """Whether a server has read the denied host, or more requests than stand there."""
+    asked = trial.input.asked or 1
+    return len(trial.seen) > asked or any(b"denied" in line.split(b"\t")[1] for line in trial.seen)
+
+
 def table(hits, options):
     counts = collections.Counter((trial.input.families[0], trial.peer.name) for trial in hits)
     names = [peer.name for peer in options.peers]
     rows = [" " * 18 + " ".join(f"{name[:8]:>8}" for name in names)]
-    for family in inputs.FAMILIES:
-        cells = [counts[family.__name__, name] for name in names]
+    families = [family.__name__ for family in inputs.FAMILIES] + ["h2 " + family.__name__ for family in frames.FAMILIES]
+    for family in families:
+        cells = [counts[family, name] for name in names]
         if any(cells):
-            rows.append(f"{family.__name__:<18}" + " ".join(f"{cell or '.':>8}" for cell in cells))
+            rows.append(f"{family:<18}" + " ".join(f"{cell or '.':>8}" for cell in cells))
     return "\n".join(rows)
 
 
