@@ -70,7 +70,8 @@ def binary_field(rng, s):
             lambda: b"a\r\nTransfer-Encoding: chunked",
         ]
     )()
-    s.fields.append((name, value))
+    # gRPC marks a value as raw bytes by a NUL before it.
+    s.fields.append((name, rng.choice([b"", b"\x00"]) + value))
 
 
 def unframed_data(rng, s):

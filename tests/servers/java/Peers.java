@@ -155,7 +155,8 @@ public final class Peers {
     }
 
     private static void undertowProxy(int port, int backend) {
-        var client = new LoadBalancingProxyClient().addHost(URI.create("http://127.0.0.1:" + backend));
+        // Its backend is asked again at once after a failure.
+        var client = new LoadBalancingProxyClient().setProblemServerRetry(0).addHost(URI.create("http://127.0.0.1:" + backend));
         Undertow.builder().setServerOption(UndertowOptions.ENABLE_HTTP2, true).addHttpListener(port, "0.0.0.0")
             .setHandler(ProxyHandler.builder().setProxyClient(client).build()).build().start();
     }
