@@ -14,6 +14,8 @@ START = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([!-~\x80-\xff]+) HTTP/1\.([
 FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*(.*?)[ \t]*")
 NO_CONTENT = b"HTTP/1.1 %s\r\nContent-Length: 0\r\n\r\n"
 
+SECONDS_MAX = 10  # for a request; what never ends must not hold a gateway's connection
+
 
 class Unreadable(Exception):
     """The bytes are no request."""
@@ -32,11 +34,11 @@ async def serve(port, record):
 
 async def connection(reader, writer, record):
     try:
-        while await exchange(reader, writer, record):
+        while await asyncio.wait_for(exchange(reader, writer, record), SECONDS_MAX):
             pass
     except (Unreadable, asyncio.LimitOverrunError):
         writer.write(NO_CONTENT % b"400 Bad Request")
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, ConnectionError, asyncio.TimeoutError):
         pass
     finally:
         writer.close()

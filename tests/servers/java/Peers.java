@@ -155,10 +155,11 @@ public final class Peers {
     }
 
     private static void undertowProxy(int port, int backend) {
-        // Its backend is asked again at once after a failure.
-        var client = new LoadBalancingProxyClient().setProblemServerRetry(0).addHost(URI.create("http://127.0.0.1:" + backend));
+        // Neither its backend's errors nor requests that never end keep others waiting.
+        var client = new LoadBalancingProxyClient().setProblemServerRetry(0).setConnectionsPerThread(1000)
+            .addHost(URI.create("http://127.0.0.1:" + backend));
         Undertow.builder().setServerOption(UndertowOptions.ENABLE_HTTP2, true).addHttpListener(port, "0.0.0.0")
-            .setHandler(ProxyHandler.builder().setProxyClient(client).build()).build().start();
+            .setHandler(ProxyHandler.builder().setProxyClient(client).setMaxRequestTime(5_000).build()).build().start();
     }
 
     private static void httpcore(int port) throws IOException {
