@@ -110,7 +110,8 @@ const SEEN: &str = "table inet seen {
         type filter hook prerouting priority raw;
         udp dport 9 return
         ip saddr 10.77.1.2 counter name strangers
-        ip6 saddr fd77:1::2 icmpv6 type != { nd-neighbor-solicit, nd-neighbor-advert } counter name strangers
+        ip6 saddr fd77:1::2 icmpv6 type != { nd-neighbor-solicit, nd-neighbor-advert } \
+            counter name strangers
         ip6 saddr fd77:1::2 meta l4proto != ipv6-icmp counter name strangers
     }
 }";
