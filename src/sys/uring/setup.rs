@@ -26,9 +26,10 @@ pub enum SetupError {
     TooOld(&'static str),
     /// ENOMEM: more often a limit than the host's memory.
     #[error(
-        "setting up io_uring failed: cannot allocate memory; RLIMIT_MEMLOCK is {limit}, and without \
-         CAP_IPC_LOCK each worker's ring needs about 340 KiB of it, which all processes of this \
-         user share: raise it (LimitMEMLOCK=, ulimit -l, --ulimit memlock=), or lower `workers`. \
+        "setting up io_uring failed: cannot allocate memory; RLIMIT_MEMLOCK is {limit}, and \
+         without CAP_IPC_LOCK each worker's ring needs about 340 KiB of it, which all processes \
+         of this user share: raise it (LimitMEMLOCK=, ulimit -l, --ulimit memlock=), or lower \
+         `workers`. \
          RLIMIT_AS and the cgroup's memory limit can be the cause, too"
     )]
     Memory {

@@ -190,8 +190,8 @@ fn difference(
     }
 }
 
-/// Whether `host` has no addresses on the port, and is found by those that DNS tells, of which there
-/// are none here, or by what is no HTTP.
+/// Whether `host` has no addresses on the port, and is found by those that DNS tells, of which
+/// there are none here, or by what is no HTTP.
 fn is_decided(entries: &[ServiceEntry], call: &Call, host: &str) -> bool {
     let asks_for_it = call.name.as_ref().is_some_and(|name| {
         name.split(':').next().is_some_and(|name| name.eq_ignore_ascii_case(host))
