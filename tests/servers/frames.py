@@ -213,6 +213,8 @@ def generate(seed, number):
     if second_stream in chosen or rng.random() < 0.2:
         streams.append(Stream())
         streams[1].authority = rng.choice([DENIED, ALLOWED])
+        if second_stream not in chosen:
+            chosen.append(second_stream)
     pieces = [Piece(PREFACE + frame(SETTINGS, 0, 0))]
     for at, stream in enumerate(streams):
         wait = rng.choice(["none", "pause", "answer"])
