@@ -40,6 +40,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::access_log::Protocol;
+use crate::http2::Upgraded;
 use crate::metrics::{CloseReason, Detected, ResponseFlags};
 use crate::registry::Snapshot;
 use crate::relay::Side;
@@ -94,7 +95,11 @@ impl Gate {
             Self::Open => return Outcome::Pass(bytes.len()),
             Self::Http1(http) => match http.inspect(side, bytes, policy, tables) {
                 Ok(outcome) => return outcome,
-                Err(unfollowed) => return self.unfollow(unfollowed),
+                Err(http1::Departure::Unreadable(why)) => return self.unfollow(why),
+                Err(http1::Departure::Http2(switched)) => {
+                    self.upgrade(switched.frames);
+                    return self.inspect(side, bytes, policy, tables);
+                }
             },
             Self::Http2(http) => return http.inspect(side, bytes, policy),
             Self::Tls(tls) => {
@@ -127,6 +132,13 @@ impl Gate {
         }
     }
 
+    fn upgrade(&mut self, agreed: Upgraded) {
+        match std::mem::take(self) {
+            Self::Http1(http1) => *self = Self::Http2(Box::new(Http2::upgraded(http1, agreed))),
+            other @ (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_)) => *self = other,
+        }
+    }
+
     fn watch(&mut self, watched: tls::Watched, length: usize) -> Outcome {
         match watched {
             tls::Watched::Outcome(outcome) => outcome,
@@ -154,9 +166,8 @@ impl Gate {
     /// The bytes of `side` that [`Outcome::Drop`] has named are gone.
     pub(crate) fn dropped(&mut self, side: Side) {
         match (self, side) {
-            (Self::Http2(http), Side::Downstream) => http.dropped(),
-            (Self::Http2(_), Side::Upstream)
-            | (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http1(_), _) => {}
+            (Self::Http2(http), _) => http.dropped(side),
+            (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http1(_), _) => {}
         }
     }
 
@@ -233,8 +244,11 @@ impl Gate {
     pub(crate) fn ended(&mut self, side: Side) {
         match (self, side) {
             (Self::Http1(http), Side::Upstream) => http.upstream_ended(),
-            (Self::Http1(_), Side::Downstream)
-            | (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_), _) => {}
+            (Self::Http2(http), Side::Upstream) => {
+                http.http1().into_iter().for_each(Http1::upstream_ended);
+            }
+            (Self::Http1(_) | Self::Http2(_), Side::Downstream)
+            | (Self::Open | Self::Detect(_) | Self::Tls(_), _) => {}
         }
     }
 
@@ -259,9 +273,34 @@ impl Gate {
     pub(crate) fn waits(&self, side: Side) -> bool {
         match (self, side) {
             (Self::Http1(http), Side::Downstream) => http.waits(),
-            (Self::Http2(http), Side::Downstream) => http.waits(),
-            (Self::Http1(_) | Self::Http2(_), Side::Upstream)
-            | (Self::Open | Self::Detect(_) | Self::Tls(_), _) => false,
+            (Self::Http1(_), Side::Upstream)
+            | (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_), _) => false,
+        }
+    }
+
+    /// Frames of Egret's own, which the downstream is to get next: the responses that have passed
+    /// end with a whole frame.
+    pub(crate) fn own_frames(&mut self) -> Option<Vec<u8>> {
+        match self {
+            Self::Http2(http) => http.own_frames(),
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http1(_) => None,
+        }
+    }
+
+    /// The connection carries no further request, and those that have passed are over: what it ends
+    /// by.
+    pub(crate) fn is_served(&mut self) -> Option<CloseReason> {
+        match self {
+            Self::Http2(http) => http.is_served(),
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http1(_) => None,
+        }
+    }
+
+    /// The connection carries no further request.
+    pub(crate) fn is_draining(&self) -> bool {
+        match self {
+            Self::Http2(http) => http.is_draining(),
+            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http1(_) => false,
         }
     }
 
@@ -312,7 +351,8 @@ impl Gate {
     pub(crate) fn pop_ended(&mut self) -> Option<Answered> {
         match self {
             Self::Http1(http) => http.pop_ended(),
-            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => None,
+            Self::Http2(http) => http.http1()?.pop_ended(),
+            Self::Open | Self::Detect(_) | Self::Tls(_) => None,
         }
     }
 
@@ -320,7 +360,8 @@ impl Gate {
     pub(crate) fn pop_unanswered(&mut self, now: Micros) -> Option<Answered> {
         match self {
             Self::Http1(http) => http.pop_unanswered(now),
-            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => None,
+            Self::Http2(http) => http.http1()?.pop_unanswered(now),
+            Self::Open | Self::Detect(_) | Self::Tls(_) => None,
         }
     }
 
@@ -328,7 +369,8 @@ impl Gate {
     pub(crate) fn route(&self) -> Option<&Rc<Route>> {
         match self {
             Self::Http1(http) => http.route(),
-            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => None,
+            Self::Http2(http) => http.route(),
+            Self::Open | Self::Detect(_) | Self::Tls(_) => None,
         }
     }
 

@@ -23,9 +23,11 @@ mod response_stream;
 pub use known_heads::KnownHeads;
 #[cfg(feature = "internals")]
 pub use request_head::Body;
-pub use request_head::{RequestHead, Upgrade, Version};
+#[cfg(any(test, feature = "internals"))]
+pub use request_head::Upgrade;
+pub use request_head::{RequestHead, Version};
 pub use request_stream::{RequestStep, RequestStream};
-pub use response_head::{ResponseBody, ResponseHead, Turn};
+pub use response_head::{Agreed, ResponseBody, ResponseHead, Turn};
 pub use response_stream::{Answered, ExpectedResponse, FramingError, ResponseStep, ResponseStream};
 
 use strum::{EnumCount, EnumDiscriminants, IntoStaticStr, VariantArray};

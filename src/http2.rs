@@ -3,23 +3,29 @@
 //! Two machines follow one connection, once [`crate::sniff`] has said HTTP/2 and the [`PREFACE`]
 //! has been dropped from the front. [`RequestFrames`] reads what the downstream sends, frame by
 //! frame (RFC 9113), and keeps the state of the header compression (RFC 7541), so that every
-//! request is judged by its own `:authority`. [`FrameBoundary`] counts what the upstream sends, so
-//! that a frame of Egret's own ([`goaway`]) never lands inside another one. Both only count and
+//! request is judged by its own `:authority`. [`ResponseFrames`] follows what the upstream sends,
+//! so that a frame of Egret's own ([`goaway`]) never lands inside another one. Both only count and
 //! classify: the bytes pass unchanged, and the caller holds them.
 //!
-//! It is not an HTTP/2 endpoint. Only what could hide a request, or leave the two ends with
-//! different ideas of one, is refused ([`FrameError`]); flow control, the states of streams and the
+//! It is not an HTTP/2 endpoint, but for the frames before the first request (`opening.rs`), which
+//! have no other. Behind that, only what could hide a request, or leave the two ends with different
+//! ideas of one, is refused ([`FrameError`]); flow control, the order of frames on a stream and the
 //! values of settings are the upstream's to judge.
 
-mod boundary;
+mod block;
 mod frame;
 pub mod hpack;
+mod opening;
 mod request;
 mod request_frames;
+mod response_frames;
+mod step;
+mod streams;
 
-pub use boundary::FrameBoundary;
 pub use request::Claimed;
-pub use request_frames::{FrameStep, RequestFrames};
+pub use request_frames::RequestFrames;
+pub use response_frames::{NextFrame, ResponseFrames};
+pub use step::{FrameStep, RawBinary};
 
 use strum::{EnumCount, EnumDiscriminants, IntoStaticStr, VariantArray};
 
@@ -41,9 +47,35 @@ pub const METHOD_BYTES_MAX: usize = 32;
 /// The most bytes of a path that are kept for the log.
 pub const PATH_BYTES_MAX: usize = 2 * 1024;
 
-/// An empty SETTINGS frame. A server's first frame is SETTINGS (RFC 9113 3.4), so this goes before
-/// a [`goaway`] to a client that has had nothing from an upstream.
-pub const EMPTY_SETTINGS: [u8; 9] = [0, 0, 0, frame::SETTINGS, 0, 0, 0, 0, 0];
+/// What Egret says to a client that has had nothing from an upstream: a server's first frame is
+/// SETTINGS (RFC 9113 3.4). The one setting, NO_RFC7540_PRIORITIES (9), may not change later (RFC
+/// 9218 2.1), and is what servers say that know it.
+pub const GREETING: [u8; 15] = [0, 0, 6, frame::SETTINGS, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1];
+
+/// A connection that began as HTTP/1, and has agreed to go on as HTTP/2 (RFC 7540 3.2).
+#[derive(Debug)]
+pub struct Upgraded {
+    /// What the client sends, behind the preface: its request is stream 1.
+    pub requests: RequestFrames,
+    /// What the upstream sends behind its 101.
+    pub responses: ResponseFrames,
+}
+
+impl Default for Upgraded {
+    fn default() -> Self {
+        Self { requests: RequestFrames::upgraded(), responses: ResponseFrames::default() }
+    }
+}
+
+impl Upgraded {
+    /// The upstream has sent these bytes.
+    pub fn responded(&mut self, bytes: &[u8]) {
+        self.responses.passed(bytes, &mut self.requests);
+    }
+}
+
+/// An acknowledgement of the other side's SETTINGS.
+pub const SETTINGS_ACK: [u8; 9] = [0, 0, 0, frame::SETTINGS, frame::ACK, 0, 0, 0, 0];
 
 /// Why nothing more of a connection may pass. One variant per label value of the metric that counts
 /// them; the words are those of [`crate::http1::RequestError`] where the reason is the same.
@@ -115,34 +147,54 @@ pub enum FrameError {
     /// An `:authority` or a Host that is no host.
     #[error(":authority or Host: {0}")]
     BadHost(NameError),
-    /// CONNECT, also in its extended form (RFC 8441): a tunnel to somewhere else.
+    /// CONNECT, other than in its extended form (RFC 8441): a tunnel to somewhere else.
     #[error("CONNECT is not served here")]
     Connect,
+    /// A body on GET, HEAD, DELETE, OPTIONS or TRACE whose length was not announced.
+    #[error("a request has a body that its method does not have and nothing announces")]
+    UnexpectedBody,
+    /// A frame that any server refuses, before the first request or where it may not pass.
+    #[error("a frame is malformed")]
+    #[strum_discriminants(strum(serialize = "bad_frame"))]
+    BadFrame(ErrorCode),
+    /// More than `streams::OPEN_MAX` open ones.
+    #[error("more than 4096 streams are open")]
+    TooManyStreams,
 }
 
-/// The codes that end a connection (RFC 9113 7): those that Egret has a use for.
+/// The codes that end a stream or a connection (RFC 9113 7): those that Egret has a use for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     /// A graceful end.
     NoError,
     /// The peer broke the protocol.
-    ProtocolError,
+    Protocol,
+    /// The peer sent more than it was allowed to.
+    FlowControl,
+    /// A frame's size is wrong.
+    FrameSize,
+    /// Nothing was done; the client may try again.
+    RefusedStream,
+    /// The stream is of no more use.
+    Cancel,
     /// The header compression is lost.
-    CompressionError,
+    Compression,
     /// More than is good for this side.
     EnhanceYourCalm,
 }
 
 impl FrameError {
-    /// What the client is told in the GOAWAY.
+    /// What the client is told.
     #[must_use]
     pub const fn code(self) -> ErrorCode {
         match self {
             Self::HeadTooLarge | Self::Hpack(HpackError::ListTooLarge) => {
                 ErrorCode::EnhanceYourCalm
             }
-            Self::Hpack(_) => ErrorCode::CompressionError,
-            _ => ErrorCode::ProtocolError,
+            Self::Hpack(_) => ErrorCode::Compression,
+            Self::BadFrame(code) => code,
+            Self::TooManyStreams => ErrorCode::RefusedStream,
+            _ => ErrorCode::Protocol,
         }
     }
 }
@@ -151,8 +203,12 @@ impl ErrorCode {
     const fn number(self) -> u8 {
         match self {
             Self::NoError => 0x0,
-            Self::ProtocolError => 0x1,
-            Self::CompressionError => 0x9,
+            Self::Protocol => 0x1,
+            Self::FlowControl => 0x3,
+            Self::FrameSize => 0x6,
+            Self::RefusedStream => 0x7,
+            Self::Cancel => 0x8,
+            Self::Compression => 0x9,
             Self::EnhanceYourCalm => 0xb,
         }
     }
@@ -161,28 +217,59 @@ impl ErrorCode {
 /// A GOAWAY frame (RFC 9113 6.8). `last_stream` is the highest stream that something was done for,
 /// a refusal included: a client takes what is above it for unseen, and may try it again elsewhere.
 #[must_use]
-pub fn goaway(last_stream: u32, code: ErrorCode) -> [u8; 17] {
-    let mut frame = [0, 0, 8, frame::GOAWAY, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, code.number()];
-    frame[9..13].copy_from_slice(&(last_stream & frame::STREAM_MASK).to_be_bytes());
-    frame
+pub fn goaway(last_stream: u32, code: ErrorCode) -> Vec<u8> {
+    let payload = [last_stream.to_be_bytes(), [0, 0, 0, code.number()]].concat();
+    whole_frame(frame::GOAWAY, 0, 0, &payload)
 }
 
-/// A HEADERS frame that answers `stream` with `status` (of three digits) and nothing else.
-///
-/// The status is a literal that enters no table (RFC 7541 6.2.2), so the frame means the same
-/// whatever the state of the header compression is, and changes nothing of it.
+/// A RST_STREAM frame (RFC 9113 6.4).
 #[must_use]
-pub fn answer(stream: u32, status: u16) -> Vec<u8> {
+pub fn reset(stream: u32, code: ErrorCode) -> Vec<u8> {
+    whole_frame(frame::RST_STREAM, 0, stream, &[0, 0, 0, code.number()])
+}
+
+/// A WINDOW_UPDATE frame (RFC 9113 6.9) that gives back what was sent on the connection.
+#[must_use]
+pub fn credit(bytes: u32) -> Vec<u8> {
+    whole_frame(frame::WINDOW_UPDATE, 0, 0, &bytes.to_be_bytes())
+}
+
+/// The PING frame (RFC 9113 6.7) that replies to one with `data`.
+#[must_use]
+pub fn pong(data: [u8; 8]) -> Vec<u8> {
+    whole_frame(frame::PING, frame::ACK, 0, &data)
+}
+
+/// A HEADERS frame that answers `stream` with `status` (of three digits), these fields, and nothing
+/// else.
+///
+/// All are literals that enter no table (RFC 7541 6.2.2), so the frame means the same whatever the
+/// state of the header compression is, and changes nothing of it.
+#[must_use]
+pub fn answer(stream: u32, status: u16, fields: &[(&str, &str)]) -> Vec<u8> {
     /// The entry of the static table whose name is `:status` (RFC 7541 A).
     const STATUS: u8 = 8;
-    let value = status.to_string();
-    let value_bytes = u8::try_from(value.len()).unwrap_or(0);
-    let flags = frame::END_STREAM | frame::END_HEADERS;
-    let mut bytes = vec![0, 0, 2 + value_bytes, frame::HEADERS, flags];
-    bytes.extend((stream & frame::STREAM_MASK).to_be_bytes());
-    bytes.extend([STATUS, value_bytes]);
-    bytes.extend(value.bytes());
-    bytes
+    let mut block = vec![STATUS];
+    literal(&mut block, &status.to_string());
+    for (name, value) in fields {
+        block.push(0);
+        literal(&mut block, name);
+        literal(&mut block, value);
+    }
+    whole_frame(frame::HEADERS, frame::END_STREAM | frame::END_HEADERS, stream, &block)
+}
+
+/// A string literal (RFC 7541 5.2) of at most 126 bytes.
+fn literal(block: &mut Vec<u8>, text: &str) {
+    let text = &text.as_bytes()[..text.len().min(126)];
+    block.push(u8::try_from(text.len()).unwrap_or(0));
+    block.extend(text);
+}
+
+fn whole_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap_or(0).to_be_bytes();
+    let stream = (stream & frame::STREAM_MASK).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream, payload].concat()
 }
 
 #[cfg(test)]
@@ -192,12 +279,12 @@ mod tests {
     #[test]
     fn a_goaway_is_laid_out_as_the_rfc_draws_it() {
         let expected = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7f, 0, 0, 5, 0, 0, 0, 0xb];
-        assert_eq!(goaway(0xff00_0005, ErrorCode::EnhanceYourCalm), expected);
+        assert_eq!(goaway(0x7f00_0005, ErrorCode::EnhanceYourCalm), expected);
     }
 
     #[test]
     fn an_answer_is_a_whole_block_that_decodes_alone() {
-        let frame = answer(3, 502);
+        let frame = answer(3, 502, &[]);
         assert_eq!(frame, [0, 0, 5, 1, 5, 0, 0, 0, 3, 8, 3, b'5', b'0', b'2']);
         let mut fields = Vec::new();
         let decoded = hpack::Decoder::default().decode(&frame[9..], |name, value| {
@@ -208,11 +295,19 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_one_s_own_are_laid_out_as_the_rfc_draws_them() {
+        assert_eq!(reset(5, ErrorCode::Cancel), [0, 0, 4, 3, 0, 0, 0, 0, 5, 0, 0, 0, 8]);
+        assert_eq!(credit(258), [0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 1, 2]);
+        assert_eq!(pong([7; 8]), [&[0, 0, 8, 6, 1, 0, 0, 0, 0][..], &[7; 8]].concat());
+        assert_eq!(answer(1, 200, &[("a", "bc")])[9..], *b"\x08\x03200\0\x01a\x02bc");
+    }
+
+    #[test]
     fn the_code_tells_a_client_whose_fault_it_was() {
         let hpack = FrameError::Hpack;
-        assert_eq!(hpack(HpackError::BadIndex).code(), ErrorCode::CompressionError);
+        assert_eq!(hpack(HpackError::BadIndex).code(), ErrorCode::Compression);
         assert_eq!(hpack(HpackError::ListTooLarge).code(), ErrorCode::EnhanceYourCalm);
         assert_eq!(FrameError::HeadTooLarge.code(), ErrorCode::EnhanceYourCalm);
-        assert_eq!(FrameError::PushPromise.code(), ErrorCode::ProtocolError);
+        assert_eq!(FrameError::PushPromise.code(), ErrorCode::Protocol);
     }
 }

@@ -7,7 +7,7 @@
 use std::rc::Rc;
 
 use super::{
-    Action, Asker, Attribution, DecidedBy, HeldSnapshot, Http1, Http2, Mode, Outcome, Policy,
+    Action, Asker, Attribution, DecidedBy, HeldSnapshot, Http1, Http2, Leg, Mode, Outcome, Policy,
     Route, Tables, Tls,
 };
 use crate::access_log::Protocol;
@@ -94,9 +94,18 @@ impl Detect {
         tables: &mut Tables,
     ) -> Found {
         match (&self.decided, side) {
+            // The workload has been silent for so long that it was connected to where it meant to
+            // go. What it says is judged as ever.
+            (None, Side::Downstream) if policy.leg != Leg::None => {
+                Found::Nothing(Outcome::Act(Action::Disconnect))
+            }
             (None, Side::Downstream) => self.hold(bytes, policy),
-            // There is no upstream yet.
-            (None, Side::Upstream) => Found::Nothing(Outcome::Hold),
+            // The server has spoken instead: there is no name to wait for.
+            (None, Side::Upstream) => {
+                self.decided = Some(Rc::clone(policy.snapshot));
+                self.first = FirstSpeaker::Server;
+                Found::Nothing(Outcome::Pass(bytes.len()))
+            }
             (Some(_), Side::Downstream) => self.observe(bytes, policy, tables),
             (Some(_), Side::Upstream) => {
                 if self.begun.is_none() {
@@ -224,11 +233,17 @@ impl Begun {
             match frames.next(&self.passed) {
                 FrameStep::NeedMore if self.passed.len() > PASSED_BYTES_MAX => break None,
                 FrameStep::NeedMore => return Seen::Nothing,
-                FrameStep::Pass { bytes } | FrameStep::SettingsAck { bytes } => {
+                FrameStep::Pass { bytes }
+                | FrameStep::SettingsAck { bytes }
+                | FrameStep::Settings { bytes }
+                | FrameStep::Ping { bytes, .. } => {
                     self.passed.drain(..bytes);
                 }
                 FrameStep::Request { authority, .. } => break Some(authority.host),
-                FrameStep::Refused(_) => break None,
+                FrameStep::Malformed { .. }
+                | FrameStep::Drop { .. }
+                | FrameStep::Reset { .. }
+                | FrameStep::Refused(_) => break None,
             }
         };
         Seen::Http2(host)

@@ -11,6 +11,7 @@
 
 mod local;
 mod observed;
+mod switched;
 
 use std::rc::Rc;
 
@@ -20,11 +21,12 @@ use super::{
 };
 use crate::http1::{
     ExpectedResponse, FramingError, KnownHeads, RequestError, RequestHead, RequestStep,
-    RequestStream, ResponseBody, ResponseHead, ResponseStep, ResponseStream, Turn, Upgrade,
+    RequestStream, ResponseBody, ResponseHead, ResponseStep, ResponseStream, Turn,
 };
 use crate::metrics::CloseReason;
 use crate::registry::snapshot::NameTrust;
 use crate::relay::Side;
+pub(super) use switched::Switched;
 
 /// The most bytes that are kept of what has passed and could not be read yet, while observing.
 /// Detection and heads need less; a client that wants another protocol may send more at once.
@@ -52,6 +54,20 @@ enum Follows {
     OtherProtocol,
 }
 
+/// The connection is HTTP/1 no longer.
+#[derive(Debug)]
+pub(super) enum Departure {
+    Unreadable(Unreadable),
+    /// It goes on as HTTP/2.
+    Http2(Box<Switched>),
+}
+
+impl From<Unreadable> for Departure {
+    fn from(why: Unreadable) -> Self {
+        Self::Unreadable(why)
+    }
+}
+
 /// An observed connection that cannot be followed any further.
 #[derive(Debug, Default)]
 pub(super) struct Unreadable {
@@ -72,6 +88,7 @@ pub(crate) struct Http1 {
     /// Where the last request goes.
     route: Option<Rc<Route>>,
     follows: Follows,
+    switched: Option<Box<Switched>>,
 }
 
 impl Http1 {
@@ -85,6 +102,7 @@ impl Http1 {
             pending: None,
             route: None,
             follows: Follows::Responses,
+            switched: None,
         }
     }
 
@@ -100,9 +118,9 @@ impl Http1 {
         bytes: &[u8],
         policy: &Policy<'_>,
         tables: &mut Tables,
-    ) -> Result<Outcome, Unreadable> {
+    ) -> Result<Outcome, Departure> {
         match (self.mode, side) {
-            (Mode::Gated, Side::Downstream) => Ok(self.request(bytes, policy, tables)),
+            (Mode::Gated, Side::Downstream) => self.request(bytes, policy, tables),
             (Mode::Gated, Side::Upstream) => {
                 self.responses_begin(policy.now);
                 Ok(self.response(bytes, &mut tables.heads))
@@ -127,28 +145,33 @@ impl Http1 {
     }
 
     /// What becomes of the first bytes of the downstream.
-    fn request(&mut self, bytes: &[u8], policy: &Policy<'_>, tables: &mut Tables) -> Outcome {
+    fn request(
+        &mut self,
+        bytes: &[u8],
+        policy: &Policy<'_>,
+        tables: &mut Tables,
+    ) -> Result<Outcome, Departure> {
         if self.pending.is_none() {
             if self.requests.is_at_head() && !self.responses.is_idle() {
-                return Outcome::Hold;
+                return Ok(Outcome::Hold);
             }
             match self.requests.next_known(bytes, &mut tables.heads) {
                 // What is behind an upgrade that is not answered is neither that protocol nor a
                 // request.
-                RequestStep::NeedMore | RequestStep::AwaitUpgrade => return Outcome::Hold,
+                RequestStep::NeedMore | RequestStep::AwaitUpgrade => return Ok(Outcome::Hold),
                 RequestStep::Head(head) => self.pending = Some(head),
                 RequestStep::Body { bytes, ends } => {
                     if ends {
                         self.request_ends();
                     }
-                    return Outcome::Pass(bytes);
+                    return Ok(Outcome::Pass(bytes));
                 }
-                RequestStep::Opaque { bytes } => return Outcome::Pass(bytes),
-                RequestStep::Discard { bytes } => return Outcome::Drop(bytes),
-                RequestStep::Refused(refusal) => return self.refuse(refusal, bytes, policy),
+                RequestStep::Opaque { .. } => return self.switched(bytes),
+                RequestStep::Discard { bytes } => return Ok(Outcome::Drop(bytes)),
+                RequestStep::Refused(refusal) => return Ok(self.refuse(refusal, bytes, policy)),
             }
         }
-        self.decide(bytes, policy, tables)
+        Ok(self.decide(bytes, policy, tables))
     }
 
     /// What becomes of the pending head, with which `bytes` begin.
@@ -202,7 +225,6 @@ impl Http1 {
             began: now,
             responded: None,
             request_bytes: head.head_len as u64,
-            offers_h2c: head.upgrade == Upgrade::H2c,
             answered_by: AnsweredBy::Upstream,
             logged,
         };
@@ -213,16 +235,20 @@ impl Http1 {
     fn response(&mut self, bytes: &[u8], known: &mut KnownHeads) -> Outcome {
         match self.responses.next_known(bytes, known) {
             ResponseStep::NeedMore => Outcome::Hold,
-            ResponseStep::Head(head) if self.hides_requests(head.turn) => {
-                Outcome::Act(Action::End(CloseReason::BadRequest))
-            }
             ResponseStep::Head(head) => {
                 self.response_begins(&head);
+                if head.turn == Turn::Switched {
+                    self.switched = Some(Box::new(Switched::to(head.agreed)));
+                }
                 Outcome::Pass(head.head_len)
             }
-            ResponseStep::Body { bytes, ends: _ } | ResponseStep::Opaque { bytes } => {
-                Outcome::Pass(bytes)
+            ResponseStep::Opaque { bytes: count } => {
+                if let Some(switched) = &mut self.switched {
+                    switched.frames.responded(&bytes[..count]);
+                }
+                Outcome::Pass(count)
             }
+            ResponseStep::Body { bytes, ends: _ } => Outcome::Pass(bytes),
             // A server that gives up an idle connection says so (408). That answers no request, and
             // the connection can carry no response any more: it is as if it had ended here.
             ResponseStep::Unasked => Outcome::Act(Action::EndResponses),
@@ -232,12 +258,6 @@ impl Http1 {
                 Outcome::Note(Note::ResponseUnframed(lost))
             }
         }
-    }
-
-    /// The response begins HTTP/2, in which later requests would pass unseen.
-    fn hides_requests(&self, turn: Turn) -> bool {
-        let offered = self.responses.first().is_some_and(|exchange| exchange.offers_h2c);
-        turn == Turn::Switched && offered && self.mode == Mode::Gated
     }
 
     fn response_begins(&mut self, head: &ResponseHead) {
@@ -323,6 +343,8 @@ impl Http1 {
         match side {
             // What is left of the body may be that of a head that has not passed.
             Side::Downstream if self.pending.is_some() => 0,
+            // It may be HTTP/2.
+            Side::Upstream if self.switched.is_some() => 0,
             Side::Downstream => self.requests.body_left(),
             Side::Upstream => self.responses.body_left(),
         }
@@ -358,7 +380,6 @@ impl Http1 {
             began: now,
             responded: None,
             request_bytes: head.head_len as u64,
-            offers_h2c: false,
             answered_by: AnsweredBy::Upstream,
             logged: None,
         };

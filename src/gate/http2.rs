@@ -1,46 +1,56 @@
 //! HTTP/2 connections that a name decides: by the authority of their first request. Each later
-//! request is judged by its own; one that may not go where the connection goes is answered 502, and
-//! the connection ends with GOAWAY.
+//! request is judged by its own. One that may not go where the connection goes is answered by
+//! Egret, and the client is told by GOAWAY that the connection carries no further ones; those that
+//! have passed end by themselves.
+
+mod greeting;
+mod local;
 
 use std::rc::Rc;
 
-use super::reply::Malformed;
 use super::{
-    Action, Answered, AnsweredBy, Attribution, DecidedBy, Exchange, HeldSnapshot, Leg, Logged,
-    Logging, Note, Outcome, Policy, Reply, Route,
+    Action, Attribution, DecidedBy, HeldSnapshot, Http1, Leg, Note, Outcome, Policy, Reply, Route,
 };
 use crate::access_log::Protocol;
 use crate::http2::{
-    self, Claimed, EMPTY_SETTINGS, ErrorCode, FrameBoundary, FrameError, FrameStep, PREFACE,
-    RequestFrames,
+    self, Claimed, FrameError, FrameStep, NextFrame, PREFACE, RequestFrames, ResponseFrames,
 };
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::registry::snapshot::NameTrust;
 use crate::relay::Side;
-
-/// The most streams that are answered 503 at a time: as many as servers let a client open. Their
-/// replies fit in one buffer. What is behind them stands above the GOAWAY's last stream, and may be
-/// tried again.
-const ANSWERED_MAX: usize = 100;
+use greeting::Greeting;
+use local::{answer, answered};
 
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Http2 {
-    frames: RequestFrames,
+    /// The connection of HTTP/1 that was upgraded, with its request.
+    upgraded: Option<Box<Http1>>,
+    requests: RequestFrames,
     /// Follows the responses, so that a frame of Egret's own is only put between two.
-    boundary: FrameBoundary,
+    responses: ResponseFrames,
     greeting: Greeting,
     /// So many of the next bytes may pass without another look: the preface, a request's HEADERS.
     allowed: usize,
-    /// So many of the next bytes are thrown away.
-    swallowed: usize,
+    /// What the next bytes of the downstream give way to.
+    gone: Option<Gone>,
     /// The request that has decided, until the connection is accounted by it.
     first: Option<Box<First>>,
-    refused: Option<Refused>,
     /// The reply to a first request that may not pass.
     reply: Option<Box<Reply>>,
+    /// Frames of Egret's own, for the client.
+    own: Vec<u8>,
+    course: Course,
     /// What is to be counted before anything else is said.
     notes: Vec<Note>,
+}
+
+/// Bytes that are thrown away.
+#[derive(Debug)]
+struct Gone {
+    bytes: usize,
+    /// What passes in their place.
+    instead: Vec<u8>,
 }
 
 /// The request that decides a connection.
@@ -52,41 +62,47 @@ struct First {
     claimed: Claimed,
 }
 
-/// Whether Egret has sent SETTINGS of its own, whose acknowledgement it must swallow: some clients
-/// send no request before they have seen the server's.
+/// Whether the connection carries further requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Greeting {
-    NotSent,
-    Sent,
-    Acknowledged,
-}
-
-/// What may not pass. The connection ends as soon as the present frame of the responses is over.
-#[derive(Debug, Clone, Copy)]
-enum Refused {
-    /// One request: it is answered 502.
-    Stream(u32),
-    /// Everything that follows cannot be read.
-    Connection(ErrorCode),
+enum Course {
+    Open,
+    /// One has not passed. The connection ends, by this, when those that have are over.
+    Draining(CloseReason),
+    /// What the client sends cannot be read any more.
+    Over(CloseReason),
 }
 
 impl Default for Http2 {
+    /// A connection that begins with the preface.
     fn default() -> Self {
         Self {
-            frames: RequestFrames::default(),
-            boundary: FrameBoundary::default(),
-            greeting: Greeting::NotSent,
+            upgraded: None,
+            requests: RequestFrames::opening(),
+            responses: ResponseFrames::default(),
+            greeting: Greeting::default(),
             allowed: PREFACE.len(),
-            swallowed: 0,
+            gone: None,
             first: None,
-            refused: None,
             reply: None,
+            own: Vec::new(),
+            course: Course::Open,
             notes: Vec::new(),
         }
     }
 }
 
 impl Http2 {
+    /// A connection that `http1` has agreed to go on with as HTTP/2, and of whose `responses` some
+    /// may have passed.
+    pub(super) fn upgraded(http1: Box<Http1>, agreed: http2::Upgraded) -> Self {
+        Self {
+            upgraded: Some(http1),
+            requests: agreed.requests,
+            responses: agreed.responses,
+            ..Self::default()
+        }
+    }
+
     pub(super) fn inspect(&mut self, side: Side, bytes: &[u8], policy: &Policy<'_>) -> Outcome {
         match side {
             Side::Downstream => self.request_frames(bytes, policy),
@@ -99,23 +115,42 @@ impl Http2 {
             if let Some(told) = self.told(bytes, policy.leg) {
                 return told;
             }
-            match self.frames.next(bytes) {
-                FrameStep::NeedMore => return self.need_more(policy),
-                FrameStep::Pass { bytes } => return Outcome::Pass(bytes),
-                FrameStep::SettingsAck { bytes } if self.greeting == Greeting::Sent => {
-                    self.greeting = Greeting::Acknowledged;
-                    self.swallowed = bytes;
+            match self.requests.next(bytes) {
+                FrameStep::NeedMore => {
+                    if let Some(outcome) = self.need_more(policy) {
+                        return outcome;
+                    }
                 }
-                FrameStep::SettingsAck { bytes } => return Outcome::Pass(bytes),
+                FrameStep::Pass { bytes } => return Outcome::Pass(bytes),
+                FrameStep::SettingsAck { bytes } => match self.greeting.acknowledged() {
+                    true => self.drop_next(bytes),
+                    false => return Outcome::Pass(bytes),
+                },
+                FrameStep::Settings { bytes } => {
+                    self.allowed = bytes;
+                    self.own.extend(self.greeting.client_settings());
+                }
+                FrameStep::Ping { bytes, data } => {
+                    self.allowed = bytes;
+                    self.own.extend(self.greeting.client_ping(data));
+                }
                 FrameStep::Request { bytes, stream, authority } => {
                     self.request(bytes, stream, authority, policy);
                 }
+                FrameStep::Malformed { bytes, stream, error } => {
+                    self.malformed(bytes, stream, error, policy);
+                }
+                FrameStep::Drop { bytes, credit } => {
+                    self.give_back(credit);
+                    self.drop_next(bytes);
+                }
+                FrameStep::Reset { bytes, stream, credit, error } => {
+                    self.reset(bytes, stream, error);
+                    self.give_back(credit);
+                }
                 FrameStep::Refused(error) => match policy.leg {
                     Leg::None => self.refuse_first(error),
-                    Leg::Up(_) => {
-                        self.notes.push(Note::FramesRefused(error));
-                        self.refused = Some(Refused::Connection(error.code()));
-                    }
+                    Leg::Up(_) => self.refuse_all(error),
                 },
             }
         }
@@ -129,6 +164,9 @@ impl Http2 {
         if let Some(reply) = self.reply.take() {
             return Some(Outcome::Act(Action::Reply(reply)));
         }
+        if leg == Leg::None && !self.own.is_empty() {
+            return Some(Outcome::Inject(std::mem::take(&mut self.own)));
+        }
         if let (Some(first), Leg::None) = (&self.first, leg) {
             return Some(Outcome::Act(Action::Go(Rc::clone(&first.route))));
         }
@@ -137,24 +175,35 @@ impl Http2 {
             self.allowed -= passing;
             return Some(Outcome::Pass(passing));
         }
-        if self.swallowed > 0 {
-            return Some(Outcome::Drop(self.swallowed));
+        if let Some(Gone { bytes, instead }) = &self.gone {
+            return Some(match instead.is_empty() {
+                true => Outcome::Drop(*bytes),
+                false => Outcome::Replace(*bytes, instead.clone()),
+            });
         }
-        self.refused.map(|refused| self.refusal(refused))
+        match self.course {
+            Course::Over(_) if !bytes.is_empty() => Some(Outcome::Drop(bytes.len())),
+            Course::Over(_) | Course::Open | Course::Draining(_) => None,
+        }
     }
 
-    fn need_more(&mut self, policy: &Policy<'_>) -> Outcome {
-        match (policy.leg, self.greeting) {
+    /// Nothing can be said of what has come; `None` if there is something to tell the client.
+    fn need_more(&mut self, policy: &Policy<'_>) -> Option<Outcome> {
+        if policy.leg != Leg::None {
+            return Some(Outcome::Hold);
+        }
+        if policy.room == 0 {
             // Its HEADERS might fit alone, but not behind all that has come before them.
-            (Leg::None, _) if policy.room == 0 => {
-                self.refuse_first(FrameError::HeadTooLarge);
-                self.reply.take().map_or(Outcome::Hold, |reply| Outcome::Act(Action::Reply(reply)))
+            self.refuse_first(FrameError::HeadTooLarge);
+            return None;
+        }
+        match self.greeting.wait(policy.now) {
+            greeting::Wait::SetsDue(at) => Some(Outcome::Note(Note::Due(at))),
+            greeting::Wait::NotDue => Some(Outcome::Hold),
+            greeting::Wait::Greets(frames) => {
+                self.own.extend(frames);
+                None
             }
-            (Leg::None, Greeting::NotSent) => {
-                self.greeting = Greeting::Sent;
-                Outcome::Inject(EMPTY_SETTINGS.to_vec())
-            }
-            (Leg::None, Greeting::Sent | Greeting::Acknowledged) | (Leg::Up(_), _) => Outcome::Hold,
         }
     }
 
@@ -171,9 +220,10 @@ impl Http2 {
         match policy.leg {
             // Of two names it is unknown which one the server takes.
             Leg::None if route.is_blocked() || claimed.conflict => {
-                let answered = answered(Rc::new(route), claimed, 502, policy);
+                let frames = self.farewell(stream, answer(stream, 502, &claimed));
+                let answer = answered(Rc::new(route), claimed, 502, policy);
                 let flags = ResponseFlags::None;
-                self.reply(farewell(stream), CloseReason::BlackHole, vec![answered], flags);
+                self.reply(frames, CloseReason::BlackHole, vec![answer], flags);
             }
             Leg::None => {
                 let (snapshot, route) = (Rc::clone(policy.snapshot), Rc::new(route));
@@ -186,87 +236,114 @@ impl Http2 {
                 self.allowed = bytes;
             }
             Leg::Up(_) => {
-                self.refused = Some(Refused::Stream(stream));
                 if route.is_blocked() {
                     self.notes.push(Note::BlockedStream);
                 }
-                let answered = answered(Rc::new(route), claimed, 502, policy);
-                self.notes.push(Note::StreamAnswered(Box::new(answered)));
+                self.refuse(bytes, stream, answer(stream, 502, &claimed), CloseReason::BlackHole);
+                let answer = answered(Rc::new(route), claimed, 502, policy);
+                self.notes.push(Note::StreamAnswered(Box::new(answer)));
             }
         }
     }
 
-    /// What came before the first request cannot be served, or is that request.
-    fn refuse_first(&mut self, error: FrameError) {
-        let goaway = http2::goaway(0, error.code()).to_vec();
-        self.reply(goaway, CloseReason::BadRequest, Vec::new(), ResponseFlags::None);
-        if let Some(reply) = &mut self.reply {
-            reply.malformed = Some(Malformed::Frames(error));
+    fn drop_next(&mut self, bytes: usize) {
+        self.gone = Some(Gone { bytes, instead: Vec::new() });
+    }
+
+    /// The client takes so many bytes for sent that go no further.
+    fn give_back(&mut self, credit: u32) {
+        if credit > 0 {
+            self.say(http2::credit(credit));
         }
     }
 
-    /// A reply on a connection that has no upstream.
-    fn reply(
-        &mut self,
-        frames: Vec<u8>,
-        reason: CloseReason,
-        answered: Vec<Answered>,
-        flags: ResponseFlags,
-    ) {
-        let mut bytes = Vec::new();
-        if self.greeting == Greeting::NotSent {
-            // A server's first frame.
-            bytes.extend_from_slice(&EMPTY_SETTINGS);
+    /// Frames for the client, behind those that it has.
+    fn say(&mut self, frames: Vec<u8>) {
+        if self.responses.is_at_start() {
+            self.own.extend(self.greeting.before_others());
         }
-        bytes.extend(frames);
-        self.reply = Some(Box::new(Reply { bytes, reason, answered, flags, malformed: None }));
+        self.own.extend(frames);
     }
 
-    /// The end of a connection on which something was refused: between two frames of the responses.
-    fn refusal(&self, refused: Refused) -> Outcome {
-        if self.boundary.to_boundary() > 0 {
-            return Outcome::Hold;
-        }
-        let mut bytes = Vec::new();
-        if self.boundary.is_at_start() && self.greeting == Greeting::NotSent {
-            bytes.extend_from_slice(&EMPTY_SETTINGS);
-        }
-        let reason = match refused {
-            Refused::Stream(stream) => {
-                bytes.extend(farewell(stream));
-                CloseReason::BlackHole
-            }
-            Refused::Connection(code) => {
-                bytes.extend(http2::goaway(self.frames.last_stream(), code));
-                CloseReason::BadRequest
-            }
-        };
-        let flags = ResponseFlags::None;
-        let reply = Reply { bytes, reason, answered: Vec::new(), flags, malformed: None };
-        Outcome::Act(Action::Reply(Box::new(reply)))
-    }
-
-    /// Responses pass; once something is refused, up to the end of the present frame.
+    /// Responses pass; where Egret has something to say, up to the end of the present frame.
     fn response_frames(&mut self, bytes: &[u8]) -> Outcome {
-        let passing = match self.refused {
-            None => bytes,
-            Some(_) => &bytes[..bytes.len().min(self.boundary.to_boundary())],
+        let to_boundary = self.responses.to_boundary();
+        let passing = match self.course {
+            Course::Over(_) if to_boundary == 0 && self.own.is_empty() => {
+                return Outcome::Drop(bytes.len());
+            }
+            _ if !self.own.is_empty() && to_boundary == 0 => return Outcome::Hold,
+            Course::Over(_) => to_boundary,
+            Course::Open | Course::Draining(_) if !self.own.is_empty() => to_boundary,
+            Course::Open | Course::Draining(_) if self.greeting.swallows() && to_boundary > 0 => {
+                to_boundary
+            }
+            Course::Open | Course::Draining(_) if self.greeting.swallows() => {
+                let next = ResponseFrames::next_frame(bytes);
+                match next {
+                    NextFrame::Unknown => return Outcome::Hold,
+                    NextFrame::SettingsAck(length) | NextFrame::Pong(length)
+                        if self.greeting.swallows_next(next) =>
+                    {
+                        return match bytes.len() < length {
+                            true => Outcome::Hold,
+                            false => Outcome::Drop(length),
+                        };
+                    }
+                    NextFrame::SettingsAck(length)
+                    | NextFrame::Pong(length)
+                    | NextFrame::Other(length) => length,
+                }
+            }
+            Course::Open | Course::Draining(_) => bytes.len(),
         };
-        if passing.is_empty() {
-            return Outcome::Drop(bytes.len());
+        let passing = &bytes[..passing.min(bytes.len())];
+        self.responses.passed(passing, &mut self.requests);
+        if let Some(http1) = &mut self.upgraded {
+            http1.skipped(Side::Upstream, passing.len() as u64);
         }
-        self.boundary.passed(passing);
         Outcome::Pass(passing.len())
     }
 
-    /// See [`super::Gate::dropped`].
-    pub(super) fn dropped(&mut self) {
-        self.swallowed = 0;
+    /// See [`super::Gate::own_frames`].
+    pub(super) fn own_frames(&mut self) -> Option<Vec<u8>> {
+        let is_now = !self.own.is_empty() && self.responses.to_boundary() == 0;
+        is_now.then(|| std::mem::take(&mut self.own))
     }
 
-    /// See [`super::Gate::waits`]: for the end of a frame of the responses.
-    pub(super) fn waits(&self) -> bool {
-        self.refused.is_some()
+    /// See [`super::Gate::is_served`].
+    pub(super) fn is_served(&mut self) -> Option<CloseReason> {
+        match self.course {
+            Course::Open => None,
+            Course::Draining(_) if !self.requests.streams().are_over() => None,
+            Course::Draining(reason) | Course::Over(reason) => {
+                let is_all_said = self.own.is_empty() && self.responses.to_boundary() == 0;
+                is_all_said.then_some(reason)
+            }
+        }
+    }
+
+    /// See [`super::Gate::dropped`].
+    pub(super) fn dropped(&mut self, side: Side) {
+        match side {
+            Side::Downstream => self.gone = None,
+            Side::Upstream => self.greeting.swallowed(),
+        }
+    }
+
+    /// See [`super::Gate::is_draining`].
+    pub(super) fn is_draining(&self) -> bool {
+        self.course != Course::Open
+    }
+
+    /// The request of HTTP/1 that became the first stream, for its account.
+    pub(super) fn http1(&mut self) -> Option<&mut Http1> {
+        self.upgraded.as_deref_mut()
+    }
+
+    /// See [`super::Gate::route`].
+    pub(super) fn route(&self) -> Option<&Rc<Route>> {
+        self.upgraded.as_ref()?.route()
     }
 
     /// See [`super::Gate::take_attribution`].
@@ -281,80 +358,4 @@ impl Http2 {
             junk: None,
         }))
     }
-
-    /// See [`super::Gate::unreachable`]: the requests that wait are answered 503.
-    pub(super) fn unreachable(
-        &mut self,
-        held: &[u8],
-        policy: &Policy<'_>,
-        flags: ResponseFlags,
-        reason: CloseReason,
-    ) -> Option<Box<Reply>> {
-        let First { route, stream, claimed, .. } = *self.first.take()?;
-        let mut held = &held[self.allowed.min(held.len())..];
-        let failed = route.action.clone();
-        let mut waiting = vec![(stream, route, claimed)];
-        while waiting.len() < ANSWERED_MAX {
-            let Some((stream, claimed)) = self.next_waiting(&mut held) else { break };
-            let host = Some(claimed.host.clone());
-            let route = Route::decide(policy.snapshot, policy.source, policy.destination, host);
-            if claimed.conflict || !route.action.is_same(&failed) {
-                // It does not wait for this upstream, and may be tried again.
-                break;
-            }
-            waiting.push((stream, Rc::new(route), claimed));
-        }
-        let last_stream = waiting.last().map_or(0, |(stream, ..)| *stream);
-        let mut frames = Vec::new();
-        let mut answered_requests = Vec::new();
-        for (stream, route, claimed) in waiting {
-            frames.extend(http2::answer(stream, 503));
-            answered_requests.push(answered(route, claimed, 503, policy));
-        }
-        frames.extend(http2::goaway(last_stream, ErrorCode::NoError));
-        self.reply(frames, reason, answered_requests, flags);
-        self.reply.take()
-    }
-
-    /// The next request that has come whole.
-    fn next_waiting(&mut self, held: &mut &[u8]) -> Option<(u32, Claimed)> {
-        loop {
-            let (bytes, request) = match self.frames.next(held) {
-                FrameStep::Pass { bytes } | FrameStep::SettingsAck { bytes } => (bytes, None),
-                FrameStep::Request { bytes, stream, authority } => {
-                    (bytes, Some((stream, authority)))
-                }
-                FrameStep::NeedMore | FrameStep::Refused(_) => return None,
-            };
-            *held = &held[bytes..];
-            if request.is_some() {
-                return request;
-            }
-        }
-    }
-}
-
-/// The reply to a request that may not pass, and the end of the connection.
-fn farewell(stream: u32) -> Vec<u8> {
-    let mut frames = http2::answer(stream, 502);
-    frames.extend_from_slice(&http2::goaway(stream, ErrorCode::NoError));
-    frames
-}
-
-/// A request that Egret answers itself, to be accounted.
-fn answered(route: Rc<Route>, claimed: Claimed, status: u16, policy: &Policy<'_>) -> Answered {
-    let logged = match policy.logging {
-        Logging::Off => None,
-        Logging::On => Some(Box::new(Logged::Stream(claimed.method, claimed.path))),
-    };
-    let exchange = Exchange {
-        route,
-        began: policy.now,
-        responded: None,
-        request_bytes: 0,
-        offers_h2c: false,
-        answered_by: AnsweredBy::Egret,
-        logged,
-    };
-    Answered { request: exchange, status, bytes: 0 }
 }

@@ -59,6 +59,8 @@ pub(crate) enum Outcome {
     /// So many of the first bytes are thrown away: said again until [`super::Gate::dropped`]
     /// confirms it.
     Drop(usize),
+    /// As [`Outcome::Drop`]; these pass in their place.
+    Replace(usize, Vec<u8>),
     /// These bytes are sent to the side that was inspected; then the rest is shown again.
     Inject(Vec<u8>),
     /// Something to be counted; then the same bytes are shown again.
@@ -104,6 +106,8 @@ pub(crate) enum Action {
     Unfollow(Box<Unfollowed>),
     /// Connect to where this route leads, in place of an upstream connection that is idle.
     Go(Rc<Route>),
+    /// Close the upstream connection, to which nothing has passed, and wait as if it had not been.
+    Disconnect,
     /// Send this to the downstream, then end.
     Reply(Box<Reply>),
     /// The upstream connection carries no response any more, as if it had ended here.

@@ -21,8 +21,6 @@ pub(crate) struct Exchange {
     /// When the first byte of its response came.
     pub(crate) responded: Option<Micros>,
     pub(crate) request_bytes: u64,
-    /// It offers to go on with HTTP/2.
-    pub(crate) offers_h2c: bool,
     pub(crate) answered_by: AnsweredBy,
     /// For the access log, if it is on.
     pub(crate) logged: Option<Box<Logged>>,

@@ -9,7 +9,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
-use super::{Action, Answered, Detect, Gate, HeldSnapshot, Leg, Logging, Outcome, Policy, Tables};
+use super::{
+    Action, Answered, Detect, Gate, HeldSnapshot, Leg, Logging, Micros, Outcome, Policy, Tables,
+};
 use crate::metrics::Detected;
 use crate::relay::Side;
 use world::DESTINATION;
@@ -69,8 +71,10 @@ pub(super) struct Seen {
     pub(super) accounted: Vec<String>,
     /// What the connection has ended by.
     pub(super) end: Option<String>,
-    /// Bytes of the client that were dropped.
+    /// Bytes that were dropped.
     pub(super) dropped: Vec<u8>,
+    /// What has passed to an upstream in place of some of them.
+    pub(super) instead: Vec<Vec<u8>>,
     /// Of that, what Egret has said itself, and what came from upstreams.
     pub(super) own: Vec<u8>,
     pub(super) relayed: Vec<u8>,
@@ -85,6 +89,9 @@ pub(super) struct Show {
     leg: Leg,
     /// There has been no decision yet.
     is_undecided: bool,
+    now: Micros,
+    /// When the gate wants to be asked again.
+    due: Option<Micros>,
     sides: [Sent; 2],
     /// May pass, as soon as there is an upstream connection.
     cleared: Vec<u8>,
@@ -107,6 +114,8 @@ impl Show {
             snapshot,
             leg: Leg::None,
             is_undecided: is_gated,
+            now: 7,
+            due: None,
             sides: [Sent::default(), Sent::default()],
             cleared: Vec::new(),
             moves: Moves::Copied,
@@ -129,6 +138,16 @@ impl Show {
     pub(super) fn finish(&mut self, side: Side) {
         self.sides[side as usize].fin = Fin::Sent;
         self.turn();
+    }
+
+    #[cfg(test)]
+    /// Time passes, and the gate is asked at its deadline.
+    pub(super) fn wait(&mut self, time: Micros) {
+        self.now += time;
+        if self.due.take_if(|due| *due <= self.now).is_some() {
+            self.ask_again();
+            self.turn();
+        }
     }
 
     /// The connection ends: what is left is accounted.
@@ -163,6 +182,7 @@ impl Show {
             for side in [Side::Upstream, Side::Downstream] {
                 self.receive(side);
                 self.inspect(side);
+                self.speak();
                 self.meet_end(side);
             }
             if self.progress() == before || self.seen.end.is_some() {
@@ -229,7 +249,7 @@ impl Show {
         let sent = &self.sides[side as usize];
         let bytes = &sent.bytes[sent.decided..sent.arrived];
         let taken = if sent.is_carried { bytes.len() + self.cleared_of(side) } else { 0 };
-        let policy = policy(&self.snapshot, leg, ROOM - taken);
+        let policy = Policy { now: self.now, ..policy(&self.snapshot, leg, ROOM - taken) };
         let outcome = self.gate.inspect(side, bytes, &policy, &mut self.tables);
         let is_steady = match &outcome {
             Outcome::Pass(count) => {
@@ -238,7 +258,7 @@ impl Show {
                 assert!(!is_early || matches!(self.gate, Gate::Http2(_)), "nobody to pass to");
                 false
             }
-            Outcome::Drop(count) => {
+            Outcome::Drop(count) | Outcome::Replace(count, _) => {
                 assert!((1..=bytes.len()).contains(count), "{count} of {} drop", bytes.len());
                 true
             }
@@ -260,7 +280,16 @@ impl Show {
     }
 
     fn inspect(&mut self, side: Side) {
-        let mut has_passed = false;
+        self.inspect_behind(side, false);
+    }
+
+    #[cfg(test)]
+    /// Shows the gate what is held of the client, be it nothing.
+    fn ask_again(&mut self) {
+        self.inspect_behind(Side::Downstream, true);
+    }
+
+    fn inspect_behind(&mut self, side: Side, mut has_passed: bool) {
         while self.seen.end.is_none() {
             let is_asked = self.is_undecided && has_passed;
             if (self.held(side).is_empty() && !is_asked) || !self.may_ask(side) {
@@ -314,6 +343,7 @@ fn said(outcome: &Outcome) -> String {
         Outcome::Pass(_)
         | Outcome::Hold
         | Outcome::Drop(_)
+        | Outcome::Replace(..)
         | Outcome::Inject(_)
         | Outcome::Note(_)
         | Outcome::Act(_) => format!("{outcome:?}"),

@@ -7,7 +7,7 @@
 use std::mem::MaybeUninit;
 
 use super::response_stream::{ExpectedResponse, FramingError};
-use super::{HEADERS_MAX, Version, content_length};
+use super::{HEADERS_MAX, Version, content_length, list};
 
 /// What one response is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +20,18 @@ pub struct ResponseHead {
     pub body: ResponseBody,
     /// What it does to the connection.
     pub turn: Turn,
+    /// If it changes the protocol: to what.
+    pub agreed: Agreed,
+}
+
+/// The protocol that a 101 names.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Agreed {
+    /// HTTP/2, in one of the ways in which it has been spelt (`h2c`, `h2c-14`, `HTTP/2.0`).
+    Http2,
+    /// Another one, or none is named.
+    #[default]
+    Other,
 }
 
 /// What a response does to the connection.
@@ -54,6 +66,7 @@ pub enum ResponseBody {
 struct Fields {
     length: Option<u64>,
     coding: Coding,
+    agreed: Agreed,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -95,8 +108,15 @@ impl ResponseHead {
             _ if asked.is_head => ResponseBody::None,
             _ => fields.body(version)?,
         };
-        Ok(Self { status, head_len: head.len(), body, turn })
+        Ok(Self { status, head_len: head.len(), body, turn, agreed: fields.agreed })
     }
+}
+
+fn is_http2(protocol: &[u8]) -> bool {
+    let begins_with = |name: &[u8]| {
+        protocol.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
+    };
+    begins_with(b"h2") || begins_with(b"http/2")
 }
 
 fn turn(status: u16, asked: ExpectedResponse) -> Result<Turn, FramingError> {
@@ -127,6 +147,8 @@ impl Fields {
                     Coding::Absent if value.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
                     _ => Coding::Other,
                 };
+            } else if name.eq_ignore_ascii_case("upgrade") && list(value).any(is_http2) {
+                fields.agreed = Agreed::Http2;
             }
         }
         Ok(fields)

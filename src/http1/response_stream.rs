@@ -148,12 +148,6 @@ impl<T> ResponseStream<T> {
     }
 
     /// The oldest request whose response is not complete.
-    #[must_use]
-    pub fn first(&self) -> Option<&T> {
-        self.unanswered.first().map(|(_, request)| request)
-    }
-
-    /// As [`Self::first`].
     pub fn first_mut(&mut self) -> Option<&mut T> {
         self.unanswered.first_mut().map(|(_, request)| request)
     }

@@ -7,10 +7,15 @@ pub(super) const FRAME_HEADER_BYTES: usize = 9;
 pub(super) const STREAM_MASK: u32 = 0x7fff_ffff;
 
 // Types (RFC 9113 6).
+pub(super) const DATA: u8 = 0x0;
 pub(super) const HEADERS: u8 = 0x1;
+pub(super) const PRIORITY: u8 = 0x2;
+pub(super) const RST_STREAM: u8 = 0x3;
 pub(super) const SETTINGS: u8 = 0x4;
 pub(super) const PUSH_PROMISE: u8 = 0x5;
+pub(super) const PING: u8 = 0x6;
 pub(super) const GOAWAY: u8 = 0x7;
+pub(super) const WINDOW_UPDATE: u8 = 0x8;
 pub(super) const CONTINUATION: u8 = 0x9;
 
 // Flags. ACK shares its bit with END_STREAM: they belong to different types.
@@ -18,7 +23,7 @@ pub(super) const ACK: u8 = 0x1;
 pub(super) const END_STREAM: u8 = 0x1;
 pub(super) const END_HEADERS: u8 = 0x4;
 pub(super) const PADDED: u8 = 0x8;
-pub(super) const PRIORITY: u8 = 0x20;
+pub(super) const PRIORITY_FLAG: u8 = 0x20;
 
 /// A frame's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,9 +51,14 @@ impl FrameHeader {
         self.flags & flag != 0
     }
 
+    /// SETTINGS or PING that answers the other side's.
+    pub(super) fn is_ack(&self) -> bool {
+        self.has(ACK)
+    }
+
     /// SETTINGS that acknowledges the other side's, which has no payload (RFC 9113 6.5).
     pub(super) fn is_settings_ack(&self) -> bool {
-        self.kind == SETTINGS && self.has(ACK) && self.stream == 0 && self.payload_bytes == 0
+        self.kind == SETTINGS && self.is_ack() && self.stream == 0 && self.payload_bytes == 0
     }
 
     /// The frame's bytes, header and payload.

@@ -7,10 +7,11 @@
 //! **The table's size.** How large it may be is announced by the server, in SETTINGS that pass the
 //! other way and are not read here. That is safe. A client that uses another size than 4 096 says
 //! so in the block itself, and servers announce up to 65 535 (HAProxy's largest) or leave the
-//! 4 096, so up to [`TABLE_BYTES_MAX`] is believed. Should the client claim more than the server
-//! has allowed, the server refuses the block. And should the two tables differ in size for whatever
-//! reason, an index still never means two different fields: fields are numbered from the newest, so
-//! the smaller table is the beginning of the larger, and an index behind it is an error.
+//! 4 096, so up to [`TABLE_BYTES_MAX`] is kept, also of a table that is said to be larger. Should
+//! the client claim more than the server has allowed, the server refuses the block. And should the
+//! two tables differ in size for whatever reason, an index still never means two different fields:
+//! fields are numbered from the newest, so the smaller table is the beginning of the larger, and an
+//! index behind it is an error.
 //!
 //! It is written here because no published decoder fits: they panic on junk (`fluke-hpack`,
 //! `httlib-hpack`), or build a hash table for each Huffman string, so that one block of 32 KB holds
@@ -22,7 +23,7 @@ mod table;
 
 use table::{ENTRY_OVERHEAD_BYTES, Entry, Table};
 
-/// The largest table that a client may ask for, in the RFC's count (name, value and 32 per entry).
+/// The most that is kept of a client's table, in the RFC's count (name, value and 32 per entry).
 /// The memory behind it is at most twice that.
 pub const TABLE_BYTES_MAX: usize = 64 * 1024;
 
@@ -30,8 +31,8 @@ pub const TABLE_BYTES_MAX: usize = 64 * 1024;
 /// bytes can ask for by naming a long entry again and again. Servers take 16 to 64 KiB.
 pub const LIST_BYTES_MAX: usize = 64 * 1024;
 
-/// The most octets of an integer behind its prefix: values up to 2^28 are far above any limit here.
-const INTEGER_OCTETS_MAX: usize = 4;
+/// The most octets of an integer behind its prefix: a table may be said to have 2^32 - 1 bytes.
+const INTEGER_OCTETS_MAX: usize = 5;
 
 /// Why a block cannot be decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
@@ -48,8 +49,8 @@ pub enum HpackError {
     /// A string that is not Huffman-coded, has an end-of-string symbol, or bad padding.
     #[error("a Huffman-coded string is malformed")]
     BadHuffman,
-    /// A change of the table's size that is larger than [`TABLE_BYTES_MAX`] or behind a field.
-    #[error("a change of the table's size is too large or misplaced")]
+    /// A change of the table's size that is behind a field.
+    #[error("a change of the table's size is misplaced")]
     BadSizeUpdate,
     /// More than [`LIST_BYTES_MAX`].
     #[error("the decoded fields are larger than 64 KiB")]
@@ -105,10 +106,10 @@ impl Decoder {
             let number = input.integer(prefix_bits)?;
             if representation == Representation::SizeUpdate {
                 // Only before the first field (RFC 7541 4.2).
-                if list_bytes > 0 || number > TABLE_BYTES_MAX {
+                if list_bytes > 0 {
                     return Err(HpackError::BadSizeUpdate);
                 }
-                self.table.resize(number);
+                self.table.resize(number.min(TABLE_BYTES_MAX));
                 continue;
             }
             let (name, value) = match (representation, number) {

@@ -3,7 +3,7 @@
 //! The rules are those of RFC 9113 8.2 and 8.3 as far as they keep a request from meaning something
 //! else to the upstream, or to an HTTP/1 server behind it, than it means here.
 
-use super::{FrameError, METHOD_BYTES_MAX, PATH_BYTES_MAX};
+use super::{FrameError, METHOD_BYTES_MAX, PATH_BYTES_MAX, RawBinary};
 use crate::http1::is_token;
 use crate::sniff::{Authority, Host};
 
@@ -19,6 +19,8 @@ pub struct Claimed {
     pub method: Box<[u8]>,
     /// The path, for the log: at most [`PATH_BYTES_MAX`]. It may hold bytes above 127.
     pub path: Box<[u8]>,
+    /// A call of gRPC, whose clients read a refusal from trailers.
+    pub is_grpc: bool,
 }
 
 /// The fields of one header block, as they are decoded.
@@ -29,6 +31,10 @@ pub(super) struct Fields {
     path: Option<Box<[u8]>>,
     authority: Option<Authority>,
     host: Option<Authority>,
+    protocol: Protocol,
+    length: Length,
+    is_grpc: bool,
+    raw_binary: RawBinary,
     section: Section,
     pseudo_fields: usize,
     error: Option<FrameError>,
@@ -40,6 +46,22 @@ enum Scheme {
     Https,
 }
 
+/// Whether `:protocol` makes a CONNECT an extended one (RFC 8441).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Protocol {
+    #[default]
+    Absent,
+    Given,
+}
+
+/// Whether a content-length announces a body.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Length {
+    #[default]
+    Absent,
+    Given,
+}
+
 /// Pseudo-header fields come first.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 enum Section {
@@ -49,6 +71,17 @@ enum Section {
 }
 
 impl Fields {
+    pub(super) fn new(raw_binary: RawBinary) -> Self {
+        Self { raw_binary, ..Self::default() }
+    }
+
+    /// Whether a body may follow that nothing has announced.
+    pub(super) fn may_have_body(&self) -> bool {
+        let has_none = [&b"GET"[..], b"HEAD", b"DELETE", b"OPTIONS", b"TRACE"];
+        let is_among = self.method.as_deref().is_some_and(|method| has_none.contains(&method));
+        self.length == Length::Given || !is_among
+    }
+
     /// Takes the next field. The first error stays, and is told at the end: the whole block must be
     /// decoded in any case.
     pub(super) fn take(&mut self, name: &[u8], value: &[u8]) {
@@ -65,12 +98,16 @@ impl Fields {
         let (Some(method), Some(scheme), Some(path)) = (self.method, self.scheme, self.path) else {
             return Err(FrameError::MissingField);
         };
+        if (&*method == b"CONNECT") != (self.protocol == Protocol::Given) {
+            return Err(FrameError::Connect);
+        }
         let is_conflict = match (&self.authority, &self.host) {
             (Some(authority), Some(host)) => !is_same(authority, host, scheme),
             _ => false,
         };
         let authority = self.authority.or(self.host).ok_or(FrameError::NoHost)?;
-        Ok(Claimed { host: authority.host, conflict: is_conflict, method, path })
+        let host = authority.host;
+        Ok(Claimed { host, conflict: is_conflict, method, path, is_grpc: self.is_grpc })
     }
 
     /// The fields are the trailers of a request.
@@ -84,7 +121,8 @@ impl Fields {
 
     fn check(&mut self, name: &[u8], value: &[u8]) -> Result<(), FrameError> {
         let is_bad = |byte: &u8| matches!(byte, 0 | b'\r' | b'\n');
-        if value.iter().any(is_bad) && !is_grpc_binary(name, value) {
+        let is_raw = self.raw_binary == RawBinary::Accepted && is_grpc_binary(name, value);
+        if value.iter().any(is_bad) && !is_raw {
             return Err(FrameError::BadFieldValue);
         }
         if let Some(pseudo) = name.strip_prefix(b":") {
@@ -100,6 +138,14 @@ impl Fields {
             // RFC 9113 8.2.2: their place is a connection of HTTP/1.
             b"connection" | b"keep-alive" | b"proxy-connection" | b"transfer-encoding"
             | b"upgrade" => Err(FrameError::ConnectionField),
+            b"content-length" => {
+                self.length = Length::Given;
+                Ok(())
+            }
+            b"content-type" => {
+                self.is_grpc = value.starts_with(b"application/grpc");
+                Ok(())
+            }
             _ => Ok(()),
         }
     }
@@ -115,15 +161,17 @@ impl Fields {
             b"path" => once(&mut self.path, path(value)?),
             b"authority" => once(&mut self.authority, host(value)?),
             // RFC 8441: the protocol that an extended CONNECT asks for.
-            b"protocol" => Err(FrameError::Connect),
+            b"protocol" if self.protocol == Protocol::Absent => {
+                self.protocol = Protocol::Given;
+                Ok(())
+            }
             _ => Err(FrameError::BadPseudoField),
         }
     }
 }
 
 /// gRPC metadata as raw octets, which gRPC's peers agree on in their SETTINGS (its proposal G1,
-/// "true binary metadata"): the name ends in `-bin`, and the value begins with a NUL. A server that
-/// has not agreed refuses the NUL.
+/// "true binary metadata"): the name ends in `-bin`, and the value begins with a NUL.
 fn is_grpc_binary(name: &[u8], value: &[u8]) -> bool {
     name.ends_with(b"-bin") && value.first() == Some(&0)
 }
@@ -136,9 +184,6 @@ fn once<T>(place: &mut Option<T>, value: T) -> Result<(), FrameError> {
 }
 
 fn method(value: &[u8]) -> Result<Box<[u8]>, FrameError> {
-    if value == b"CONNECT" {
-        return Err(FrameError::Connect);
-    }
     if value.is_empty() || !value.iter().copied().all(is_token) {
         return Err(FrameError::BadMethod);
     }

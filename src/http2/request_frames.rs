@@ -1,55 +1,26 @@
 //! What a downstream sends, frame by frame, with the authority of each request.
 //!
-//! The worker holds the bytes and asks [`RequestFrames::next`] what the first of them are. It shows
+//! The gate holds the bytes and asks [`RequestFrames::next`] what the first of them are. It shows
 //! the same bytes again, and more, after [`FrameStep::NeedMore`], and drops from the front what a
-//! step has told. A request is told before any byte of its HEADERS has passed: the worker that must
+//! step has told. A request is told before any byte of its HEADERS has passed: the gate that must
 //! wait (for a verdict) simply does not ask on.
 //!
 //! Every header block is decoded, also trailers and those of requests that will be blocked: each
-//! may change the compression's state. So the machine refuses for good: behind a block that cannot
-//! be decoded nobody knows what the next one means.
+//! may change the compression's state. Behind a block that cannot be decoded nobody knows what the
+//! next one means, so the machine refuses for good. Behind one that was decoded and did not pass,
+//! it is the server that would not know: no other block may pass ([`RequestFrames::refuse`]).
 
-use std::borrow::Cow;
-
+use super::block::{Progress, find_end, header_block};
 use super::frame::{
-    ACK, CONTINUATION, END_HEADERS, FRAME_HEADER_BYTES, FrameHeader, HEADERS, PADDED, PRIORITY,
+    ACK, CONTINUATION, DATA, END_STREAM, FRAME_HEADER_BYTES, FrameHeader, HEADERS, PING,
     PUSH_PROMISE, SETTINGS,
 };
 use super::hpack::Decoder;
+use super::opening::{Opening, PAYLOAD_BYTES_MAX};
 use super::request::Fields;
-use super::{BLOCK_BYTES_MAX, Claimed, FrameError};
-
-/// The exclusive flag, the stream and the weight that HEADERS may carry (RFC 9113 6.2).
-const PRIORITY_BYTES: usize = 5;
-
-/// What the first bytes are.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FrameStep {
-    /// It cannot be told before more have come.
-    NeedMore,
-    /// The first `bytes` ask for nothing: frames other than a request's HEADERS, or parts of them.
-    Pass {
-        /// How many; at least one.
-        bytes: usize,
-    },
-    /// The first `bytes` are a SETTINGS frame that acknowledges the other side's. Who has sent
-    /// SETTINGS of its own keeps the first one back: the upstream has not asked for it.
-    SettingsAck {
-        /// How many.
-        bytes: usize,
-    },
-    /// The first `bytes` are a request's HEADERS with its CONTINUATIONs, whole.
-    Request {
-        /// How many.
-        bytes: usize,
-        /// The stream that it opens.
-        stream: u32,
-        /// What it asks for.
-        authority: Claimed,
-    },
-    /// Nothing from here on may pass.
-    Refused(FrameError),
-}
+use super::step::{FrameStep, RawBinary};
+use super::streams::{Passage, Request, Streams};
+use super::{ErrorCode, FrameError};
 
 /// Follows one downstream's frames, from the byte behind the preface.
 #[derive(Debug, Default)]
@@ -57,6 +28,20 @@ pub struct RequestFrames {
     state: State,
     decoder: Decoder,
     last_stream: u32,
+    streams: Streams,
+    /// Until the first request, where Egret stands in for the server.
+    opening: Option<Opening>,
+    blocks: Blocks,
+    raw_binary: RawBinary,
+}
+
+/// Whether header blocks pass.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Blocks {
+    #[default]
+    Pass,
+    /// One has not passed: the server could not decode another one.
+    Dropped,
 }
 
 #[derive(Debug, Default)]
@@ -68,13 +53,34 @@ enum State {
     Boundary,
     /// Within a frame that passes, so many bytes before its end.
     Passing(usize),
+    /// Within a frame that is dropped, so many bytes before its end.
+    Dropping(usize),
     /// At a header block of this stream, whose frames are whole up to the offset.
     Block { stream: u32, whole: usize },
     /// Something was refused.
     Refused(FrameError),
 }
 
+/// What a frame's header leads to.
+enum Lead {
+    State(State),
+    /// The same bytes, until the frame is whole.
+    Wait,
+    Step(FrameStep),
+}
+
 impl RequestFrames {
+    /// Of a client that has no server before its first request.
+    #[must_use]
+    pub fn opening() -> Self {
+        Self { opening: Some(Opening::default()), ..Self::default() }
+    }
+
+    /// Of a client whose first request was upgraded from HTTP/1.
+    pub(super) fn upgraded() -> Self {
+        Self { last_stream: 1, streams: Streams::upgraded(), ..Self::default() }
+    }
+
     /// What the first of `bytes` are. `bytes` begin where the last step that told some ended.
     pub fn next(&mut self, bytes: &[u8]) -> FrameStep {
         let mut passed = 0;
@@ -89,18 +95,17 @@ impl RequestFrames {
                         left => State::Passing(left),
                     };
                 }
+                // What passes is told first: all else is told alone.
+                State::Block { .. } | State::Refused(_) | State::Dropping(_) if passed > 0 => break,
                 State::Start | State::Boundary => {
                     let Some(header) = FrameHeader::parse(rest) else { break };
-                    if matches!(self.state, State::Boundary) && header.is_settings_ack() {
-                        match passed {
-                            0 => return FrameStep::SettingsAck { bytes: header.frame_bytes() },
-                            _ => break,
-                        }
+                    match self.lead(header, rest, passed == 0) {
+                        Lead::State(state) => self.state = state,
+                        Lead::Wait => break,
+                        Lead::Step(step) => return step,
                     }
-                    self.state = self.after(header);
                 }
-                // What passes is told first: a block's bytes, and its error, are told alone.
-                State::Block { .. } | State::Refused(_) if passed > 0 => break,
+                State::Dropping(left) => return self.drop_piece(left, rest.len()),
                 State::Block { stream, whole } => match self.block(bytes, stream, whole) {
                     Ok(step) => return step,
                     Err(error) => self.state = State::Refused(error),
@@ -121,6 +126,35 @@ impl RequestFrames {
         self.last_stream
     }
 
+    /// The request that was told last does not pass, and no header block from here on. What the
+    /// client sends on streams that have passed does.
+    pub fn refuse(&mut self) {
+        self.streams.forget(self.last_stream);
+        self.blocks = Blocks::Dropped;
+        self.opening = None;
+    }
+
+    /// What the server says of gRPC's metadata.
+    pub fn set_raw_binary(&mut self, raw_binary: RawBinary) {
+        self.raw_binary = raw_binary;
+    }
+
+    #[cfg(test)]
+    pub(super) fn raw_binary(&self) -> RawBinary {
+        self.raw_binary
+    }
+
+    /// Whether a header block may still pass.
+    #[must_use]
+    pub fn passes_blocks(&self) -> bool {
+        self.blocks == Blocks::Pass
+    }
+
+    /// The streams that are open.
+    pub fn streams(&mut self) -> &mut Streams {
+        &mut self.streams
+    }
+
     /// Between frames: if the downstream ends here, and no byte is held, nothing is cut short.
     #[cfg(any(test, feature = "internals"))]
     #[must_use]
@@ -128,20 +162,130 @@ impl RequestFrames {
         matches!(self.state, State::Start | State::Boundary)
     }
 
-    /// The state at a frame with this header.
-    fn after(&self, header: FrameHeader) -> State {
+    /// Where a frame with this header leads, which `bytes` begin with.
+    fn lead(&mut self, header: FrameHeader, bytes: &[u8], is_first: bool) -> Lead {
         let is_settings = header.kind == SETTINGS && !header.has(ACK) && header.stream == 0;
-        match header.kind {
-            _ if matches!(self.state, State::Start) && !is_settings => {
-                State::Refused(FrameError::NoSettings)
-            }
-            // Clients open streams with odd numbers (RFC 9113 5.1.1).
-            HEADERS if header.stream.is_multiple_of(2) => State::Refused(FrameError::BadStream),
-            HEADERS => State::Block { stream: header.stream, whole: 0 },
-            PUSH_PROMISE => State::Refused(FrameError::PushPromise),
-            CONTINUATION => State::Refused(FrameError::BrokenBlock),
-            _ => State::Passing(header.frame_bytes()),
+        if matches!(self.state, State::Start) && !is_settings {
+            return Lead::State(State::Refused(FrameError::NoSettings));
         }
+        if header.is_settings_ack() {
+            let bytes = header.frame_bytes();
+            return if is_first {
+                Lead::Step(FrameStep::SettingsAck { bytes })
+            } else {
+                Lead::Wait
+            };
+        }
+        let is_block = matches!(header.kind, HEADERS | CONTINUATION | PUSH_PROMISE);
+        if is_block && self.blocks == Blocks::Dropped {
+            return self.drop_block(header, bytes, is_first);
+        }
+        match header.kind {
+            // Clients open streams with odd numbers (RFC 9113 5.1.1).
+            HEADERS if header.stream.is_multiple_of(2) => {
+                Lead::State(State::Refused(FrameError::BadStream))
+            }
+            HEADERS => Lead::State(State::Block { stream: header.stream, whole: 0 }),
+            PUSH_PROMISE => Lead::State(State::Refused(FrameError::PushPromise)),
+            CONTINUATION => Lead::State(State::Refused(FrameError::BrokenBlock)),
+            _ if self.opening.is_some() => self.open(header, bytes, is_first),
+            _ if header.stream == 0 => Lead::State(State::Passing(header.frame_bytes())),
+            _ => self.stream_frame(header, bytes, is_first),
+        }
+    }
+
+    /// A frame before the first request.
+    fn open(&mut self, header: FrameHeader, bytes: &[u8], is_first: bool) -> Lead {
+        let refused = |code| Lead::State(State::Refused(FrameError::BadFrame(code)));
+        if let Err(code) = Opening::header(header) {
+            return refused(code);
+        }
+        if !Opening::reads(header) {
+            return Lead::State(State::Passing(header.frame_bytes()));
+        }
+        if bytes.len() < header.frame_bytes() || !is_first {
+            return Lead::Wait;
+        }
+        let payload = &bytes[FRAME_HEADER_BYTES..header.frame_bytes()];
+        if let Some(Err(code)) = self.opening.as_mut().map(|open| open.payload(header, payload)) {
+            return refused(code);
+        }
+        let bytes = header.frame_bytes();
+        let step = match (header.kind, payload.try_into()) {
+            (SETTINGS, _) => FrameStep::Settings { bytes },
+            (PING, Ok(data)) if !header.has(ACK) => FrameStep::Ping { bytes, data },
+            _ => return Lead::State(State::Passing(bytes)),
+        };
+        self.state = State::Boundary;
+        Lead::Step(step)
+    }
+
+    /// A frame of a stream that is no header block.
+    fn stream_frame(&mut self, header: FrameHeader, bytes: &[u8], is_first: bool) -> Lead {
+        let is_unknown = self.blocks == Blocks::Dropped && !self.streams.is_open(header.stream);
+        if !is_first && (is_unknown || !self.streams.is_open(header.stream)) {
+            // It may have to be told alone.
+            return Lead::Wait;
+        }
+        match self.streams.requested(header) {
+            Passage::Passes if !is_unknown => Lead::State(State::Passing(header.frame_bytes())),
+            Passage::Bodyless if !is_first => Lead::Wait,
+            Passage::Passes | Passage::Dropped => Lead::Step(self.drop_frame(header, bytes)),
+            Passage::Bodyless => {
+                let error = match header.payload_bytes > PAYLOAD_BYTES_MAX {
+                    true => FrameError::BadFrame(ErrorCode::FrameSize),
+                    false => FrameError::UnexpectedBody,
+                };
+                Lead::Step(self.reset_by(header, bytes, Some(error)))
+            }
+        }
+    }
+
+    /// A part of a header block, none of which passes any more. A stream that has passed ends here.
+    fn drop_block(&mut self, header: FrameHeader, bytes: &[u8], is_first: bool) -> Lead {
+        match is_first {
+            false => Lead::Wait,
+            true if header.kind == HEADERS && self.streams.is_open(header.stream) => {
+                Lead::Step(self.reset_by(header, bytes, None))
+            }
+            true => Lead::Step(self.drop_frame(header, bytes)),
+        }
+    }
+
+    fn reset_by(
+        &mut self,
+        header: FrameHeader,
+        bytes: &[u8],
+        error: Option<FrameError>,
+    ) -> FrameStep {
+        self.streams.reset(header.stream);
+        // It may be the client's last frame on it.
+        self.streams.requested(header);
+        let FrameStep::Drop { bytes, credit } = self.drop_frame(header, bytes) else {
+            return FrameStep::NeedMore;
+        };
+        FrameStep::Reset { bytes, stream: header.stream, credit, error }
+    }
+
+    /// The frame that `bytes` begin with is dropped, as far as it has come.
+    fn drop_frame(&mut self, header: FrameHeader, bytes: &[u8]) -> FrameStep {
+        let credit = match header.kind {
+            DATA => u32::try_from(header.payload_bytes).unwrap_or(0),
+            _ => 0,
+        };
+        match self.drop_piece(header.frame_bytes(), bytes.len()) {
+            FrameStep::Drop { bytes, .. } => FrameStep::Drop { bytes, credit },
+            other => other,
+        }
+    }
+
+    fn drop_piece(&mut self, left: usize, length: usize) -> FrameStep {
+        let bytes = left.min(length);
+        self.state = match left - bytes {
+            0 => State::Boundary,
+            left => State::Dropping(left),
+        };
+        FrameStep::Drop { bytes, credit: 0 }
     }
 
     /// The header block of `stream` that `bytes` begin with, whose frames are whole up to `whole`.
@@ -157,86 +301,57 @@ impl RequestFrames {
             return Ok(FrameStep::NeedMore);
         }
         let block = header_block(&bytes[..whole])?;
-        let mut fields = Fields::default();
+        let mut fields = Fields::new(self.raw_binary);
         self.decoder
             .decode(&block, |name, value| fields.take(name, value))
             .map_err(FrameError::Hpack)?;
         self.state = State::Boundary;
-        if stream > self.last_stream {
-            let authority = fields.into_request()?;
-            self.last_stream = stream;
-            Ok(FrameStep::Request { bytes: whole, stream, authority })
-        } else {
+        let Some(header) = FrameHeader::parse(bytes) else { return Ok(FrameStep::NeedMore) };
+        match stream > self.last_stream {
+            true => Ok(self.request(header, whole, fields)),
             // Streams are opened in order: this one has been opened, or never will be.
-            fields.into_trailers()?;
-            Ok(FrameStep::Pass { bytes: whole })
+            false => Ok(self.trailers(header, whole, fields)),
         }
     }
-}
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Partial,
-    Whole,
-}
+    /// The first `bytes` are a request with these fields.
+    fn request(&mut self, header: FrameHeader, bytes: usize, fields: Fields) -> FrameStep {
+        let stream = header.stream;
+        self.last_stream = stream;
+        self.opening = None;
+        let request = match (fields.may_have_body(), header.has(END_STREAM)) {
+            (_, true) => Request::Ended,
+            (true, false) => Request::Open,
+            (false, false) => Request::Bodyless,
+        };
+        match fields.into_request() {
+            _ if self.streams.is_full() => {
+                FrameStep::Malformed { bytes, stream, error: FrameError::TooManyStreams }
+            }
+            Ok(authority) => {
+                self.streams.begin(stream, request);
+                FrameStep::Request { bytes, stream, authority }
+            }
+            Err(error) => FrameStep::Malformed { bytes, stream, error },
+        }
+    }
 
-/// Moves `whole`, the end of the last whole frame of the header block that `bytes` begin with, as
-/// far as `bytes` go. Each frame is looked at once, however slowly the block comes.
-fn find_end(bytes: &[u8], stream: u32, whole: &mut usize) -> Result<Progress, FrameError> {
-    while let Some(header) = FrameHeader::parse(&bytes[*whole..]) {
-        let is_first = *whole == 0;
-        if !is_first && (header.kind != CONTINUATION || header.stream != stream) {
-            return Err(FrameError::BrokenBlock);
-        }
-        let end = *whole + header.frame_bytes();
-        let is_last = header.has(END_HEADERS);
-        // The header alone tells what must be held; behind a frame that is not the last one, at
-        // least another header.
-        let held = if is_last { end } else { end + FRAME_HEADER_BYTES };
-        if held > BLOCK_BYTES_MAX {
-            return Err(FrameError::HeadTooLarge);
-        }
-        if end > bytes.len() {
-            break;
-        }
-        *whole = end;
-        if is_last {
-            return Ok(Progress::Whole);
-        }
+    /// The first `bytes` are the trailers of a request. The server does not see those that are
+    /// dropped, so it sees no other block either.
+    fn trailers(&mut self, header: FrameHeader, bytes: usize, fields: Fields) -> FrameStep {
+        let stream = header.stream;
+        let error = match fields.into_trailers() {
+            Ok(()) if self.streams.requested(header) != Passage::Dropped => {
+                return FrameStep::Pass { bytes };
+            }
+            Ok(()) => None,
+            Err(error) => Some(error),
+        };
+        self.blocks = Blocks::Dropped;
+        self.streams.reset(stream);
+        self.streams.requested(header);
+        FrameStep::Reset { bytes, stream, credit: 0, error }
     }
-    Ok(Progress::Partial)
-}
-
-/// The header block in `frames`: a HEADERS and its CONTINUATIONs, whole.
-fn header_block(frames: &[u8]) -> Result<Cow<'_, [u8]>, FrameError> {
-    let mut block = Cow::Borrowed([].as_slice());
-    let mut rest = frames;
-    while let Some(header) = FrameHeader::parse(rest) {
-        let (frame, behind) = rest.split_at(header.frame_bytes());
-        let fragment = fragment(header, &frame[FRAME_HEADER_BYTES..])?;
-        match block.is_empty() {
-            true => block = Cow::Borrowed(fragment),
-            false => block.to_mut().extend_from_slice(fragment),
-        }
-        rest = behind;
-    }
-    Ok(block)
-}
-
-/// The part of a frame's payload that belongs to the header block.
-fn fragment(header: FrameHeader, payload: &[u8]) -> Result<&[u8], FrameError> {
-    let mut rest = payload;
-    let mut padding_bytes = 0;
-    // CONTINUATION has neither flag, whatever its bits say (RFC 9113 6.10).
-    if header.kind == HEADERS && header.has(PADDED) {
-        let (length, behind) = rest.split_first().ok_or(FrameError::BadPadding)?;
-        (padding_bytes, rest) = (usize::from(*length), behind);
-    }
-    if header.kind == HEADERS && header.has(PRIORITY) {
-        rest = rest.get(PRIORITY_BYTES..).ok_or(FrameError::BadPadding)?;
-    }
-    let fragment_bytes = rest.len().checked_sub(padding_bytes).ok_or(FrameError::BadPadding)?;
-    Ok(&rest[..fragment_bytes])
 }
 
 #[cfg(test)]

@@ -48,6 +48,9 @@ use state::{Keepalive, Lost, LostBy, Next, Phase, Then, Upstream, UpstreamLeg, W
 /// How long a blackholed downstream has to close after it was sent FIN.
 const LINGER_US: Micros = 1_000_000;
 
+/// How long a client of HTTP/2 has to read the last frames before FIN.
+const PARTING_US: Micros = 100_000;
+
 /// How long a reset waits for the other side to acknowledge what was sent before, and a local reply
 /// for the downstream to read it.
 const RESET_WAIT_US: Micros = 5_000_000;
@@ -142,6 +145,7 @@ impl<K: Kernel> Connection<K> {
                 Next::AttemptFailed(error) => self.attempt_failed(error, cx),
                 Next::Unreachable(reason) => self.unreachable(reason, cx),
                 Next::ContinueClosing => self.continue_closing(cx),
+                Next::Served(reason) => self.served(reason, cx),
                 Next::Linger(reason) => self.linger(reason, cx),
                 Next::LingerInput => self.linger_input(cx),
                 Next::End(reason) => self.end(reason, cx),

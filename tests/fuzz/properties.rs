@@ -14,7 +14,7 @@ use egret::internals::http1::{
     Body, ExpectedResponse, RequestStep, RequestStream, ResponseStep, ResponseStream,
 };
 use egret::internals::http2::hpack::{Decoder, HpackError, LIST_BYTES_MAX, TABLE_BYTES_MAX};
-use egret::internals::http2::{BLOCK_BYTES_MAX, FrameBoundary, FrameStep, RequestFrames};
+use egret::internals::http2::{BLOCK_BYTES_MAX, FrameStep, RequestFrames, ResponseFrames};
 use egret::internals::registry::service_entry::{self, HostPattern, NameSource, ServiceEntry};
 use egret::internals::registry::snapshot::{Answers, Match, Shown, Snapshot, Target};
 use egret::internals::sniff::{Authority, ClientHello, Host, Name, Sni, Sniff, Sniffer};
@@ -230,7 +230,15 @@ fn frames(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
             assert!(bytes.len() < BLOCK_BYTES_MAX, "more than a buffer holds");
             Told::NeedMore
         }
-        FrameStep::Pass { bytes } | FrameStep::SettingsAck { bytes } => Told::Within(bytes),
+        FrameStep::Pass { bytes }
+        | FrameStep::SettingsAck { bytes }
+        | FrameStep::Settings { bytes }
+        | FrameStep::Ping { bytes, .. } => Told::Within(bytes),
+        FrameStep::Malformed { bytes, stream, error } => {
+            Told::Some(format!("{stream}: {error}"), bytes)
+        }
+        // However the rest of the frame comes, it is dropped.
+        FrameStep::Drop { .. } | FrameStep::Reset { .. } => Told::Over("drop".into()),
         FrameStep::Request { bytes, stream, authority } => {
             if let Host::Name(name) = &authority.host {
                 is_normal(name);
@@ -243,16 +251,16 @@ fn frames(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
 
 /// A boundary is where it was said to be, and cuts do not move it.
 fn boundaries_agree(bytes: &[u8]) {
-    let mut slowly = FrameBoundary::default();
-    let mut whole = FrameBoundary::default();
-    whole.passed(bytes);
+    let mut slowly = ResponseFrames::default();
+    let mut whole = ResponseFrames::default();
+    whole.passed(bytes, &mut RequestFrames::default());
     let mut promised = 0;
     for byte in bytes {
         let left = slowly.to_boundary();
         if promised > 0 {
             assert_eq!(left, promised, "a boundary has moved");
         }
-        slowly.passed(std::slice::from_ref(byte));
+        slowly.passed(std::slice::from_ref(byte), &mut RequestFrames::default());
         promised = left.saturating_sub(1);
     }
     assert_eq!(slowly.to_boundary(), whole.to_boundary(), "a cut moved the boundary");

@@ -161,10 +161,10 @@ fn ask(stage: &Stage, kind: Kind, name: &str) -> Open {
     (Some(stage.send(get(name))), None)
 }
 
-/// Nothing is sent, so the deadline ends the wait for a name, and cancels the receive.
-fn say_nothing(stage: &Stage) -> Open {
-    stage.hold(Kind::Received, 0);
-    (Some(stage.send("")), None)
+/// No name comes, so the deadline ends the wait for it, and cancels the receive.
+fn say_little(stage: &Stage) -> Open {
+    stage.hold(Kind::Received, 1);
+    (Some(stage.send("G")), None)
 }
 
 fn exchange_while_holding(stage: &Stage, kind: Kind) -> Open {
@@ -208,11 +208,11 @@ fn rows() -> Vec<Row> {
             stage.hold(Sent, 0);
             (Some(stage.send(PREFACE)), None)
         }),
-        ("connecting", Received, Nameless::ToSilent, say_nothing),
+        ("connecting", Received, Nameless::ToSilent, say_little),
         ("connecting", Connected, Nameless::Blocked, |stage| ask(stage, Connected, "a")),
         ("connecting", Sent, Nameless::Blocked, |stage| stage.greeted("silent")),
         ("connecting", Ready, Nameless::Blocked, |stage| reset_while_connecting(stage, Ready)),
-        ("relaying", Received, Nameless::ToServer, say_nothing),
+        ("relaying", Received, Nameless::ToServer, say_little),
         ("relaying", Received, Nameless::Blocked, |stage| {
             let (mut client, upstream) = stage.exchange();
             stage.hold(Received, 0);
@@ -230,7 +230,7 @@ fn rows() -> Vec<Row> {
         // The reply waits for the greeting before it.
         ("answering", Sent, Nameless::Blocked, |stage| stage.greeted("dead")),
         ("answering", Sent, Nameless::Blocked, |stage| ask(stage, Sent, "blocked")),
-        ("lingering", Received, Nameless::Blocked, say_nothing),
+        ("lingering", Received, Nameless::Blocked, say_little),
         ("lingering", Ready, Nameless::Blocked, |stage| {
             stage.hold(Ready, 0);
             let mut client = stage.send(get("blocked"));

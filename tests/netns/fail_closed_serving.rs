@@ -68,7 +68,11 @@ fn captured_pod_serves_in(mode: Mode) {
     });
     for family in FAMILIES {
         let _would_answer = lab.serve(outside(10, family, 80), echo);
-        assert_eq!(lab.cut_off(Part::Pod, outside(10, family, 80)).0, 0, "Egret blocks it");
+        assert_eq!(
+            lab.cut_off_nameless(Part::Pod, outside(10, family, 80)).0,
+            0,
+            "Egret blocks it"
+        );
     }
     proxy.finish();
 }

@@ -135,6 +135,13 @@ impl Lab {
         }
     }
 
+    /// As [`Self::cut_off`], of a client that stops within its first word: no name will come.
+    pub(crate) fn cut_off_nameless(&self, from: Part, to: SocketAddr) -> (u64, End) {
+        let mut peer = self.try_connect_from(from, to).expect("its first byte is waited for");
+        peer.send_text(b"G");
+        peer.receiver.recv_to_end()
+    }
+
     /// A listener in the world outside.
     pub(crate) fn listen(&self, at: SocketAddr) -> Listening {
         self.inside(Part::Outside, || Listening::bind(at, &self.tally))

@@ -116,7 +116,7 @@ fn a_reload_leaves_open_connections_alone() {
     let closed = Options { policy: Policy::RegistryOnly, ..options };
     proxy.replace_file("egret.yaml", closed.config());
     proxy.wait_for_metric(GENERATION, &[], generation + 1);
-    assert_eq!(lab.cut_off(Part::Pod, web(10, 8000)), (0, End::Eof));
+    assert_eq!(lab.cut_off_nameless(Part::Pod, web(10, 8000)), (0, End::Eof));
     peer.ping();
     drop(peer);
     server.finish();
@@ -156,7 +156,7 @@ fn a_broken_file_changes_nothing() {
         });
         assert_eq!(proxy.metric(GENERATION, &[]), generation, "broken file {n}");
         lab.connect(web(11, 80)).ping();
-        assert_eq!(lab.cut_off(Part::Pod, web(10, 80)), (0, End::Eof));
+        assert_eq!(lab.cut_off_nameless(Part::Pod, web(10, 80)), (0, End::Eof));
         proxy.replace_file(name, good);
     }
     let grown = proxy.memory_bytes().saturating_sub(memory);

@@ -54,7 +54,6 @@ impl Http1 {
             began: policy.now,
             responded: None,
             request_bytes: head_len.min(HEAD_BYTES_MAX) as u64,
-            offers_h2c: false,
             answered_by: AnsweredBy::Egret,
             logged: pending.and_then(|head| logged(head, bytes, policy.logging)),
         };

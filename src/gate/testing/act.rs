@@ -25,12 +25,12 @@ impl Show {
                 self.sides[side as usize].is_carried = true;
                 return false;
             }
-            Outcome::Drop(count) => {
-                let sent = &mut self.sides[side as usize];
-                let gone = &sent.bytes[sent.decided..sent.decided + count];
-                self.seen.dropped.extend_from_slice(gone);
-                sent.decided += count;
-                self.gate.dropped(side);
+            Outcome::Drop(count) => self.drop_next(side, count),
+            Outcome::Replace(count, instead) => {
+                self.drop_next(side, count);
+                let (_, passed) = self.seen.upstreams.last_mut().expect("it goes to an upstream");
+                passed.extend_from_slice(&instead);
+                self.seen.instead.push(instead);
             }
             Outcome::Inject(bytes) => {
                 assert_eq!(side, Side::Downstream, "only clients are spoken to");
@@ -42,6 +42,26 @@ impl Show {
         true
     }
 
+    fn drop_next(&mut self, side: Side, count: usize) {
+        let sent = &mut self.sides[side as usize];
+        let gone = &sent.bytes[sent.decided..sent.decided + count];
+        self.seen.dropped.extend_from_slice(gone);
+        sent.decided += count;
+        self.gate.dropped(side);
+    }
+
+    /// Between two frames of the responses the gate has its say, and the connection may end.
+    pub(super) fn speak(&mut self) {
+        if let Leg::Up(_) = self.leg {
+            if let Some(frames) = self.gate.own_frames() {
+                self.say(&frames);
+            }
+            if let Some(reason) = self.gate.is_served() {
+                self.end(reason.label());
+            }
+        }
+    }
+
     fn act(&mut self, action: Action) {
         match action {
             Action::Decide(attribution) => self.decide(&attribution),
@@ -51,6 +71,12 @@ impl Show {
             }
             Action::Unfollow(unfollowed) => self.unfollow(*unfollowed),
             Action::Go(route) => self.go(&route),
+            Action::Disconnect => {
+                self.discard(Side::Upstream);
+                self.sides[Side::Upstream as usize] = Sent::default();
+                self.leg = Leg::None;
+                self.is_undecided = true;
+            }
             Action::Reply(reply) => self.reply(&reply),
             Action::EndResponses => {
                 self.discard(Side::Upstream);
@@ -104,7 +130,7 @@ impl Show {
         }
     }
 
-    pub(super) fn connect(&mut self, address: SocketAddr) {
+    pub(in crate::gate) fn connect(&mut self, address: SocketAddr) {
         self.is_undecided = false;
         self.leg = Leg::Up(address);
         self.seen.upstreams.push((address, std::mem::take(&mut self.cleared)));
@@ -153,6 +179,7 @@ impl Show {
 
     fn note(&mut self, note: &Note) {
         self.seen.notes.insert(match note {
+            Note::Due(at) => return self.due = Some(*at),
             Note::StreamAnswered(answered) => {
                 self.seen.accounted.push(told(answered));
                 "a stream answered".to_owned()
@@ -163,7 +190,6 @@ impl Show {
             | Note::NameConflict
             | Note::BlockedStream
             | Note::FramesRefused(_)
-            | Note::Due(_)
             | Note::ResponseUnframed(_) => format!("{note:?}"),
         });
     }
@@ -227,6 +253,7 @@ impl Show {
                 Outcome::Pass(_)
                 | Outcome::Hold
                 | Outcome::Drop(_)
+                | Outcome::Replace(..)
                 | Outcome::Inject(_)
                 | Outcome::Act(_) => return false,
             }

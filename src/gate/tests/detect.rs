@@ -6,7 +6,7 @@ use std::path::Path;
 use super::http1::ALLOWED;
 use super::http2::{PREFACE, SETTINGS, get};
 use crate::config::Mode;
-use crate::gate::testing::world::{DESTINATION, TLS, World, snapshot};
+use crate::gate::testing::world::{A, DESTINATION, TLS, World, snapshot};
 use crate::gate::testing::{Seen, Show, policy};
 use crate::gate::{Gate, Leg};
 use crate::metrics::Detected;
@@ -133,6 +133,42 @@ fn behind_a_server_that_speaks_first_the_reply_tells_the_protocol() {
         assert_eq!(seen.upstreams, [(DESTINATION, reply.to_vec())]);
         assert_eq!(seen.accounted, [expected]);
     }
+}
+
+/// A silent workload that was connected to where it meant to go.
+fn connected_ahead() -> Show {
+    let mut show = show(World::Gated(Mode::AllowAny));
+    show.connect(DESTINATION);
+    show
+}
+
+#[test]
+fn the_name_decides_when_a_workload_speaks_that_was_connected_ahead() {
+    let http2 = [PREFACE, &SETTINGS, &get(1, "a.example")].concat();
+    for (bytes, to) in [
+        (ALLOWED.as_bytes(), A),
+        (&http2, A),
+        (&hello("curl_h2"), TLS),
+        (b"SSH-2.0-x\r\n", DESTINATION),
+    ] {
+        for size in [1, 7, bytes.len()] {
+            let mut show = connected_ahead();
+            bytes.chunks(size).for_each(|piece| show.send(Side::Downstream, piece));
+            let expected = [(DESTINATION, Vec::new()), (to, bytes.to_vec())];
+            assert_eq!(show.seen.upstreams, expected, "in pieces of {size}");
+        }
+    }
+}
+
+#[test]
+fn a_server_may_speak_first_to_a_workload_that_was_connected_ahead() {
+    let mut show = connected_ahead();
+    show.send(Side::Upstream, b"220 ready\r\n");
+    show.send(Side::Downstream, b"EHLO x\r\n");
+    let seen = show.close();
+    assert_eq!(seen.upstreams, [(DESTINATION, b"EHLO x\r\n".to_vec())]);
+    assert_eq!(seen.client, b"220 ready\r\n");
+    assert_eq!(seen.accounted, ["Address None Tcp Some(ServerFirst) None"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::http2::{PREFACE, SETTINGS, get};
 use crate::config::Mode;
 use crate::gate::testing::world::{A, B, DESTINATION, World, snapshot};
 use crate::gate::testing::{Moves, Seen, Show};
@@ -216,20 +217,104 @@ fn after_a_101_everything_passes_cut_at_every_byte() {
     }
 }
 
+/// An offer to go on with `protocol`, and the answer that agrees to `agreed`.
+fn offer(protocol: &str, agreed: &str) -> (String, String) {
+    let offer = format!(
+        "GET /1 HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\n\
+         Upgrade: {protocol}\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n"
+    );
+    let agrees = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {agreed}\r\n\r\n"
+    );
+    (offer, agrees)
+}
+
 #[test]
-fn a_change_to_http2_in_which_requests_would_hide_does_not_pass() {
-    let offer = "GET /1 HTTP/1.1\r\nHost: a.example\r\nConnection: Upgrade, HTTP2-Settings\r\n\
-                 Upgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\n\r\n";
-    let switched =
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n";
-    for cut in 1..switched.len() {
-        let mut show = registry_only();
-        send(&mut show, &format!("{offer}{BLOCKED}"));
-        respond(&mut show, &switched[..cut]);
-        respond(&mut show, &switched[cut..]);
-        assert_eq!(passed(&show.seen), [(A, offer)], "cut at {cut}");
-        assert_eq!((said(&show.seen), show.seen.end.as_deref()), ("", Some("bad_request")));
+fn behind_a_101_the_preface_begins_gated_http2_whatever_was_agreed() {
+    let frame = |kind, flags, stream, payload: &[u8]| {
+        let head = [0, 0, u8::try_from(payload.len()).unwrap(), kind, flags, 0, 0, 0, stream];
+        [&head[..], payload].concat()
+    };
+    let start = [PREFACE, &SETTINGS, &get(3, "a.example")].concat();
+    let sent = [&start[..], &get(5, "blocked.example")].concat();
+    let responses = [&SETTINGS[..], &frame(1, 5, 1, &[0x88]), &frame(1, 5, 3, &[0x88])].concat();
+    let farewell =
+        [&frame(1, 5, 5, b"\x08\x03502")[..], &frame(7, 0, 0, &[0, 0, 0, 5, 0, 0, 0, 0])];
+    for (protocol, agreed) in [
+        ("h2c", "h2c"),
+        ("h2c;q=1", "h2c"),
+        ("h2c websocket", "h2c"),
+        ("h2c-14", "h2c-14"),
+        ("websocket", "websocket"),
+        ("websocket", ""),
+    ] {
+        let (offer, agrees) = offer(protocol, agreed);
+        for cut in 1..sent.len() {
+            let mut show = registry_only();
+            send(&mut show, &offer);
+            // The server says its SETTINGS before the client speaks, and a part of its response.
+            respond(&mut show, &agrees);
+            show.send(Side::Upstream, &responses[..cut % 20]);
+            show.send(Side::Downstream, &sent[..cut]);
+            show.send(Side::Downstream, &sent[cut..]);
+            let passed = [offer.as_bytes(), &start].concat();
+            assert_eq!(show.seen.upstreams, [(A, passed)], "{protocol} cut at {cut}");
+            show.send(Side::Upstream, &responses[cut % 20..]);
+            assert_eq!(show.seen.end.as_deref(), Some("blackhole"), "{protocol} cut at {cut}");
+            assert!(
+                show.seen.client.ends_with(&responses[10..]) || {
+                    let end = farewell.concat();
+                    show.seen.client.windows(end.len()).any(|window| window == end)
+                }
+            );
+            let seen = show.close();
+            let (up, down) = (offer.len(), agrees.len() + responses.len());
+            let account = format!("Some(\"a.example\") 101 {up} up {down} down by Upstream");
+            assert!(
+                seen.accounted.iter().any(|one| one.contains(&account)),
+                "{:?}",
+                seen.accounted
+            );
+        }
     }
+}
+
+#[test]
+fn what_is_not_the_preface_passes_behind_a_101_that_agrees_to_another_protocol_only() {
+    for (agreed, passes) in [
+        ("websocket", true),
+        ("", true),
+        ("TLS/1.0, HTTP/1.1", true),
+        ("h2c", false),
+        ("H2C-16", false),
+        ("HTTP/2.0", false),
+    ] {
+        let (offer, agrees) = offer("h2c", agreed);
+        for text in ["whatever", "PRI * HTTP/1.1", "PING"] {
+            let mut show = registry_only();
+            send(&mut show, &offer);
+            respond(&mut show, &agrees);
+            text.as_bytes().chunks(1).for_each(|byte| show.send(Side::Downstream, byte));
+            respond(&mut show, "more");
+            let expected = if passes { offer.clone() + text } else { offer.clone() };
+            assert_eq!(passed(&show.seen), [(A, expected.as_str())], "{agreed}: {text}");
+            let end = if passes { None } else { Some("bad_request") };
+            assert_eq!(show.seen.end.as_deref(), end, "{agreed}: {text}");
+            if passes {
+                assert!(said(&show.seen).ends_with("more"));
+                assert_eq!(show.gate.unseen(Side::Upstream), u64::MAX);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_client_that_is_held_behind_a_101_is_spliced_on_neither_side() {
+    let (offer, agrees) = offer("h2c", "h2c");
+    let mut show = registry_only();
+    send(&mut show, &offer);
+    respond(&mut show, &agrees);
+    assert_eq!(Side::BOTH.map(|side| show.gate.unseen(side)), [0, 0]);
 }
 
 #[test]

@@ -3,9 +3,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::http2::frame::{END_HEADERS, PADDED, PRIORITY_FLAG, RST_STREAM};
 use crate::http2::hpack::HpackError;
 use crate::http2::hpack::testing::{Coding, Encoder, Form};
-use crate::http2::{METHOD_BYTES_MAX, PATH_BYTES_MAX};
+use crate::http2::{BLOCK_BYTES_MAX, Claimed, METHOD_BYTES_MAX, PATH_BYTES_MAX};
 use crate::sniff::{Host, NameError};
 
 const DATA: u8 = 0x0;
@@ -20,6 +21,9 @@ enum Told {
     Pass(usize),
     Request { bytes: usize, stream: u32, claimed: Claimed },
     Refused(FrameError),
+    Malformed(u32, FrameError),
+    Dropped(usize),
+    Reset(u32, Option<FrameError>),
 }
 
 /// Shows `bytes` to `frames` as they arrive, up to each of the `cuts`.
@@ -35,8 +39,18 @@ fn tell_from(frames: &mut RequestFrames, bytes: &[u8], cuts: &[usize]) -> Vec<To
                     assert_eq!(frames.next(&bytes[taken..]), FrameStep::Refused(error));
                     return told;
                 }
-                FrameStep::Pass { bytes } => (Told::Pass(bytes), bytes),
-                FrameStep::SettingsAck { bytes } => (Told::Pass(bytes), bytes),
+                FrameStep::Pass { bytes }
+                | FrameStep::SettingsAck { bytes }
+                | FrameStep::Settings { bytes }
+                | FrameStep::Ping { bytes, .. } => (Told::Pass(bytes), bytes),
+                FrameStep::Malformed { bytes, stream, error } => {
+                    (Told::Malformed(stream, error), bytes)
+                }
+                FrameStep::Drop { bytes, .. } => (Told::Dropped(bytes), bytes),
+                FrameStep::Reset { bytes, stream, error, .. } => {
+                    told.push(Told::Reset(stream, error));
+                    (Told::Dropped(bytes), bytes)
+                }
                 FrameStep::Request { bytes, stream, authority } => {
                     (Told::Request { bytes, stream, claimed: authority }, bytes)
                 }
@@ -44,7 +58,8 @@ fn tell_from(frames: &mut RequestFrames, bytes: &[u8], cuts: &[usize]) -> Vec<To
             assert!(len > 0 && taken + len <= arrived, "a step takes some of what is there");
             taken += len;
             match (told.last_mut(), now) {
-                (Some(Told::Pass(before)), Told::Pass(bytes)) => *before += bytes,
+                (Some(Told::Pass(before)), Told::Pass(bytes))
+                | (Some(Told::Dropped(before)), Told::Dropped(bytes)) => *before += bytes,
                 (_, now) => told.push(now),
             }
         }
@@ -73,10 +88,14 @@ fn claimed(frames: &[u8]) -> Claimed {
 }
 
 fn refused(frames: &[u8]) -> FrameError {
-    match tell(frames).last() {
-        Some(Told::Refused(error)) => *error,
-        other => panic!("{other:?}"),
-    }
+    let told = tell(frames);
+    let mut errors = told.iter().filter_map(|told| match told {
+        Told::Refused(error) | Told::Malformed(_, error) | Told::Reset(_, Some(error)) => {
+            Some(*error)
+        }
+        Told::Reset(..) | Told::Pass(_) | Told::Request { .. } | Told::Dropped(_) => None,
+    });
+    errors.next_back().unwrap_or_else(|| panic!("{told:?}"))
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
@@ -133,6 +152,7 @@ fn a_request_tells_what_is_asked_of_whom() {
         conflict: false,
         method: (*b"GET").into(),
         path: (*b"/").into(),
+        is_grpc: false,
     };
     assert_eq!(told, [Told::Request { bytes: request.len(), stream: 1, claimed }]);
 }
@@ -154,7 +174,7 @@ fn each_request_of_a_connection_is_told_before_its_bytes() {
         .map(|told| match told {
             Told::Pass(bytes) => (0, format!("{bytes}")),
             Told::Request { stream, claimed, .. } => (*stream, name(&claimed.host).to_owned()),
-            Told::Refused(error) => panic!("{error}"),
+            other => panic!("{other:?}"),
         })
         .collect();
     let names: Vec<_> = names.iter().map(|(stream, text)| (*stream, text.as_str())).collect();
@@ -248,7 +268,165 @@ fn each_malformed_request_has_its_reason() {
     }
     assert_eq!(*claimed(&headers(1, &block(&path("*")))).path, *b"*");
     claimed(&headers(1, &block(&more("te", "trailers"))));
-    claimed(&headers(1, &block(&more("x-bin", "\0\r\n\0"))));
+}
+
+#[test]
+fn an_extended_connect_is_a_request_like_others() {
+    let with = |method| {
+        let fields = [
+            (":method", method),
+            (":protocol", "websocket"),
+            (":scheme", "http"),
+            (":path", "/chat"),
+            (":authority", "a.example"),
+        ];
+        frame(HEADERS, END_HEADERS, 1, &block(&fields))
+    };
+    let opaque = frame(DATA, 0, 1, b"whatever");
+    let told = tell(&[with("CONNECT"), opaque.clone()].concat());
+    assert!(matches!(&told[..], [Told::Request { stream: 1, .. }, Told::Pass(17)]), "{told:?}");
+    assert_eq!(refused(&with("GET")), FrameError::Connect);
+}
+
+#[test]
+fn raw_metadata_needs_a_server_that_takes_it() {
+    let with = |name| headers(1, &block(&fields("a.example", &[(name, "\0\r\n\0")])));
+    let told = |name, raw_binary| {
+        let mut frames = RequestFrames::default();
+        frames.set_raw_binary(raw_binary);
+        let bytes = [settings(), with(name)].concat();
+        tell_from(&mut frames, &bytes, &[]).pop().unwrap()
+    };
+    let bad = Told::Malformed(1, FrameError::BadFieldValue);
+    assert_eq!(told("x-bin", RawBinary::Refused), bad);
+    assert_eq!(told("x", RawBinary::Accepted), bad);
+    assert!(matches!(told("x-bin", RawBinary::Accepted), Told::Request { .. }));
+}
+
+/// A request without an end, with this method and these fields.
+fn open(stream: u32, method: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let start = [(":method", method), (":scheme", "http"), (":path", "/"), (":authority", "a")];
+    frame(HEADERS, END_HEADERS, stream, &block(&[&start, more].concat()))
+}
+
+#[test]
+fn a_body_that_nothing_announces_ends_a_stream_whose_method_has_none() {
+    let length = [("content-length", "3")];
+    let body = frame(DATA, 0, 1, b"abc");
+    let reset = [Told::Reset(1, Some(FrameError::UnexpectedBody)), Told::Dropped(body.len())];
+    for (method, more, is_reset) in [
+        ("GET", &[][..], true),
+        ("HEAD", &[], true),
+        ("DELETE", &[], true),
+        ("OPTIONS", &[], true),
+        ("TRACE", &[], true),
+        ("GET", &length, false),
+        ("POST", &[], false),
+        ("PATCH", &[], false),
+    ] {
+        let request = open(1, method, more);
+        let told = tell(&[&request[..], &body].concat());
+        let expected = if is_reset { &reset[..] } else { &[Told::Pass(body.len())] };
+        assert_eq!(&told[1..], expected, "{method} {more:?}");
+        let empty = frame(DATA, END_STREAM, 1, b"");
+        let told = tell(&[&request[..], &empty].concat());
+        assert_eq!(told[1..], [Told::Pass(9)], "{method}: an end is no body");
+    }
+    let large = frame(DATA, 0, 1, &[0; 16_385]);
+    let told = tell(&[open(1, "GET", &[]), large].concat());
+    let error = FrameError::BadFrame(crate::http2::ErrorCode::FrameSize);
+    assert_eq!(told[1], Told::Reset(1, Some(error)));
+    // What the client sends before it has read the reset goes no further; other streams do.
+    let more = [
+        open(1, "GET", &[]),
+        open(3, "POST", &[]),
+        body.clone(),
+        frame(DATA, 0, 1, b"d"),
+        frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 9]),
+        frame(DATA, END_STREAM, 3, b"other"),
+        frame(DATA, END_STREAM, 1, b""),
+    ];
+    let bytes = more.concat();
+    let told = tell(&bytes);
+    let dropped = body.len() + 10 + 13;
+    let expected = [
+        Told::Reset(1, Some(FrameError::UnexpectedBody)),
+        Told::Dropped(dropped),
+        Told::Pass(14),
+        Told::Dropped(9),
+    ];
+    assert_eq!(told[2..], expected);
+    let bytes = [settings(), bytes].concat();
+    let each: Vec<usize> = (1..bytes.len()).collect();
+    let slowly = tell_from(&mut RequestFrames::default(), &bytes, &each);
+    assert_eq!(slowly[slowly.len() - 4..], expected);
+}
+
+#[test]
+fn behind_a_request_that_did_not_pass_no_header_block_does() {
+    let mut frames = RequestFrames::default();
+    let first = [settings(), open(1, "POST", &[]), open(3, "POST", &[]), get(5, "b")].concat();
+    tell_from(&mut frames, &first, &[]);
+    frames.refuse();
+    assert!(!frames.passes_blocks());
+    let body = frame(DATA, 0, 1, b"abc");
+    let trailers = headers(3, &block(&[("x", "y")]));
+    let later = [get(7, "a"), frame(DATA, 0, 7, b"late"), frame(DATA, 0, 5, b"refused")].concat();
+    let cut = frame(HEADERS, 0, 9, b"");
+    let rest = frame(CONTINUATION, END_HEADERS, 9, b"\x82");
+    let ping = frame(PING, 0, 0, &[7; 8]);
+    let all = [&body[..], &trailers, &later, &cut, &rest, &ping, &body].concat();
+    let expected = [
+        Told::Pass(body.len()),
+        Told::Reset(3, None),
+        Told::Dropped(trailers.len() + later.len() + cut.len() + rest.len()),
+        Told::Pass(ping.len() + body.len()),
+    ];
+    assert_eq!(tell_from(&mut frames, &all, &[]), expected);
+    assert!(!frames.streams().are_over());
+    let end = frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]);
+    assert_eq!(tell_from(&mut frames, &end, &[]), [Told::Pass(end.len())]);
+    assert!(frames.streams().are_over());
+}
+
+#[test]
+fn what_is_dropped_is_given_back_once() {
+    let mut frames = RequestFrames::default();
+    tell_from(&mut frames, &[settings(), get(1, "a")].concat(), &[]);
+    frames.refuse();
+    let body = frame(DATA, 0, 1, &[0; 300]);
+    let steps = [frames.next(&body[..100]), frames.next(&body[100..])];
+    let expected = [(100, 300), (209, 0)].map(|(bytes, credit)| FrameStep::Drop { bytes, credit });
+    assert_eq!(steps, expected);
+}
+
+#[test]
+fn more_streams_than_are_followed_are_refused() {
+    let mut frames = RequestFrames::default();
+    tell_from(&mut frames, &settings(), &[]);
+    for stream in (1_u32..).step_by(2).take(4096) {
+        assert!(matches!(frames.next(&get(stream, "a")), FrameStep::Request { .. }));
+    }
+    let error = FrameError::TooManyStreams;
+    assert!(matches!(
+        frames.next(&get(8193, "a")),
+        FrameStep::Malformed { stream: 8193, error: told, .. } if told == error
+    ));
+}
+
+#[test]
+fn before_the_first_request_settings_and_pings_are_told() {
+    let mut frames = RequestFrames::opening();
+    let ping = frame(PING, 0, 0, b"12345678");
+    let window = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 1, 0]);
+    assert_eq!(frames.next(&settings()[..14]), FrameStep::NeedMore);
+    assert_eq!(frames.next(&settings()), FrameStep::Settings { bytes: 15 });
+    assert_eq!(frames.next(&window), FrameStep::Pass { bytes: 13 });
+    let told = FrameStep::Ping { bytes: 17, data: *b"12345678" };
+    assert_eq!([frames.next(&ping[..16]), frames.next(&ping)], [FrameStep::NeedMore, told]);
+    let get = get(1, "a");
+    assert!(matches!(frames.next(&get), FrameStep::Request { stream: 1, .. }));
+    assert_eq!(frames.next(&ping), FrameStep::Pass { bytes: 17 }, "the server answers now");
 }
 
 #[test]
@@ -268,8 +446,8 @@ fn each_bad_frame_has_its_reason() {
         ("another's", then(frame(CONTINUATION, 4, 3, &block)), FrameError::BrokenBlock),
         ("no pad length", padded(PADDED, b""), FrameError::BadPadding),
         ("all padding", padded(PADDED, b"\x01"), FrameError::BadPadding),
-        ("no priority", padded(PRIORITY, b"1234"), FrameError::BadPadding),
-        ("both", padded(PADDED | PRIORITY, b"\x0112345"), FrameError::BadPadding),
+        ("no priority", padded(PRIORITY_FLAG, b"1234"), FrameError::BadPadding),
+        ("both", padded(PADDED | PRIORITY_FLAG, b"\x0112345"), FrameError::BadPadding),
         ("not HPACK", headers(1, b"\x80"), FrameError::Hpack(HpackError::BadIndex)),
         ("cut", headers(1, &block[..block.len() - 1]), FrameError::Hpack(HpackError::Truncated)),
     ] {
@@ -290,10 +468,10 @@ fn padding_priority_and_continuations_hide_nothing() {
     let padded = [&[4], &[0x80, 0, 0, 0, 16][..], start, &[0xbe; 4]].concat();
     let reserved = 0x8000_0000;
     let frames = [
-        frame(HEADERS, PADDED | PRIORITY | END_STREAM, 1 | reserved, &padded),
+        frame(HEADERS, PADDED | PRIORITY_FLAG | END_STREAM, 1 | reserved, &padded),
         frame(CONTINUATION, 0, 1, b""),
         // The bits of PADDED and PRIORITY mean nothing here.
-        frame(CONTINUATION, PADDED | PRIORITY, 1, &end[..1]),
+        frame(CONTINUATION, PADDED | PRIORITY_FLAG, 1, &end[..1]),
         frame(CONTINUATION, END_HEADERS, 1, &end[1..]),
     ];
     let frames = frames.concat();
@@ -400,11 +578,15 @@ fn the_requests_of_real_clients_are_told() {
         ("grpcio 1.85", recorded!("grpc"), vec![d; 5]),
     ] {
         let mut frames = RequestFrames::default();
+        // As its server has said.
+        frames.set_raw_binary(RawBinary::Accepted);
         let each_byte: Vec<usize> = (1..bytes.len()).collect();
         let told = tell_from(&mut frames, bytes, &each_byte);
         let asks = told.iter().filter_map(|told| match told {
             Told::Pass(_) => None,
-            Told::Refused(error) => panic!("{client}: {error}"),
+            Told::Refused(_) | Told::Malformed(..) | Told::Dropped(_) | Told::Reset(..) => {
+                panic!("{client}: {told:?}")
+            }
             Told::Request { claimed: Claimed { host, conflict, .. }, .. } => {
                 assert!(!conflict, "{client}");
                 Some(name(host))
@@ -476,7 +658,7 @@ proptest! {
                     Some((*stream, name(&claimed.host).to_owned()))
                 }
                 Told::Pass(_) => None,
-                Told::Refused(error) => panic!("{error}"),
+                other => panic!("{other:?}"),
             })
             .collect();
         prop_assert_eq!(told, asked);

@@ -154,10 +154,13 @@ impl<P> Direction<P> {
     }
 
     /// Carries bytes of Egret's own, which may pass behind those that may.
-    pub(super) fn carry_cleared(&mut self, bytes: &[u8]) {
-        debug_assert!(self.carried().is_empty(), "Egret speaks behind what may pass");
-        self.carry(bytes);
-        self.clear_next(bytes.len());
+    pub(super) fn insert_cleared(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            let backlog = self.backlog.get_or_insert_default();
+            let at = backlog.cleared as usize;
+            backlog.carried.splice(at..at, bytes.iter().copied());
+            self.clear_next(bytes.len());
+        }
     }
 
     /// Carries what the buffer holds undecided, without the first `dropped` bytes of it.

@@ -1,9 +1,12 @@
 //! Shows the gate what has come, and does what it says.
 
 use super::direction::Source;
-use super::{Account, Connection, Next, Upstream};
-use crate::gate::{Action, Gate, Leg, Note, Outcome, Policy};
+use super::{Account, Connection, Next, Then, Upstream};
+use crate::access_log::Protocol;
+use crate::gate::{Action, Gate, HeldSnapshot, Leg, Micros, Note, Outcome, Policy};
 use crate::metrics::{CloseReason, Detected, ResponseFlags};
+use crate::registry::Verdict;
+use crate::registry::snapshot::Shown;
 use crate::relay::{Side, State};
 use crate::sys::kernel::{Kernel, StreamSocket};
 use crate::worker::context::Context;
@@ -14,8 +17,8 @@ enum Stop {
     Nothing,
     /// The rest waits.
     Hold,
-    /// So much of the rest is thrown away.
-    Drop(usize),
+    /// So much of the rest is thrown away, and gives way to these bytes of Egret's own.
+    Drop(usize, Vec<u8>),
     Act(Action),
 }
 
@@ -47,24 +50,30 @@ impl<K: Kernel> Connection<K> {
         }
         match stop {
             Stop::Act(Action::End(reason)) => return Next::End(reason),
-            Stop::Nothing | Stop::Hold | Stop::Drop(_) | Stop::Act(_) if passing > 0 => {
+            Stop::Nothing | Stop::Hold | Stop::Drop(..) | Stop::Act(_) if passing > 0 => {
                 // The rest is inspected again when these have gone.
                 let passing = u32::try_from(passing).unwrap_or(0);
                 self.directions[side as usize].half.pass(passing);
                 return self.advance(side, cx);
             }
-            Stop::Nothing | Stop::Hold | Stop::Drop(_) | Stop::Act(_) => {}
+            Stop::Nothing | Stop::Hold | Stop::Drop(..) | Stop::Act(_) => {}
         }
-        let dropped = if let Stop::Drop(bytes) = stop { bytes } else { 0 };
         let direction = &mut self.directions[side as usize];
-        direction.carry_rest(dropped, cx.kernel.pool());
+        match &stop {
+            Stop::Drop(bytes, instead) => {
+                direction.carry_rest(*bytes, cx.kernel.pool());
+                direction.insert_cleared(instead);
+            }
+            Stop::Nothing | Stop::Hold | Stop::Act(_) => direction.carry_rest(0, cx.kernel.pool()),
+        }
         direction.half.set_aside();
         self.release_held(side, cx);
         self.stopped(side, stop, cx)
     }
 
     fn inspect_carried(&mut self, side: Side, cx: &mut Context<K>) -> Next {
-        if self.directions[side as usize].carried().is_empty() {
+        // A gate may have to say something to a client that has sent all that it sends unasked.
+        if self.directions[side as usize].carried().is_empty() && !self.is_undecided() {
             return Next::Advance(side);
         }
         let (passing, stop) = self.ask(side, cx);
@@ -74,8 +83,9 @@ impl<K: Kernel> Connection<K> {
         let is_relaying = self.is_relaying();
         let direction = &mut self.directions[side as usize];
         direction.clear_next(passing);
-        if let Stop::Drop(bytes) = stop {
-            direction.drop_next(bytes);
+        if let Stop::Drop(bytes, instead) = &stop {
+            direction.drop_next(*bytes);
+            direction.insert_cleared(instead);
         }
         match stop {
             Stop::Act(Action::End(reason)) => Next::End(reason),
@@ -83,7 +93,7 @@ impl<K: Kernel> Connection<K> {
             Stop::Nothing | Stop::Hold | Stop::Act(_) if direction.is_cleared() && is_relaying => {
                 Next::Advance(side)
             }
-            Stop::Nothing | Stop::Hold | Stop::Drop(_) | Stop::Act(_) => {
+            Stop::Nothing | Stop::Hold | Stop::Drop(..) | Stop::Act(_) => {
                 self.stopped(side, stop, cx)
             }
         }
@@ -93,6 +103,7 @@ impl<K: Kernel> Connection<K> {
     fn stopped(&mut self, side: Side, stop: Stop, cx: &mut Context<K>) -> Next {
         match stop {
             Stop::Nothing => Next::Advance(side),
+            Stop::Hold if side == Side::Upstream && self.says_own_frames(cx) => Next::Rest,
             Stop::Hold => {
                 let is_over = self.directions[side as usize].source == Source::Ended;
                 let other_is_over = self.directions[side.peer() as usize].half.is_over();
@@ -103,8 +114,11 @@ impl<K: Kernel> Connection<K> {
                     false => Next::Advance(side),
                 }
             }
-            Stop::Drop(_) => {
+            Stop::Drop(..) => {
                 self.gate.dropped(side);
+                if let Some(next) = self.between_frames(side, cx) {
+                    return next;
+                }
                 match side {
                     _ if self.carries(side) => Next::Inspect(side),
                     Side::Upstream if self.carries(Side::Downstream) => Next::AdvanceAndResume,
@@ -127,6 +141,7 @@ impl<K: Kernel> Connection<K> {
                 Next::Advance(side)
             }
             Action::Go(route) => self.go(route, cx),
+            Action::Disconnect => self.begin_closing(Then::Await, cx),
             Action::Reply(reply) => self.reply(*reply, cx),
             Action::EndResponses => {
                 self.directions[Side::Upstream as usize].discard_carried();
@@ -145,10 +160,11 @@ impl<K: Kernel> Connection<K> {
                 // All of it.
                 Outcome::Pass(_) => return (passing, Stop::Nothing),
                 Outcome::Hold => return (passing, Stop::Hold),
-                Outcome::Drop(bytes) => return (passing, Stop::Drop(bytes)),
+                Outcome::Drop(bytes) => return (passing, Stop::Drop(bytes, Vec::new())),
+                Outcome::Replace(bytes, instead) => return (passing, Stop::Drop(bytes, instead)),
                 Outcome::Inject(bytes) => {
                     let back = side.peer();
-                    self.directions[back as usize].carry_cleared(&bytes);
+                    self.directions[back as usize].insert_cleared(&bytes);
                     self.load(back, cx);
                 }
                 Outcome::Note(note) => self.note(note, cx),
@@ -195,14 +211,14 @@ impl<K: Kernel> Connection<K> {
             match self.gate.inspect(side, rest, &policy, &mut cx.tables) {
                 Outcome::Pass(bytes) => {
                     *passing += bytes;
-                    // Before there is an upstream connection a gate may have to say something to a
-                    // client that has sent all that it sends unasked.
+                    // See `inspect_carried`.
                     if bytes == rest.len() && !is_undecided {
                         return Outcome::Pass(bytes);
                     }
                 }
                 other @ (Outcome::Hold
                 | Outcome::Drop(_)
+                | Outcome::Replace(..)
                 | Outcome::Inject(_)
                 | Outcome::Note(_)
                 | Outcome::Act(_)) => return other,
@@ -285,6 +301,30 @@ impl<K: Kernel> Connection<K> {
         self.decide(&attribution, cx)
     }
 
+    /// The time for the first bytes is up. One that has sent none, or HTTP/2 without a request, is
+    /// not late: pools and channels connect ahead. It waits as an idle connection does; where the
+    /// address lets it pass it is connected meanwhile, so that the server may speak first.
+    pub(super) fn late(&mut self, still_us: Micros, cx: &mut Context<K>) -> Next {
+        let direction = &self.directions[Side::Downstream as usize];
+        if !direction.carried().is_empty() {
+            return self.give_up(Detected::Deadline, cx);
+        }
+        let snapshot = HeldSnapshot::clone(&cx.snapshot);
+        let (source, destination) = (self.source.ip(), self.original_destination);
+        let decision = snapshot.decide(source, destination, Shown::Nothing);
+        let may_connect = !matches!(decision.verdict, Verdict::BlackHole);
+        match self.gate {
+            _ if still_us >= cx.limits.idle_us => Next::End(CloseReason::Idle),
+            Gate::Detect(_) if may_connect => {
+                self.set_upstream(Upstream::None, cx);
+                self.follow(&snapshot, decision, Protocol::Tcp, cx)
+            }
+            Gate::Open | Gate::Detect(_) | Gate::Tls(_) | Gate::Http1(_) | Gate::Http2(_) => {
+                Next::Rest
+            }
+        }
+    }
+
     fn policy_without_leg<'a>(&self, cx: &'a Context<K>) -> Policy<'a> {
         Policy {
             snapshot: &cx.snapshot,
@@ -331,6 +371,7 @@ impl<K: Kernel> Connection<K> {
                 Outcome::Pass(_)
                 | Outcome::Hold
                 | Outcome::Drop(_)
+                | Outcome::Replace(..)
                 | Outcome::Inject(_)
                 | Outcome::Act(_) => return None,
             }

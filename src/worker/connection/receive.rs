@@ -50,6 +50,10 @@ impl<K: Kernel> Connection<K> {
                     direction.half.received(buffer.length());
                     direction.held = Held::Buffer(buffer);
                 } else {
+                    if is_undecided && direction.carried().is_empty() {
+                        // These bytes leave the question open.
+                        self.upstream.expect_name_by(cx.now + cx.limits.name_us);
+                    }
                     if let Gate::Detect(_) = self.gate {
                         cx.metrics.counters.detecting_bytes.add(bytes);
                     }

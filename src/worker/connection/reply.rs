@@ -2,11 +2,11 @@
 //! a TLS alert), and how it ends in peace.
 
 use super::direction::Receive;
-use super::{Connection, LINGER_US, Next, Phase, Then, Upstream};
-use crate::gate::{Malformed, Reply};
+use super::{Connection, LINGER_US, Next, PARTING_US, Phase, Then, Upstream};
+use crate::gate::{Gate, Malformed, Reply};
 use crate::http1::RequestError;
-use crate::metrics::CloseReason;
-use crate::relay::Side;
+use crate::metrics::{CloseReason, ResponseFlags};
+use crate::relay::{Side, State};
 use crate::sys::kernel::{Kernel, Operation, StreamSocket};
 use crate::worker::account::Account;
 use crate::worker::context::Context;
@@ -58,7 +58,89 @@ impl<K: Kernel> Connection<K> {
     fn carry_reply(&mut self, bytes: &[u8]) {
         // Nothing that the downstream has sent will pass any more.
         self.directions[Side::Downstream as usize].discard_carried();
-        self.directions[Side::Upstream as usize].carry_cleared(bytes);
+        self.directions[Side::Upstream as usize].insert_cleared(bytes);
+    }
+
+    /// Everything is said. A client of HTTP/2 gets a moment to read it: some take a connection that
+    /// ends for one that was lost, with all that has not been read.
+    pub(super) fn all_said(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
+        match self.gate {
+            Gate::Http2(_) => {
+                cx.deadlines.set(cx.now + PARTING_US, self.key);
+                Next::Rest
+            }
+            Gate::Open | Gate::Detect(_) | Gate::Tls(_) | Gate::Http1(_) => Next::Linger(reason),
+        }
+    }
+
+    /// The moment after the last words is over.
+    pub(super) fn part(&mut self, reason: CloseReason) -> Next {
+        let direction = &self.directions[Side::Upstream as usize];
+        match direction.half.state() {
+            State::Receiving if !direction.carries() => Next::Linger(reason),
+            // The deadline was an earlier one.
+            State::Receiving
+            | State::Deciding { .. }
+            | State::Sending { .. }
+            | State::Filling
+            | State::Flushing
+            | State::Finished
+            | State::Broken => Next::Rest,
+        }
+    }
+
+    /// Says what the gate has to say between two frames of the responses, if they are at such a
+    /// place now; whether it has.
+    pub(super) fn says_own_frames(&mut self, cx: &mut Context<K>) -> bool {
+        let side = Side::Upstream;
+        let direction = &mut self.directions[side as usize];
+        if direction.half.state() != State::Receiving || !matches!(self.upstream, Upstream::Up(_)) {
+            return false;
+        }
+        let Some(frames) = self.gate.own_frames() else { return false };
+        direction.insert_cleared(&frames);
+        match direction.operation {
+            // What a receive brings comes behind these.
+            None | Some(Operation::Receive) => {
+                direction.operation = None;
+                self.load(side, cx);
+            }
+            // Its end comes to what is carried.
+            Some(wait) => cx.kernel.cancel(wait, self.key.token(side)),
+        }
+        true
+    }
+
+    /// The half reading from `side` is between two frames of HTTP/2, as far as is known: what Egret
+    /// has to say, and whether that was all.
+    pub(super) fn between_frames(&mut self, side: Side, cx: &mut Context<K>) -> Option<Next> {
+        let speaks = self.says_own_frames(cx);
+        match self.is_served() {
+            Some(reason) => Some(Next::Served(reason)),
+            None if speaks && side == Side::Upstream => Some(Next::Rest),
+            None => None,
+        }
+    }
+
+    /// What the connection ends by, if it carries no further request and the others are over.
+    pub(super) fn is_served(&mut self) -> Option<CloseReason> {
+        let direction = &self.directions[Side::Upstream as usize];
+        let is_at_rest = direction.half.state() == State::Receiving && !direction.is_cleared();
+        self.gate.is_served().filter(|_| is_at_rest && self.is_relaying())
+    }
+
+    /// All requests that have passed are over.
+    pub(super) fn served(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
+        self.reply(
+            Reply {
+                bytes: Vec::new(),
+                reason,
+                answered: Vec::new(),
+                flags: ResponseFlags::None,
+                malformed: None,
+            },
+            cx,
+        )
     }
 
     /// Everything is said: FIN, and the wait for the downstream's own.

@@ -89,6 +89,8 @@ pub(super) enum Next {
     Unreachable(CloseReason),
     /// Close the upstream connection if nothing of it is in flight.
     ContinueClosing,
+    /// All requests that have passed are over, and no other passes: the connection ends.
+    Served(CloseReason),
     /// Tell the downstream the end, and wait for its own.
     Linger(CloseReason),
     /// The lingering downstream has sent something, or has ended.
@@ -138,6 +140,16 @@ pub(super) enum Upstream<S> {
     Closing(Then),
 }
 
+impl<S> Upstream<S> {
+    /// The first bytes have come: what they leave open is known by this time.
+    pub(super) fn expect_name_by(&mut self, time: Micros) {
+        match self {
+            Self::Undecided { deadline } => *deadline = time,
+            Self::None | Self::Connecting(_) | Self::Up(_) | Self::Closing(_) => {}
+        }
+    }
+}
+
 /// An upstream connection.
 #[derive(Debug)]
 pub(super) struct UpstreamLeg {
@@ -159,6 +171,8 @@ pub(super) enum Keepalive {
 pub(super) enum Then {
     /// The next one.
     Connect(Rc<Route>),
+    /// The first bytes of the downstream, as if it had not been.
+    Await,
     /// The local reply that is carried.
     Reply(CloseReason),
 }

@@ -21,7 +21,7 @@ impl<K: Kernel> Connection<K> {
         let still_us = cx.now.saturating_sub(self.moved_at);
         match (&self.phase, &self.upstream) {
             (Phase::Open, Upstream::Undecided { deadline }) => match *deadline <= cx.now {
-                true => self.give_up(Detected::Deadline, cx),
+                true => self.late(still_us, cx),
                 false => Next::Rest,
             },
             (Phase::Open, Upstream::Connecting(_)) => {
@@ -51,21 +51,16 @@ impl<K: Kernel> Connection<K> {
         match (&self.phase, &self.upstream) {
             (Phase::Open, Upstream::Undecided { .. } | Upstream::Up(_)) => self.inspect_again(cx),
             (Phase::Open, Upstream::Connecting(_)) => self.next_attempt_due(cx),
+            (&Phase::Replying { reason }, _) => self.part(reason),
             (Phase::Open, Upstream::None | Upstream::Closing(_))
-            | (
-                Phase::Replying { .. }
-                | Phase::Lingering { .. }
-                | Phase::Resetting { .. }
-                | Phase::Closing,
-                _,
-            ) => Next::Rest,
+            | (Phase::Lingering { .. } | Phase::Resetting { .. } | Phase::Closing, _) => Next::Rest,
         }
     }
 
     fn visit_relaying(&mut self, still_us: Micros, cx: &mut Context<K>) -> Next {
         let is_half_closed = self.directions.iter().any(|direction| direction.has_ended());
         let carries = self.directions[Side::Downstream as usize].carries();
-        let is_stuck = self.gate.is_unframed() && carries;
+        let is_stuck = (self.gate.is_unframed() && carries) || self.gate.is_draining();
         if (is_half_closed || is_stuck) && still_us >= cx.limits.half_close_us {
             return Next::End(CloseReason::HalfClose);
         }

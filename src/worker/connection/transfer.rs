@@ -2,6 +2,7 @@
 
 use super::direction::{Held, Receive, Source};
 use super::{Connection, LostBy, Next, Phase, Upstream};
+use crate::gate::Gate;
 use crate::relay::{Sent, Side, State, Step};
 use crate::sys::kernel::{Errno, Expect, Kernel, Notice, Operation};
 use crate::worker::context::Context;
@@ -158,6 +159,11 @@ impl<K: Kernel> Connection<K> {
     pub(super) fn passed(&mut self, side: Side, cx: &mut Context<K>) -> Next {
         match (&self.phase, &self.upstream, side) {
             (Phase::Open, Upstream::Up(_), _) => {
+                if let Gate::Http2(_) = self.gate
+                    && let Some(next) = self.between_frames(side, cx)
+                {
+                    return next;
+                }
                 self.consider_pipe(side, cx);
                 match side {
                     Side::Upstream if self.carries(Side::Downstream) => Next::AdvanceAndResume,
@@ -168,10 +174,10 @@ impl<K: Kernel> Connection<K> {
             // Egret's own greeting. There is no upstream to read from, but perhaps more to say.
             (Phase::Open, Upstream::Undecided { .. } | Upstream::Connecting(_), _)
             | (Phase::Open, Upstream::None, _) => Next::Advance(side),
-            (Phase::Replying { reason }, _, Side::Upstream) => {
+            (&Phase::Replying { reason }, _, Side::Upstream) => {
                 match self.directions[side as usize].carries() {
                     true => Next::Advance(side),
-                    false => Next::Linger(*reason),
+                    false => self.all_said(reason, cx),
                 }
             }
             (Phase::Replying { .. }, _, Side::Downstream)
@@ -226,6 +232,9 @@ impl<K: Kernel> Connection<K> {
         match (&self.phase, &self.upstream) {
             (Phase::Open, Upstream::Up(_)) => {}
             (Phase::Open, Upstream::Closing(_)) => return Next::ContinueClosing,
+            (Phase::Open, Upstream::Undecided { .. }) if direction.carries() => {
+                return Next::Inspect(side);
+            }
             (Phase::Open, Upstream::Undecided { .. }) | (Phase::Replying { .. }, _) => {
                 return Next::Advance(side);
             }

@@ -165,9 +165,20 @@ impl<K: Kernel> Connection<K> {
                 self.gate.leg_replaced();
                 Next::Connect(route)
             }
+            Then::Await => {
+                self.directions[Side::Upstream as usize].discard_carried();
+                let deadline = cx.now + cx.limits.name_us;
+                self.set_upstream(Upstream::Undecided { deadline }, cx);
+                let held = self.directions[Side::Downstream as usize].carried_bytes();
+                cx.metrics.counters.detecting_bytes.add(u64::from(held));
+                Next::Inspect(Side::Downstream)
+            }
             Then::Reply(reason) => {
                 self.set_phase(Phase::Replying { reason }, cx);
-                Next::Advance(Side::Upstream)
+                match self.carries(Side::Upstream) {
+                    true => Next::Advance(Side::Upstream),
+                    false => self.all_said(reason, cx),
+                }
             }
         }
     }

@@ -118,11 +118,14 @@ impl Script {
         [(self.bytes.clone(), end), (without, end_without)]
     }
 
-    /// Whether `server` may have received `received`: all up to a request that is not for it.
+    /// Whether `server` may have received `received`: all up to a request that is not for it, and
+    /// from there on what belongs to no stream.
     fn may_have(&self, received: &[u8], server: Server) -> bool {
         let forbidden = self.requests.iter().find(|(_, to)| *to != Some(server));
         let end = forbidden.map_or(self.bytes.len(), |(bytes, _)| bytes.start);
-        let is_allowed = |(bytes, end): (Vec<u8>, usize)| bytes[..end].starts_with(received);
+        let is_allowed = |(bytes, end): (Vec<u8>, usize)| {
+            [&bytes[..end], &streamless(&bytes[end..])].concat().starts_with(received)
+        };
         self.ways(end).into_iter().any(is_allowed)
     }
 
@@ -132,6 +135,19 @@ impl Script {
         let is_within = |(bytes, end): (Vec<u8>, usize)| bytes[..end - 1].starts_with(received);
         self.ways(self.requests[0].0.end).into_iter().any(is_within)
     }
+}
+
+/// The frames among `frames` that belong to no stream.
+fn streamless(mut frames: &[u8]) -> Vec<u8> {
+    let mut kept = Vec::new();
+    while let Some(&[_, high, low, _, _, s0, s1, s2, s3]) = frames.first_chunk::<9>() {
+        let (frame, rest) = frames.split_at(9 + usize::from(u16::from_be_bytes([high, low])));
+        if [s0, s1, s2, s3] == [0; 4] {
+            kept.extend_from_slice(frame);
+        }
+        frames = rest;
+    }
+    kept
 }
 
 fn run(lab: &mut Lab, mode: Mode, draw: &mut Draw, notes: &mut Vec<String>) {

@@ -46,8 +46,9 @@ fn a_client_hello_in_few_pieces_is_decided_alike_and_passes_unchanged() {
             read_exactly(&mut upstream, &hello);
             upstream.write_all(b"server hello").unwrap();
             read_exactly(&mut client, b"server hello");
-            client.write_all(b"then").unwrap();
-            read_exactly(&mut upstream, b"then");
+            let record = b"\x17\x03\x03\0\x04then";
+            client.write_all(record).unwrap();
+            read_exactly(&mut upstream, record);
         }
         proxy.is_quiet();
         let labels = [("destination_service", sni(&hello))];
@@ -184,11 +185,45 @@ fn what_has_no_name_is_blocked_by_the_address() {
     let mut client = proxy.connect(destination());
     client.write_all(b"SSH-2.0-x\r\n").unwrap();
     assert_eq!(read_to_reset(&mut client), (true, 0));
-    let mut silent = proxy.connect(destination());
-    assert_eq!(read_to_reset(&mut silent), (true, 0));
+    let silent = proxy.connect(destination());
+    let mut slow = proxy.connect(destination());
+    slow.write_all(b"G").unwrap();
+    assert_eq!(read_to_reset(&mut slow), (true, 0));
+    let waits = || proxy.sum("egret_recognising_connections", &[]) == 1.0;
+    assert!(waits(), "one that has sent nothing is not late");
+    drop(silent);
     proxy.is_quiet();
     let labels = [("destination_service_name", "BlackHoleCluster"), ("response_flags", "UH")];
-    assert_eq!(proxy.sum("istio_tcp_connections_closed_total", &labels), 2.0);
+    assert_eq!(proxy.sum("istio_tcp_connections_closed_total", &labels), 3.0);
+}
+
+#[test]
+fn a_silent_client_is_connected_at_the_deadline_and_its_name_still_decides() {
+    let [elsewhere, server] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let port = server.local_addr().unwrap().port();
+    let registry = entry("known.test", "HTTP", elsewhere.local_addr().unwrap())
+        .replace("number: 8080", &format!("number: {port}"));
+    let names = "deadline: 100ms".to_owned();
+    let proxy = Proxy::start(Setup { registry, names, ..Setup::default() });
+    for is_server_first in [false, true] {
+        let mut client = proxy.connect(server.local_addr().unwrap());
+        let (mut upstream, _) = server.accept().unwrap();
+        if is_server_first {
+            upstream.write_all(b"220 ready").unwrap();
+            client.read_exact(&mut [0; 9]).unwrap();
+        }
+        let request = b"GET / HTTP/1.1\r\nHost: known.test\r\n\r\n";
+        client.write_all(request).unwrap();
+        if !is_server_first {
+            assert_eq!(read_all(&mut upstream), "", "nothing has passed");
+            upstream = elsewhere.accept().unwrap().0;
+        }
+        let mut got = vec![0; request.len()];
+        upstream.read_exact(&mut got).unwrap();
+        assert_eq!(got, request);
+    }
+    proxy.is_quiet();
+    assert_eq!(proxy.sum("egret_recognising_bytes", &[]), 0.0);
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::support::{Proxy, Setup, eventually, nobody, reset};
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
+/// What Egret says before anything else: SETTINGS with NO_RFC7540_PRIORITIES.
+const GREETING: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1];
+const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
 /// HEADERS that open and end a stream: a GET of `/` from `authority`, in literals only.
@@ -36,11 +39,19 @@ fn bad_gateway(stream: u8) -> Vec<u8> {
 
 /// The last stream and the code of the GOAWAY that comes next; then FIN.
 fn read_goaway(stream: &mut TcpStream) -> (u32, u32) {
-    let frame = read_frame(stream);
+    let mut frame = read_frame(stream);
+    while frame[3] == PING {
+        frame = read_frame(stream);
+    }
     assert_eq!(frame[3], GOAWAY, "{frame:?}");
     expect_end(stream);
     let number = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
     (number(9), number(13))
+}
+
+/// A client that waits is greeted, and its own SETTINGS are acknowledged.
+fn read_greeting(client: &mut TcpStream) {
+    assert_eq!([read_frame(client), read_frame(client)], [GREETING.to_vec(), ACK.to_vec()]);
 }
 
 fn read_frame(stream: &mut TcpStream) -> Vec<u8> {
@@ -72,11 +83,10 @@ fn an_allowed_authority_passes_in_few_pieces() {
         let (mut upstream, _) = server.accept().unwrap();
         read_exactly(&mut upstream, &sent);
         upstream.write_all(&SETTINGS).unwrap();
+        upstream.write_all(&[0, 0, 1, 0, 1, 0, 0, 0, 1, b'x']).unwrap();
         // Behind the greeting, if a pause was long enough for one.
         let mut frame = read_frame(&mut client);
-        assert_eq!(frame, SETTINGS);
-        upstream.write_all(&[0, 0, 1, 0, 1, 0, 0, 0, 1, b'x']).unwrap();
-        while frame == SETTINGS {
+        while frame[3] == SETTINGS[3] {
             frame = read_frame(&mut client);
         }
         assert_eq!(frame, [0, 0, 1, 0, 1, 0, 0, 0, 1, b'x']);
@@ -93,7 +103,7 @@ fn who_waits_for_settings_is_greeted_and_the_acknowledgement_goes_no_further() {
     let proxy = allowed(&server);
     let mut client = proxy.connect(destination());
     client.write_all(&[PREFACE, &SETTINGS].concat()).unwrap();
-    assert_eq!(read_frame(&mut client), SETTINGS, "Egret's own");
+    read_greeting(&mut client);
     let request = get(1, "allowed.example.com");
     client.write_all(&[&ACK[..], &request].concat()).unwrap();
     let (mut upstream, _) = server.accept().unwrap();
@@ -111,7 +121,7 @@ fn the_acknowledgement_is_kept_back_after_the_request_too() {
     let proxy = allowed(&server);
     let mut client = proxy.connect(destination());
     client.write_all(&[PREFACE, &SETTINGS].concat()).unwrap();
-    assert_eq!(read_frame(&mut client), SETTINGS);
+    read_greeting(&mut client);
     let (first, second) = (get(1, "allowed.example.com"), get(3, "allowed.example.com"));
     client.write_all(&first).unwrap();
     let (mut upstream, _) = server.accept().unwrap();
@@ -126,7 +136,7 @@ fn a_blocked_authority_is_answered_502_and_never_connected() {
     let proxy = allowed(&server);
     let mut client = proxy.connect(destination());
     client.write_all(&[PREFACE, &SETTINGS, &get(1, "blocked.example.com")].concat()).unwrap();
-    assert_eq!(read_frame(&mut client), SETTINGS);
+    assert_eq!(read_frame(&mut client), GREETING);
     assert_eq!(read_frame(&mut client), bad_gateway(1));
     assert_eq!(read_frame(&mut client)[3], GOAWAY);
     expect_end(&mut client);
@@ -143,7 +153,7 @@ fn a_blocked_authority_is_answered_502_and_never_connected() {
 }
 
 #[test]
-fn a_later_blocked_stream_ends_the_connection_between_two_frames() {
+fn a_later_blocked_stream_is_answered_between_two_frames_and_the_others_end() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = allowed(&server);
     let mut client = proxy.connect(destination());
@@ -157,11 +167,14 @@ fn a_later_blocked_stream_ends_the_connection_between_two_frames() {
     read_exactly(&mut client, &[&SETTINGS[..], &data[..11]].concat());
     client.write_all(&get(3, "blocked.example.com")).unwrap();
     eventually("it is seen", || proxy.sum("egret_http2_blocked_streams_total", &[]) == 1.0);
-    upstream.write_all(&[&data[11..], &data].concat()).unwrap();
+    let mut last = data.clone();
+    last[4] = 1;
+    upstream.write_all(&[&data[11..], &data, &last].concat()).unwrap();
     read_exactly(&mut client, &data[11..]);
     assert_eq!(read_frame(&mut client), bad_gateway(3));
     let goaway = read_frame(&mut client);
     assert_eq!((goaway[3], goaway[12]), (GOAWAY, 3));
+    read_exactly(&mut client, &[&data[..], &last].concat());
     expect_end(&mut client);
     let mut rest = Vec::new();
     let _ = upstream.read_to_end(&mut rest);
@@ -184,7 +197,7 @@ fn junk_behind_the_first_request_ends_with_goaway() {
     read_exactly(&mut upstream, &[PREFACE, &SETTINGS, &first].concat());
     // PUSH_PROMISE, which only servers send.
     client.write_all(&[0, 0, 4, 5, 4, 0, 0, 0, 1, 0, 0, 0, 2]).unwrap();
-    assert_eq!(read_frame(&mut client), SETTINGS, "a server's first frame");
+    assert_eq!(read_frame(&mut client), GREETING, "a server's first frame");
     assert_eq!(read_frame(&mut client)[3], GOAWAY);
     expect_end(&mut client);
     drop((client, upstream));
@@ -213,7 +226,7 @@ fn settings_come_before_the_answer_to_a_blocked_stream() {
     let sent = [PREFACE, &SETTINGS, &get(1, "allowed.example.com"), &get(3, "b.example.com")];
     client.write_all(&sent.concat()).unwrap();
     let _up = server.accept().unwrap();
-    assert_eq!(read_frame(&mut client), SETTINGS);
+    assert_eq!(read_frame(&mut client), GREETING);
 }
 
 #[test]
@@ -223,7 +236,7 @@ fn streams_that_wait_for_an_upstream_are_answered_503_when_none_can_be_reached()
     let body = [0, 0, 2, 0, 1, 0, 0, 0, 1, b'h', b'i'];
     let sent = [PREFACE, &SETTINGS, &first, &body, &get(3, "dead.example.com")].concat();
     client.write_all(&sent).unwrap();
-    assert_eq!(read_frame(&mut client), SETTINGS);
+    assert_eq!(read_frame(&mut client), GREETING);
     assert_eq!(read_frame(&mut client), answer(1, b"503"));
     assert_eq!(read_frame(&mut client), answer(3, b"503"));
     assert_eq!(read_goaway(&mut client), (3, 0));
@@ -257,7 +270,7 @@ fn a_stream_that_waits_for_another_upstream_may_be_tried_again() {
         let mut client = proxy.connect(destination());
         let streams = [get(1, "dead.example.com"), get(3, behind)].concat();
         client.write_all(&[PREFACE, &SETTINGS, &streams].concat()).unwrap();
-        assert_eq!(read_frame(&mut client), SETTINGS);
+        assert_eq!(read_frame(&mut client), GREETING);
         assert_eq!(read_frame(&mut client), answer(1, b"503"));
         assert_eq!(read_goaway(&mut client), (1, 0), "nothing was done for stream 3");
     }
@@ -271,7 +284,7 @@ fn of_very_many_waiting_streams_a_hundred_are_answered() {
     let mut client = proxy.connect(destination());
     let streams: Vec<u8> = (0..120).flat_map(|index| get(2 * index + 1, "d.example.com")).collect();
     client.write_all(&[PREFACE, &SETTINGS, &streams].concat()).unwrap();
-    assert_eq!(read_frame(&mut client), SETTINGS);
+    assert_eq!(read_frame(&mut client), GREETING);
     for index in 0..100 {
         assert_eq!(read_frame(&mut client), answer(2 * index + 1, b"503"));
     }
@@ -290,7 +303,7 @@ fn a_service_without_an_endpoint_is_answered_503_behind_the_greeting() {
     });
     let mut client = proxy.connect(destination());
     client.write_all(&[PREFACE, &SETTINGS].concat()).unwrap();
-    assert_eq!(read_frame(&mut client), SETTINGS, "the greeting");
+    read_greeting(&mut client);
     client.write_all(&get(1, "unknown.example.com")).unwrap();
     assert_eq!(read_frame(&mut client), answer(1, b"503"), "SETTINGS do not come twice");
     assert_eq!(read_goaway(&mut client), (1, 0));
@@ -330,13 +343,11 @@ fn what_is_malformed_before_the_first_request_ends_with_goaway() {
     const PROTOCOL: u32 = 1;
     const COMPRESSION: u32 = 9;
     const CALM: u32 = 11;
-    let first = [&SETTINGS[..], &get(1, "a\0b")].concat();
     let pings = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8].repeat(1928);
-    let table: [(&str, Vec<u8>, u32); 7] = [
+    let table: [(&str, Vec<u8>, u32); 6] = [
         ("no_settings", vec![0, 0, 8, 6, 0, 0, 0, 0, 0], PROTOCOL),
         ("push_promise", [&SETTINGS[..], &[0, 0, 0, 5, 4, 0, 0, 0, 1]].concat(), PROTOCOL),
         ("bad_stream", [&SETTINGS[..], &get(2, "allowed.example.com")].concat(), PROTOCOL),
-        ("bad_field_value", first, PROTOCOL),
         // An index beyond both tables.
         ("bad_hpack", [&SETTINGS[..], &[0, 0, 1, 1, 5, 0, 0, 0, 1, 0xfe]].concat(), COMPRESSION),
         ("head_too_large", [&SETTINGS[..], &too_long()].concat(), CALM),
@@ -351,7 +362,10 @@ fn what_is_malformed_before_the_first_request_ends_with_goaway() {
             let mut client = proxy.connect(destination());
             let (at_once, later) = bytes.split_at(if greeted { 9 } else { bytes.len() });
             client.write_all(&[PREFACE, at_once].concat()).unwrap();
-            assert_eq!(read_frame(&mut client), SETTINGS);
+            match greeted {
+                true => read_greeting(&mut client),
+                false => assert_eq!(read_frame(&mut client), GREETING),
+            }
             client.write_all(later).unwrap();
             assert_eq!(read_goaway(&mut client), (0, code), "{reason}");
             drop(client);
@@ -365,4 +379,19 @@ fn what_is_malformed_before_the_first_request_ends_with_goaway() {
     }
     server.set_nonblocking(true).unwrap();
     assert!(server.accept().is_err(), "nobody was connected");
+}
+
+#[test]
+fn a_malformed_first_request_is_reset() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = allowed(&server);
+    let mut client = proxy.connect(destination());
+    client.write_all(&[PREFACE, &SETTINGS, &get(1, "a\0b")].concat()).unwrap();
+    assert_eq!(read_frame(&mut client), GREETING);
+    assert_eq!(read_frame(&mut client), [0, 0, 4, 3, 0, 0, 0, 0, 1, 0, 0, 0, 1]);
+    assert_eq!(read_goaway(&mut client), (1, 0));
+    drop(client);
+    proxy.is_quiet();
+    let labels = [("reason", "bad_field_value")];
+    assert_eq!(proxy.sum("egret_http2_refused_connections_total", &labels), 1.0);
 }
