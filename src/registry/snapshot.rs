@@ -27,7 +27,7 @@ pub use self::answers::Answers;
 pub use self::service::{Cluster, Destination, Service, Target};
 pub use crate::identity::Identity;
 
-use super::service_entry::{ByAddress, Reach, Resolution, ServiceEntry};
+use super::service_entry::{ByAddress, Protocol, Reach, Resolution, ServiceEntry};
 use crate::config::{Config, Mode, Unverified};
 use crate::diagnostics::Diagnostic;
 use crate::sniff::{Host, Name};
@@ -325,7 +325,10 @@ fn services_of<'a>(
     entry.reachable_ports().flat_map(move |(port, reach)| {
         hosts.clone().into_iter().enumerate().filter_map(move |(rank, (host, cluster))| {
             let own_reach = reach_of_host(reach, rank);
-            let is_found = own_reach.finds() || !entry.allocated.is_empty();
+            let is_found = own_reach.finds()
+                || !entry.allocated.is_empty()
+                // Its host may be one of the virtual hosts of the port.
+                || port.protocol == Protocol::Auto;
             let standing = standing_by_name(entry, reach);
             let parts =
                 service::ServiceParts { entry, port, host, cluster, reach: own_reach, standing };

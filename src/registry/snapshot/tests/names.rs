@@ -745,3 +745,24 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_host_with_an_unset_protocol_is_one_of_the_virtual_hosts_of_its_port() {
+    let mut unset = named(&["a.example.com", "b.example.com"], Protocol::Auto);
+    unset.addresses = [IpNet::new("192.0.2.8".parse().unwrap(), 32).unwrap()].into();
+    let web = named(&["*.test"], Protocol::Http);
+    let tcp = entry("tcp", &[], &[80]);
+    let found = |entries: &[ServiceEntry], destination: &str, name: &str| {
+        let snapshot = with(Config::default(), entries, &Answers::default());
+        claimed(&snapshot, destination, NameSource::Host, name).map(|found| found.0)
+    };
+    let alone = [unset.clone()];
+    assert_eq!(found(&alone, "192.0.2.9:80", "b.example.com"), None);
+    assert_eq!(found(&alone, "192.0.2.8:80", "example.net").as_deref(), Some("a.example.com"));
+    let beside_http = [unset.clone(), web.clone()];
+    for name in ["a.example.com", "b.example.com"] {
+        assert_eq!(found(&beside_http, "192.0.2.9:80", name).as_deref(), Some(name));
+    }
+    let beside_tcp = [unset, web, tcp];
+    assert_eq!(found(&beside_tcp, "192.0.2.9:80", "b.example.com"), None);
+}
