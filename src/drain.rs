@@ -59,7 +59,13 @@ impl Drain {
     /// Begins to drain; the open connections have `deadline` from now. The workers must be woken by
     /// the caller. Returns whether this call began it.
     pub fn begin(&self, deadline: Duration) -> bool {
-        let at = self.inner.origin.elapsed().saturating_add(deadline);
+        let now = Instant::now();
+        self.begin_until(now.checked_add(deadline).unwrap_or(now))
+    }
+
+    /// As [`Self::begin`]; the open connections have until then.
+    pub fn begin_until(&self, deadline: Instant) -> bool {
+        let at = deadline.saturating_duration_since(self.inner.origin);
         let at = u64::try_from(at.as_millis()).unwrap_or(u64::MAX);
         if self.phase() == Phase::Draining {
             return false;

@@ -15,6 +15,8 @@ pub mod buffers;
 pub mod instance;
 pub mod kernel;
 pub mod pipe;
+#[cfg(any(test, feature = "internals"))]
+pub mod sim;
 pub mod socket;
 pub mod thread;
 pub mod uring;
