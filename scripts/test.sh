@@ -24,7 +24,7 @@ ROOT=$(dirname "$SCRIPTS")
 . "$SCRIPTS/lib.sh"
 
 # Each is run by the function section_NAME, with _ for -.
-SECTIONS=(format clippy shellcheck build unit tidy integration doc netns baselines
+SECTIONS=(format clippy shellcheck build unit tidy simulation integration doc netns baselines
     optimised loadgen http2 instructions demo perf-unit perf)
 FAST=(format clippy unit tidy demo)
 declare -A TITLES=(
@@ -34,6 +34,7 @@ declare -A TITLES=(
     [build]="build of all tests"
     [unit]="unit and property tests"
     [tidy]="tidy rules"
+    [simulation]="the data plane on a simulated kernel, and that against the real one"
     [integration]="in-process integration tests"
     [doc]="documentation examples"
     [netns]="end-to-end tests in network namespaces"
@@ -159,14 +160,18 @@ section_tidy() {
     cargo_test --test tidy
 }
 
-# Every other target under tests/ but the one that needs namespaces.
+section_simulation() {
+    cargo_test --test simulation
+}
+
+# Every target under tests/ that has no section of its own.
 section_integration() {
     local file name targets=()
     for file in tests/*.rs tests/*/main.rs; do
         name=${file#tests/}
         name=${name%/main.rs}
         name=${name%.rs}
-        [[ $name == netns || $name == tidy ]] || targets+=(--test "$name")
+        [[ $name == netns || $name == tidy || $name == simulation ]] || targets+=(--test "$name")
     done
     cargo_test "${targets[@]}"
 }
