@@ -33,7 +33,8 @@ fn named(letter: &str, (address, port): ([u8; 4], u16)) -> String {
          metadata: {{ name: {letter}, namespace: shop }}\nspec:\n  hosts: [{letter}.example]\n  \
          ports:\n  - {{ number: {NAMED_PORT}, name: http, protocol: HTTP }}\n  \
          - {{ number: 443, name: tls, protocol: TLS }}\n  \
-         resolution: STATIC\n  endpoints:\n  - {{ address: {address}, ports: {{ http: {port}, tls: {TLS_PORT} }} }}\n"
+         resolution: STATIC\n  endpoints:\n  \
+         - {{ address: {address}, ports: {{ http: {port}, tls: {TLS_PORT} }} }}\n"
     )
 }
 
