@@ -18,7 +18,7 @@ use crate::prefix;
 mod names;
 mod parse;
 
-pub use names::{AccessLog, AccessLogFormat, Names, Unverified};
+pub use names::{AccessLog, AccessLogFormat, Latin1, Names, Unverified};
 
 /// The effective configuration: what the file says, and the defaults for what it leaves out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

@@ -49,7 +49,8 @@ pub(crate) use detect::Detect;
 pub(crate) use http1::{Http1, Mode};
 pub(crate) use http2::Http2;
 pub(crate) use outcome::{
-    Action, Attribution, DecidedBy, Leg, Logging, Note, Outcome, Policy, Tables, Unfollowed,
+    Action, Attribution, DecidedBy, Inspected, Leg, Logging, Note, Outcome, Policy, Tables,
+    Unfollowed,
 };
 pub(crate) use reply::{
     Answered, AnsweredBy, Exchange, Logged, Malformed, Reply, TLS_ACCESS_DENIED,
@@ -150,10 +151,10 @@ impl Gate {
     }
 
     fn unfollow(&mut self, why: http1::Unreadable) -> Outcome {
-        let http1::Unreadable { refusal, unframed } = why;
+        let http1::Unreadable { unjudged, refusal, unframed } = why;
         match std::mem::take(self) {
             Self::Http1(requests) => {
-                let unfollowed = Unfollowed { requests, refusal, unframed };
+                let unfollowed = Unfollowed { requests, unjudged, refusal, unframed };
                 Outcome::Act(Action::Unfollow(Box::new(unfollowed)))
             }
             other @ (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_)) => {
@@ -166,8 +167,10 @@ impl Gate {
     /// The bytes of `side` that [`Outcome::Drop`] has named are gone.
     pub(crate) fn dropped(&mut self, side: Side) {
         match (self, side) {
+            (Self::Http1(http), Side::Downstream) => http.dropped(),
             (Self::Http2(http), _) => http.dropped(side),
-            (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http1(_), _) => {}
+            (Self::Http1(_), Side::Upstream) | (Self::Open | Self::Detect(_) | Self::Tls(_), _) => {
+            }
         }
     }
 
@@ -308,14 +311,6 @@ impl Gate {
     pub(crate) fn is_unframed(&self) -> bool {
         match self {
             Self::Http1(http) => http.is_unframed(),
-            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => false,
-        }
-    }
-
-    /// All requests have passed whole: the upstream may be told that no more follow.
-    pub(crate) fn is_between_requests(&self) -> bool {
-        match self {
-            Self::Http1(http) => http.is_between_requests(),
             Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => false,
         }
     }

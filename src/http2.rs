@@ -25,12 +25,12 @@ mod streams;
 pub use request::Claimed;
 pub use request_frames::RequestFrames;
 pub use response_frames::{NextFrame, ResponseFrames};
-pub use step::{FrameStep, RawBinary};
+pub use step::{FrameStep, Malformed, RawBinary};
 
 use strum::{EnumCount, EnumDiscriminants, IntoStaticStr, VariantArray};
 
 use crate::http1::HEAD_BYTES_MAX;
-use crate::sniff::NameError;
+use crate::judge::Rules;
 use hpack::HpackError;
 
 /// What a client with prior knowledge sends before its first frame (RFC 9113 3.4).
@@ -61,13 +61,13 @@ pub struct Upgraded {
     pub responses: ResponseFrames,
 }
 
-impl Default for Upgraded {
-    fn default() -> Self {
-        Self { requests: RequestFrames::upgraded(), responses: ResponseFrames::default() }
-    }
-}
-
 impl Upgraded {
+    /// A connection of which nothing has passed behind the 101. Requests are judged by `rules`.
+    #[must_use]
+    pub fn new(rules: Rules) -> Self {
+        Self { requests: RequestFrames::upgraded(rules), responses: ResponseFrames::default() }
+    }
+
     /// The upstream has sent these bytes.
     pub fn responded(&mut self, bytes: &[u8]) {
         self.responses.passed(bytes, &mut self.requests);
@@ -77,8 +77,8 @@ impl Upgraded {
 /// An acknowledgement of the other side's SETTINGS.
 pub const SETTINGS_ACK: [u8; 9] = [0, 0, 0, frame::SETTINGS, frame::ACK, 0, 0, 0, 0];
 
-/// Why nothing more of a connection may pass. One variant per label value of the metric that counts
-/// them; the words are those of [`crate::http1::RequestError`] where the reason is the same.
+/// Why nothing more of a connection can be read. One variant per label value of the metric that
+/// counts them. What is wrong with a request alone is a [`crate::judge::RequestError`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, EnumDiscriminants)]
 #[strum_discriminants(
     vis(pub(crate)),
@@ -111,48 +111,6 @@ pub enum FrameError {
     #[error("HPACK: {0}")]
     #[strum_discriminants(strum(serialize = "bad_hpack"))]
     Hpack(HpackError),
-    /// A field's name is empty, not a token, or has upper-case letters.
-    #[error("a header field's name is malformed")]
-    BadFieldName,
-    /// A NUL, CR or LF in a field's value, other than in gRPC's binary metadata.
-    #[error("a header field's value has a control byte")]
-    BadFieldValue,
-    /// A field that belongs to a connection of HTTP/1, where it frames messages.
-    #[error("a header field belongs to HTTP/1 only")]
-    ConnectionField,
-    /// A pseudo-header field that requests do not have, that came twice, or that came too late.
-    #[error("a pseudo-header field is unknown, repeated, or behind other fields")]
-    BadPseudoField,
-    /// Without `:method`, `:scheme` or `:path`.
-    #[error("the request lacks a method, scheme or path")]
-    MissingField,
-    /// Pseudo-header fields on a stream that has its request already.
-    #[error("trailers have pseudo-header fields")]
-    PseudoInTrailers,
-    /// Not a token.
-    #[error("the method is malformed")]
-    BadMethod,
-    /// Neither `http` nor `https`.
-    #[error("the scheme is neither http nor https")]
-    BadScheme,
-    /// A path that is neither `*` nor begins with a slash, or has a space or control byte.
-    #[error("the path is malformed")]
-    BadTarget,
-    /// Neither `:authority` nor Host.
-    #[error("the request has neither :authority nor Host")]
-    NoHost,
-    /// More than one Host.
-    #[error("the request has several Hosts")]
-    SeveralHosts,
-    /// An `:authority` or a Host that is no host.
-    #[error(":authority or Host: {0}")]
-    BadHost(NameError),
-    /// CONNECT, other than in its extended form (RFC 8441): a tunnel to somewhere else.
-    #[error("CONNECT is not served here")]
-    Connect,
-    /// A body on GET, HEAD, DELETE, OPTIONS or TRACE whose length was not announced.
-    #[error("a request has a body that its method does not have and nothing announces")]
-    UnexpectedBody,
     /// A frame that any server refuses, before the first request or where it may not pass.
     #[error("a frame is malformed")]
     #[strum_discriminants(strum(serialize = "bad_frame"))]

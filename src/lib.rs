@@ -109,6 +109,8 @@ mod identity;
 // From the first bytes to a name.
 mod sniff;
 
+mod judge;
+
 mod http1;
 
 mod http2;
@@ -154,7 +156,7 @@ pub mod internals {
     }
 
     reach! {
-        access_log admission commands diagnostics drain gate http1 http2 identity metrics registry
-        relay sniff upstream_guard worker workload
+        access_log admission commands diagnostics drain gate http1 http2 identity judge metrics
+        registry relay sniff upstream_guard worker workload
     }
 }

@@ -29,7 +29,9 @@ pub mod requests;
 pub mod series;
 pub mod timing;
 
-pub use counters::{ControlCounters, Detected, DnsResult, ReloadResult, WorkerCounters};
+pub use counters::{
+    ControlCounters, Detected, DnsResult, ReloadResult, UnaskedStatus, WorkerCounters,
+};
 pub use encode::Format;
 pub use hub::{MetricsHub, WorkerMetrics};
 pub use series::{SeriesIndex, SeriesKey, SeriesTable};

@@ -36,6 +36,7 @@ const LAYERS: [&[&str]; 6] = [
         "workload",
         "relay",
         "sniff",
+        "judge",
         "http1",
         "http2",
         "upstream_guard",
@@ -57,7 +58,7 @@ const LAYERS: [&[&str]; 6] = [
 ];
 
 /// Values in, values out: no sockets, no clocks, no threads, no files.
-const PURE: [&str; 13] = [
+const PURE: [&str; 14] = [
     "identity",
     "prefix",
     "yaml",
@@ -67,6 +68,7 @@ const PURE: [&str; 13] = [
     "workload",
     "relay",
     "sniff",
+    "judge",
     "http1",
     "http2",
     "gate",

@@ -23,6 +23,11 @@ pub struct Names {
     /// How long an answer of DNS vouches for its name at least, whatever its TTL.
     #[serde(serialize_with = "super::duration")]
     pub grace: Duration,
+    /// Whether a GET, HEAD or OPTIONS request with a body is refused where names decide: some
+    /// servers do not read that body, and take it for the next request.
+    pub refuse_get_bodies: bool,
+    /// What becomes of bytes above 127 that are no UTF-8, in requests where names decide.
+    pub latin1: Latin1,
     /// Asked for the addresses of entries with resolution DNS, in this order; empty: those that
     /// `/etc/resolv.conf` names.
     pub dns_servers: Vec<SocketAddr>,
@@ -37,6 +42,17 @@ pub enum Unverified {
     Allow,
     /// It is blocked.
     Block,
+}
+
+/// What becomes of a request that has text which is no UTF-8: a server that decodes it may take
+/// the end of the line for the rest of a character.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Latin1 {
+    /// It is refused.
+    Refuse,
+    /// It passes.
+    Pass,
 }
 
 /// One line per connection and per request.
@@ -78,6 +94,8 @@ impl Default for Names {
             // Clients keep addresses beyond their TTL: connection pools, the JDK's and glibc's
             // caches; what rotates comes round within minutes.
             grace: Duration::from_secs(600),
+            refuse_get_bodies: true,
+            latin1: Latin1::Refuse,
             dns_servers: Vec::new(),
         }
     }

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::names::STDOUT;
 use super::{
-    AccessLog, AccessLogFormat, Action, Capture, Config, Listen, LogFormat, Metrics, Mode, Names,
-    PrivateAddresses, Timeouts, Unverified, Upstream, Workers,
+    AccessLog, AccessLogFormat, Action, Capture, Config, Latin1, Listen, LogFormat, Metrics, Mode,
+    Names, PrivateAddresses, Timeouts, Unverified, Upstream, Workers,
 };
 use crate::diagnostics::{Diagnostic, Diagnostics, Finding};
 use crate::prefix;
@@ -157,6 +157,9 @@ fn names(names: &mut Names, mut fields: Fields<'_, '_>) {
     fields.read("unverified", &mut names.unverified, |node| values::choice(node, &unverified));
     let grace = |node| values::duration(node, SHORTEST..=24 * HOUR);
     fields.read("grace", &mut names.grace, grace);
+    fields.read("refuseGetBodies", &mut names.refuse_get_bodies, values::boolean);
+    let latin1 = [("refuse", Latin1::Refuse), ("pass", Latin1::Pass)];
+    fields.read("latin1", &mut names.latin1, |node| values::choice(node, &latin1));
     fields.read("dnsServers", &mut names.dns_servers, |node| values::list(node, dns_server));
     fields.refuse_others();
 }

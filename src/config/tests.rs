@@ -46,7 +46,8 @@ outboundTrafficPolicy: { mode: REGISTRY_ONLY }
 blackHole: { action: reset, tlsAlert: true }
 names:
   { enabled: false, deadline: 1s, opaquePorts: [9, 3, 9], unverified: block,
-    grace: 1m, dnsServers: [10.0.0.53, '[::1]:5353'] }
+    grace: 1m, refuseGetBodies: false, latin1: pass,
+    dnsServers: [10.0.0.53, '[::1]:5353'] }
 registry: ['a/*.yaml', '/abs/b.yaml']
 workloads: w.yaml
 upstream: { mark: 0x10, allow: [127.0.0.1/8, '::ffff:10.0.0.1'], privateAddresses: block }
@@ -68,7 +69,8 @@ accessLog: { format: text, path: access.log }
         "blackHole": { "action": "reset", "tlsAlert": true },
         "names": {
             "enabled": false, "deadline": "1s", "opaquePorts": [3, 9], "unverified": "block",
-            "grace": "1m", "dnsServers": ["10.0.0.53:53", "[::1]:5353"],
+            "grace": "1m", "refuseGetBodies": false, "latin1": "pass",
+            "dnsServers": ["10.0.0.53:53", "[::1]:5353"],
         },
         "registry": ["etc/a/*.yaml", "/abs/b.yaml"],
         "workloads": "etc/w.yaml",
@@ -152,6 +154,8 @@ fn values_out_of_range_are_refused() {
         "names: { opaquePorts: 25 }",
         "names: { unverified: maybe }",
         "names: { grace: 25h }",
+        "names: { refuseGetBodies: 1 }",
+        "names: { latin1: allow }",
         "names: { dnsServers: [dns.example.com] }",
         "names: { dnsServers: ['10.0.0.53:0'] }",
         "names: { dnsServers: ['0.0.0.0'] }",
@@ -227,7 +231,7 @@ fn the_annotated_file_names_every_field_with_its_default_and_a_comment() {
             }
         }
     }
-    assert_eq!(fields, 32);
+    assert_eq!(fields, 35);
 }
 
 fn has_comment(name: &str, node: &Node<'_>) -> usize {

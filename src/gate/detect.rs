@@ -124,8 +124,8 @@ impl Detect {
                 begun.fed = bytes.len();
                 return Found::Nothing(Outcome::Hold);
             }
-            Sniff::Http1 => return Found::Http1(Box::new(Http1::gated())),
-            Sniff::Http2Preface => return Found::Http2(Box::default()),
+            Sniff::Http1 => return Found::Http1(Box::new(Http1::gated(policy.rules()))),
+            Sniff::Http2Preface => return Found::Http2(Box::new(Http2::gated(policy.rules()))),
             Sniff::Tls(hello) => (name_of(hello), Protocol::Tls, Detected::Tls),
             Sniff::Opaque(reason) => (Ok(None), Protocol::Tcp, Detected::from(*reason)),
         };

@@ -68,6 +68,7 @@ pub(super) fn outcome(
         }
         show.send(Side::Upstream, server);
         if ends {
+            show.wait_out();
             show.finish(Side::Downstream);
             show.finish(Side::Upstream);
         }

@@ -9,23 +9,28 @@
 //! *Observed*: the address has decided. All bytes pass as they come and are only counted; requests
 //! may be pipelined.
 
+mod body;
+mod departure;
 mod local;
 mod observed;
+mod responses;
 mod switched;
+mod unjudged;
 
 use std::rc::Rc;
 
+use body::Body;
+
 use super::{
-    Action, Answered, AnsweredBy, Asker, Exchange, Leg, Logged, Logging, Micros, Note, Outcome,
-    Policy, Reply, Route, Tables,
+    Action, Answered, AnsweredBy, Asker, Exchange, Inspected, Leg, Logged, Logging, Micros, Note,
+    Outcome, Policy, Reply, Route, Tables,
 };
-use crate::http1::{
-    ExpectedResponse, FramingError, KnownHeads, RequestError, RequestHead, RequestStep,
-    RequestStream, ResponseBody, ResponseHead, ResponseStep, ResponseStream, Turn,
-};
+use crate::http1::{ExpectedResponse, RequestHead, RequestStep, RequestStream, ResponseStream};
+use crate::judge::Rules;
 use crate::metrics::CloseReason;
 use crate::registry::snapshot::NameTrust;
 use crate::relay::Side;
+pub(super) use departure::{Departure, Unreadable};
 pub(super) use switched::Switched;
 
 /// The most bytes that are kept of what has passed and could not be read yet, while observing.
@@ -52,27 +57,8 @@ enum Follows {
     End,
     /// Another protocol, which has been agreed.
     OtherProtocol,
-}
-
-/// The connection is HTTP/1 no longer.
-#[derive(Debug)]
-pub(super) enum Departure {
-    Unreadable(Unreadable),
-    /// It goes on as HTTP/2.
-    Http2(Box<Switched>),
-}
-
-impl From<Unreadable> for Departure {
-    fn from(why: Unreadable) -> Self {
-        Self::Unreadable(why)
-    }
-}
-
-/// An observed connection that cannot be followed any further.
-#[derive(Debug, Default)]
-pub(super) struct Unreadable {
-    pub(super) refusal: Option<RequestError>,
-    pub(super) unframed: Option<FramingError>,
+    /// Nothing: the downstream is told that the responses have ended.
+    Nothing,
 }
 
 /// See the module.
@@ -89,27 +75,53 @@ pub(crate) struct Http1 {
     route: Option<Rc<Route>>,
     follows: Follows,
     switched: Option<Box<Switched>>,
+    /// Gated: how the present body passes.
+    body: Body,
+    /// So many of the next bytes are thrown away.
+    dropping: usize,
+    /// The upstream connection carries no further request: nobody knows where the server reads.
+    is_leg_spent: bool,
+    /// Bytes have come that answer no request.
+    unasked: Unasked,
+    /// The last request that has passed has a body.
+    last_has_body: bool,
+}
+
+/// Whether the upstream has sent what nothing asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unasked {
+    No,
+    Yes,
 }
 
 impl Http1 {
     /// A gated connection of which nothing has passed.
-    pub(super) fn gated() -> Self {
+    pub(super) fn gated(rules: Rules) -> Self {
+        Self::new(Mode::Gated, Some(rules))
+    }
+
+    fn new(mode: Mode, rules: Option<Rules>) -> Self {
         Self {
-            mode: Mode::Gated,
-            requests: RequestStream::default(),
+            mode,
+            requests: RequestStream::new(rules),
             responses: ResponseStream::default(),
             kept: [Vec::new(), Vec::new()],
             pending: None,
             route: None,
             follows: Follows::Responses,
             switched: None,
+            body: Body::Plain,
+            dropping: 0,
+            is_leg_spent: false,
+            unasked: Unasked::No,
+            last_has_body: false,
         }
     }
 
     /// A connection that `route` has decided, of which `passed` has passed.
     pub(super) fn observed(route: Rc<Route>, passed: Vec<u8>) -> Self {
         let kept = [passed, Vec::new()];
-        Self { mode: Mode::Observed, kept, route: Some(route), ..Self::gated() }
+        Self { kept, route: Some(route), ..Self::new(Mode::Observed, None) }
     }
 
     pub(super) fn inspect(
@@ -123,7 +135,7 @@ impl Http1 {
             (Mode::Gated, Side::Downstream) => self.request(bytes, policy, tables),
             (Mode::Gated, Side::Upstream) => {
                 self.responses_begin(policy.now);
-                Ok(self.response(bytes, &mut tables.heads))
+                Ok(self.response(bytes, policy, &mut tables.heads))
             }
             (Mode::Observed, Side::Downstream) => {
                 self.observe_requests(bytes, policy, tables)?;
@@ -137,13 +149,6 @@ impl Http1 {
         }
     }
 
-    /// Bytes of a response have come.
-    fn responses_begin(&mut self, now: Micros) {
-        if let Some(first) = self.responses.first_mut() {
-            first.responded.get_or_insert(now);
-        }
-    }
-
     /// What becomes of the first bytes of the downstream.
     fn request(
         &mut self,
@@ -151,9 +156,15 @@ impl Http1 {
         policy: &Policy<'_>,
         tables: &mut Tables,
     ) -> Result<Outcome, Departure> {
+        if self.dropping > 0 {
+            return Ok(Outcome::Drop(self.dropping));
+        }
         if self.pending.is_none() {
+            if self.body != Body::Plain && self.requests.is_in_body() {
+                return Ok(self.open_body(bytes, policy, tables)?);
+            }
             if self.requests.is_at_head() && !self.responses.is_idle() {
-                return Ok(Outcome::Hold);
+                return Ok(self.behind_unanswered(bytes, policy)?);
             }
             match self.requests.next_known(bytes, &mut tables.heads) {
                 // What is behind an upgrade that is not answered is neither that protocol nor a
@@ -167,11 +178,20 @@ impl Http1 {
                     return Ok(Outcome::Pass(bytes));
                 }
                 RequestStep::Opaque { .. } => return self.switched(bytes),
-                RequestStep::Discard { bytes } => return Ok(Outcome::Drop(bytes)),
-                RequestStep::Refused(refusal) => return Ok(self.refuse(refusal, bytes, policy)),
+                RequestStep::Discard { bytes: count } => {
+                    return Ok(self.behind_the_last(count, bytes, policy)?);
+                }
+                RequestStep::Refused(refusal) => {
+                    return Ok(self.unjudged(refusal, bytes, policy)?);
+                }
             }
         }
         Ok(self.decide(bytes, policy, tables))
+    }
+
+    /// The upstream connection, as far as it can carry a further request.
+    fn leg(&self, policy: &Policy<'_>) -> Leg {
+        if self.is_leg_spent { Leg::None } else { policy.leg }
     }
 
     /// What becomes of the pending head, with which `bytes` begin.
@@ -183,6 +203,7 @@ impl Http1 {
             source: policy.source,
             destination: policy.destination,
         };
+        let leg = self.leg(policy);
         let host = head.host.as_ref();
         let route = match &self.route {
             Some(last) if last.asker == asker && last.host.as_ref() == host => last,
@@ -198,8 +219,11 @@ impl Http1 {
                 route
             }
         };
-        match policy.leg {
+        match leg {
             Leg::Up(upstream) if route.leads_to(upstream, policy.destination) => {
+                if policy.upstream == Inspected::Partly {
+                    return Outcome::Hold;
+                }
                 let route = Rc::clone(route);
                 let logged = logged(head, bytes, policy.logging);
                 let head_len = head.head_len;
@@ -220,6 +244,8 @@ impl Http1 {
     /// The pending head passes.
     fn ask(&mut self, route: Rc<Route>, logged: Option<Box<Logged>>, now: Micros) {
         let Some(head) = self.pending.take() else { return };
+        self.body = Body::of(&head);
+        self.last_has_body = head.has_body();
         let exchange = Exchange {
             route,
             began: now,
@@ -229,49 +255,6 @@ impl Http1 {
             logged,
         };
         self.responses.asked(ExpectedResponse::from(&*head), exchange);
-    }
-
-    /// What becomes of the first bytes of the upstream.
-    fn response(&mut self, bytes: &[u8], known: &mut KnownHeads) -> Outcome {
-        match self.responses.next_known(bytes, known) {
-            ResponseStep::NeedMore => Outcome::Hold,
-            ResponseStep::Head(head) => {
-                self.response_begins(&head);
-                if head.turn == Turn::Switched {
-                    self.switched = Some(Box::new(Switched::to(head.agreed)));
-                }
-                Outcome::Pass(head.head_len)
-            }
-            ResponseStep::Opaque { bytes: count } => {
-                if let Some(switched) = &mut self.switched {
-                    switched.frames.responded(&bytes[..count]);
-                }
-                Outcome::Pass(count)
-            }
-            ResponseStep::Body { bytes, ends: _ } => Outcome::Pass(bytes),
-            // A server that gives up an idle connection says so (408). That answers no request, and
-            // the connection can carry no response any more: it is as if it had ended here.
-            ResponseStep::Unasked => Outcome::Act(Action::EndResponses),
-            // What follows is told as bytes that pass.
-            ResponseStep::Unframed(lost) => {
-                self.follows = Follows::Unframed;
-                Outcome::Note(Note::ResponseUnframed(lost))
-            }
-        }
-    }
-
-    fn response_begins(&mut self, head: &ResponseHead) {
-        if head.body == ResponseBody::UntilClose {
-            self.follows = Follows::End;
-        }
-        match head.turn {
-            Turn::Switched => {
-                self.follows = Follows::OtherProtocol;
-                self.requests.upgraded();
-            }
-            Turn::Declined => self.requests.upgrade_declined(),
-            Turn::Interim | Turn::Final => {}
-        }
     }
 
     fn request_ends(&mut self) {
@@ -286,6 +269,11 @@ impl Http1 {
         self.pending = None;
     }
 
+    /// See [`super::Gate::dropped`].
+    pub(super) fn dropped(&mut self) {
+        self.dropping = 0;
+    }
+
     /// See [`super::Gate::ended`].
     pub(super) fn upstream_ended(&mut self) {
         self.responses.upstream_ended();
@@ -296,6 +284,7 @@ impl Http1 {
         if self.mode == Mode::Observed || self.follows == Follows::OtherProtocol {
             return false;
         }
+        self.follows = Follows::Nothing;
         match self.pending.take() {
             // The request stream is behind this head: the body that it sees next has no head.
             Some(_) => self.requests.end(),
@@ -308,14 +297,19 @@ impl Http1 {
     pub(super) fn leg_replaced(&mut self) {
         self.responses.upstream_replaced();
         self.follows = Follows::Responses;
+        self.is_leg_spent = false;
+        self.unasked = Unasked::No;
     }
 
     /// See [`super::Gate::is_between_exchanges`].
     pub(super) fn is_between_exchanges(&self) -> bool {
         let is_at_head = self.pending.is_some() || self.requests.is_at_head();
-        // Behind a response that the end delimits, what Egret says would be more of its body.
+        // Behind a response that the end delimits, what Egret says would be more of its body. And
+        // of a body that was sent something may have been answered.
         let is_framed = self.follows == Follows::Responses;
-        self.mode == Mode::Gated && is_framed && self.responses.is_idle() && is_at_head
+        let may_go_on = self.unasked == Unasked::No || !self.last_has_body;
+        let is_between = self.responses.is_idle() && is_at_head;
+        self.mode == Mode::Gated && is_framed && may_go_on && is_between
     }
 
     /// See [`super::Gate::waits`]: for the end of a response.
@@ -328,11 +322,6 @@ impl Http1 {
         self.follows == Follows::Unframed
     }
 
-    /// See [`super::Gate::is_between_requests`].
-    pub(super) fn is_between_requests(&self) -> bool {
-        self.requests.is_between_requests()
-    }
-
     /// See [`super::Gate::holds_nothing`].
     pub(super) fn is_observing(&self) -> bool {
         self.mode == Mode::Observed
@@ -342,7 +331,7 @@ impl Http1 {
     pub(super) fn unseen(&self, side: Side) -> u64 {
         match side {
             // What is left of the body may be that of a head that has not passed.
-            Side::Downstream if self.pending.is_some() => 0,
+            Side::Downstream if self.pending.is_some() || self.body != Body::Plain => 0,
             // It may be HTTP/2.
             Side::Upstream if self.switched.is_some() => 0,
             Side::Downstream => self.requests.body_left(),

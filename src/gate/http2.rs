@@ -15,6 +15,7 @@ use crate::access_log::Protocol;
 use crate::http2::{
     self, Claimed, FrameError, FrameStep, NextFrame, PREFACE, RequestFrames, ResponseFrames,
 };
+use crate::judge::Rules;
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::registry::snapshot::NameTrust;
 use crate::relay::Side;
@@ -72,12 +73,16 @@ enum Course {
     Over(CloseReason),
 }
 
-impl Default for Http2 {
+impl Http2 {
     /// A connection that begins with the preface.
-    fn default() -> Self {
+    pub(super) fn gated(rules: Rules) -> Self {
+        Self::new(RequestFrames::opening(rules))
+    }
+
+    fn new(requests: RequestFrames) -> Self {
         Self {
             upgraded: None,
-            requests: RequestFrames::opening(),
+            requests,
             responses: ResponseFrames::default(),
             greeting: Greeting::default(),
             allowed: PREFACE.len(),
@@ -89,18 +94,11 @@ impl Default for Http2 {
             notes: Vec::new(),
         }
     }
-}
 
-impl Http2 {
     /// A connection that `http1` has agreed to go on with as HTTP/2, and of whose `responses` some
     /// may have passed.
     pub(super) fn upgraded(http1: Box<Http1>, agreed: http2::Upgraded) -> Self {
-        Self {
-            upgraded: Some(http1),
-            requests: agreed.requests,
-            responses: agreed.responses,
-            ..Self::default()
-        }
+        Self { upgraded: Some(http1), responses: agreed.responses, ..Self::new(agreed.requests) }
     }
 
     pub(super) fn inspect(&mut self, side: Side, bytes: &[u8], policy: &Policy<'_>) -> Outcome {

@@ -5,9 +5,11 @@ use std::rc::Rc;
 
 use super::{Answered, HeldSnapshot, Http1, Micros, Reply, Route, Routes};
 use crate::access_log::Protocol;
-use crate::http1::{FramingError, KnownHeads, RequestError};
+use crate::config::Mode;
+use crate::http1::{FramingError, KnownHeads};
 use crate::http2::FrameError;
-use crate::metrics::{CloseReason, Detected};
+use crate::judge::{RequestError, Rules};
+use crate::metrics::{CloseReason, Detected, UnaskedStatus};
 use crate::registry::snapshot::Shown;
 use crate::sniff::{Host, NameError};
 
@@ -19,10 +21,24 @@ pub(crate) struct Policy<'a> {
     /// The original destination.
     pub(crate) destination: SocketAddr,
     pub(crate) leg: Leg,
+    /// Of what the upstream has sent, as far as is known.
+    pub(crate) upstream: Inspected,
     /// How many more bytes of this side can be held.
     pub(crate) room: usize,
     pub(crate) now: Micros,
     pub(crate) logging: Logging,
+}
+
+impl Policy<'_> {
+    /// What cannot be judged passes to where it meant to go.
+    pub(crate) fn passes_unjudged(&self) -> bool {
+        self.snapshot.config.outbound_traffic_policy.mode == Mode::AllowAny
+    }
+
+    /// What requests are judged by.
+    pub(crate) fn rules(&self) -> Rules {
+        Rules::from(&self.snapshot.config.names)
+    }
 }
 
 /// The upstream connection, as far as a gate needs to know it.
@@ -32,6 +48,13 @@ pub(crate) enum Leg {
     None,
     /// It goes to this address.
     Up(SocketAddr),
+}
+
+/// How much of what a side has sent the gate has seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Inspected {
+    All,
+    Partly,
 }
 
 /// Whether what the access log says of a request is kept.
@@ -86,10 +109,13 @@ pub(crate) enum Note {
     StreamAnswered(Box<Answered>),
     /// No further frame may pass.
     FramesRefused(FrameError),
+    /// A request, or its trailers, may not pass.
+    RequestRefused(RequestError),
+    /// The upstream has sent what answers no request.
+    Unasked(UnaskedStatus),
     /// The end of a response cannot be determined any more.
     ResponseUnframed(FramingError),
     /// What is held is to be shown again when it is this late, if nothing else happens before.
-    #[allow(dead_code, reason = "the first gate that holds bytes for a time constructs it")]
     Due(Micros),
 }
 
@@ -102,7 +128,7 @@ pub(crate) enum Action {
     Attribute(Box<Attribution>),
     /// An observed connection shows no name, for this reason: the snapshot's address labels it.
     AttributeNameless(HeldSnapshot, Detected),
-    /// The connection is observed HTTP/1 no longer: account it as TCP, under this route.
+    /// The connection is followed as HTTP/1 no longer: account it as TCP, under this route.
     Unfollow(Box<Unfollowed>),
     /// Connect to where this route leads, in place of an upstream connection that is idle.
     Go(Rc<Route>),
@@ -150,10 +176,12 @@ pub(crate) enum DecidedBy {
     Address,
 }
 
-/// What is left of observed HTTP/1.
+/// What is left of HTTP/1 that is not followed any more.
 #[derive(Debug)]
 pub(crate) struct Unfollowed {
     pub(crate) requests: Box<Http1>,
+    /// Gated: why what follows passes without judgement.
+    pub(crate) unjudged: Option<RequestError>,
     /// The request that cannot be read, if it is one that a gate would refuse.
     pub(crate) refusal: Option<RequestError>,
     /// Why a response cannot be framed.

@@ -4,8 +4,8 @@
 use std::rc::Rc;
 
 use super::{Micros, Route};
-use crate::http1::{RequestError, RequestHead};
-use crate::http2::FrameError;
+use crate::http1::RequestHead;
+pub(crate) use crate::http2::Malformed;
 use crate::metrics::{CloseReason, ResponseFlags};
 
 /// A fatal `access_denied` (49) in a record of TLS 1.2, which any client reads before it knows the
@@ -59,17 +59,11 @@ pub(crate) struct Reply {
     pub(crate) malformed: Option<Malformed>,
 }
 
-/// Why a request or a connection is refused.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Malformed {
-    Request(RequestError),
-    Frames(FrameError),
-}
-
 /// A response of HTTP/1 without a body, after which the connection ends.
 pub(super) fn http1(status: u16) -> Vec<u8> {
     let reason = match status {
         400 => "Bad Request",
+        417 => "Expectation Failed",
         431 => "Request Header Fields Too Large",
         502 => "Bad Gateway",
         _ => "Service Unavailable",

@@ -10,7 +10,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 
 use super::{
-    Action, Answered, Detect, Gate, HeldSnapshot, Leg, Logging, Micros, Outcome, Policy, Tables,
+    Action, Answered, AnsweredBy, Detect, Gate, HeldSnapshot, Inspected, Leg, Logging, Micros,
+    Outcome, Policy, Tables,
 };
 use crate::metrics::Detected;
 use crate::relay::Side;
@@ -18,6 +19,9 @@ use world::DESTINATION;
 
 /// Who asks.
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
+
+/// When a connection begins.
+const NOW: Micros = 7;
 
 /// As much as a worker holds of one side.
 pub(super) const ROOM: usize = 32 * 1024;
@@ -89,14 +93,14 @@ pub(super) struct Show {
     leg: Leg,
     /// There has been no decision yet.
     is_undecided: bool,
-    now: Micros,
-    /// When the gate wants to be asked again.
-    due: Option<Micros>,
     sides: [Sent; 2],
     /// May pass, as soon as there is an upstream connection.
     cleared: Vec<u8>,
     pub(super) moves: Moves,
     pub(super) reach: Reach,
+    now: Micros,
+    /// When the gate wants to be asked again.
+    due: Option<Micros>,
     pub(super) seen: Seen,
 }
 
@@ -114,12 +118,12 @@ impl Show {
             snapshot,
             leg: Leg::None,
             is_undecided: is_gated,
-            now: 7,
-            due: None,
             sides: [Sent::default(), Sent::default()],
             cleared: Vec::new(),
             moves: Moves::Copied,
             reach: Reach::Up,
+            now: NOW,
+            due: None,
             seen: Seen::default(),
         };
         if !is_gated {
@@ -140,7 +144,13 @@ impl Show {
         self.turn();
     }
 
-    #[cfg(test)]
+    /// Time passes up to the gate's deadline, if it has one.
+    pub(super) fn wait_out(&mut self) {
+        if let Some(due) = self.due {
+            self.wait(due.saturating_sub(self.now));
+        }
+    }
+
     /// Time passes, and the gate is asked at its deadline.
     pub(super) fn wait(&mut self, time: Micros) {
         self.now += time;
@@ -283,7 +293,6 @@ impl Show {
         self.inspect_behind(side, false);
     }
 
-    #[cfg(test)]
     /// Shows the gate what is held of the client, be it nothing.
     fn ask_again(&mut self) {
         self.inspect_behind(Side::Downstream, true);
@@ -316,8 +325,9 @@ pub(super) fn policy(snapshot: &HeldSnapshot, leg: Leg, room: usize) -> Policy<'
         source: SOURCE,
         destination: DESTINATION,
         leg,
+        upstream: Inspected::All,
         room,
-        now: 7,
+        now: NOW,
         logging: Logging::On,
     }
 }
@@ -327,8 +337,9 @@ fn told(answered: &Answered) -> String {
     let Answered { request: exchange, status, bytes: response_bytes } = answered;
     let answered_by = exchange.answered_by;
     // Of a malformed request it is chance how much has come.
-    let sent = if *status == 400 { 0 } else { exchange.request_bytes };
     let name = exchange.route.name();
+    let is_malformed = answered_by == AnsweredBy::Egret && name.is_none();
+    let sent = if is_malformed { 0 } else { exchange.request_bytes };
     format!("{name:?} {status} {sent} up {response_bytes} down by {answered_by:?}")
 }
 

@@ -6,4 +6,6 @@ mod functions;
 mod http1;
 mod http2;
 mod model;
+mod open_body;
 mod tls;
+mod unjudged;

@@ -4,7 +4,7 @@
 //! connection to the next, are byte for byte what came before. What a head means depends on its
 //! bytes alone (a response's: on them and on what was asked), and where it ends on nothing behind
 //! them. So bytes that begin with all of a head that was accepted begin with that head, and mean
-//! the same. What was refused is never kept.
+//! the same. What could not be read is never kept; what there is against a head is kept with it.
 //!
 //! One for each worker: it is as large whatever the number of connections, and a new connection
 //! finds what others have asked.
@@ -103,6 +103,7 @@ mod tests {
 
     use super::super::{RequestStep, RequestStream, ResponseStep, ResponseStream};
     use super::*;
+    use crate::judge::Rules;
 
     const REQUESTS: [&str; 6] = [
         "GET /v1/orders HTTP/1.1\r\nHost: api.example.com\r\nAccept: */*\r\n\r\n",
@@ -153,7 +154,7 @@ mod tests {
     #[test]
     fn a_head_that_comes_again_is_known_and_is_the_same_value() {
         let mut known = KnownHeads::default();
-        let mut read = |request: &str| match RequestStream::default()
+        let mut read = |request: &str| match RequestStream::new(None)
             .next_known(request.as_bytes(), &mut known)
         {
             RequestStep::Head(head) => head,
@@ -173,12 +174,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_known_is_what_would_be_read(texts in texts(REQUESTS.len())) {
+        fn what_is_known_is_what_would_be_read(
+            texts in texts(REQUESTS.len()),
+            is_judged: bool,
+        ) {
+            let rules = is_judged.then(Rules::default);
             let mut known = KnownHeads::default();
             for (text, changes, behind) in texts {
                 let mut bytes = changed(REQUESTS[text], &changes);
                 bytes.extend_from_slice(&behind);
-                let (mut one, mut other) = <(RequestStream, RequestStream)>::default();
+                let (mut one, mut other) = (RequestStream::new(rules), RequestStream::new(rules));
                 for _ in 0..3 {
                     let step = one.next(&bytes);
                     prop_assert_eq!(&other.next_known(&bytes, &mut known), &step);

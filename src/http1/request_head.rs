@@ -1,12 +1,14 @@
 //! One request's head: what it asks for, of whom, and how its body is framed.
 //!
-//! The syntax is `httparse`'s, in its strict form; the rules about what may stand together are
-//! here. A [`RequestHead`] has exactly one Host and exactly one end of the body.
+//! The syntax is `httparse`'s, in its strict form; what may stand together is said here, and what
+//! each part may be by [`crate::judge`]. Whoever has a [`RequestHead`] knows exactly one Host and
+//! exactly one end of the body.
 
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use super::{HEADERS_MAX, RequestError, content_length, list};
+use super::{HEADERS_MAX, RequestError, list};
+use crate::judge::{self, Objections};
 use crate::sniff::{Authority, Host, NameError};
 
 /// The port that an `http` target without one means.
@@ -27,8 +29,12 @@ pub struct RequestHead {
     pub body: Body,
     /// The protocol that it wants to go on with.
     pub upgrade: Upgrade,
+    /// It waits for 100 (Continue) before its body.
+    pub expects_continue: bool,
     /// The connection can serve another request afterwards.
     pub keep_alive: bool,
+    /// What there is against it.
+    pub objections: Objections,
     /// Where in the head the method stands, for the log. It is not escaped.
     pub method_range: Range<usize>,
     /// Where in the head the target stands, for the log. It is not escaped.
@@ -73,13 +79,21 @@ struct Fields<'a> {
     host: Option<&'a [u8]>,
     length: Option<&'a [u8]>,
     coding: Option<&'a [u8]>,
+    expectation: Option<&'a [u8]>,
     upgrade: bool,
     upgrade_h2c: bool,
     close: bool,
     keep_alive: bool,
+    objections: Objections,
 }
 
 impl RequestHead {
+    /// It has a body, be it an empty one in chunks.
+    #[must_use]
+    pub fn has_body(&self) -> bool {
+        self.body != Body::None
+    }
+
     /// Reads `head`, which [`super::head_end::HeadEnd`] has cut out.
     pub(super) fn parse(head: &[u8]) -> Result<Self, RequestError> {
         let mut storage = [const { MaybeUninit::uninit() }; HEADERS_MAX];
@@ -98,9 +112,15 @@ impl RequestHead {
             0 => Version::Http10,
             _ => Version::Http11,
         };
-        let fields = Fields::collect(request.headers)?;
+        let mut fields = Fields::collect(request.headers)?;
         let body = fields.body(version)?;
-        let authority = authority(method, target, version, fields.host)?;
+        let objections = &mut fields.objections;
+        let authority = authority((method, target), version, fields.host, objections)?;
+        objections.note(judge::method(method.as_bytes()));
+        objections.note_text(head);
+        if body != Body::None {
+            objections.note_body(method.as_bytes(), fields.upgrade);
+        }
         let method_start = head.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
         let target_start = method_start + method.len() + 1;
         Ok(Self {
@@ -110,7 +130,9 @@ impl RequestHead {
             head_len: head.len(),
             body,
             upgrade: fields.upgrade(),
+            expects_continue: fields.expectation.is_some(),
             keep_alive: fields.keeps_alive(version),
+            objections: fields.objections,
             method_range: method_start..method_start + method.len(),
             target_range: target_start..target_start + target.len(),
         })
@@ -123,13 +145,16 @@ impl<'a> Fields<'a> {
         for httparse::Header { name, value } in headers {
             // The length first: most fields are none of these.
             match name.len() {
+                2 if name.eq_ignore_ascii_case("te") => {}
                 4 if name.eq_ignore_ascii_case("host") => {
                     once(&mut fields.host, value, RequestError::SeveralHosts)?;
                 }
+                6 if name.eq_ignore_ascii_case("expect") => fields.expect(value),
                 7 if name.eq_ignore_ascii_case("upgrade") => {
                     fields.upgrade = true;
                     fields.upgrade_h2c |= has(value, b"h2c");
                 }
+                7 if name.eq_ignore_ascii_case("trailer") => {}
                 10 if name.eq_ignore_ascii_case("connection") => {
                     fields.close |= has(value, b"close");
                     fields.keep_alive |= has(value, b"keep-alive");
@@ -140,16 +165,26 @@ impl<'a> Fields<'a> {
                 17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                     once(&mut fields.coding, value, RequestError::BadCoding)?;
                 }
+                _ if judge::is_alias(name.as_bytes()) => {
+                    fields.objections.note(Err(RequestError::AliasedField));
+                }
                 _ => {}
             }
         }
         Ok(fields)
     }
 
+    fn expect(&mut self, value: &'a [u8]) {
+        self.objections.note(judge::expectation(value));
+        if self.expectation.replace(value).is_some() {
+            self.objections.note(Err(RequestError::BadExpectation));
+        }
+    }
+
     fn body(&self, version: Version) -> Result<Body, RequestError> {
         match (self.coding, self.length, version) {
             (None, None, _) => Ok(Body::None),
-            (None, Some(length), _) => match content_length(length) {
+            (None, Some(length), _) => match judge::content_length(length) {
                 None => Err(RequestError::BadLength),
                 Some(0) => Ok(Body::None),
                 Some(length) => Ok(Body::Length(length)),
@@ -195,10 +230,10 @@ fn has(value: &[u8], member: &[u8]) -> bool {
 
 /// Whom the request is for (RFC 9112 3.2). `None`: it does not say.
 fn authority(
-    method: &str,
-    target: &str,
+    (method, target): (&str, &str),
     version: Version,
     host: Option<&[u8]>,
+    objections: &mut Objections,
 ) -> Result<Option<Authority>, RequestError> {
     if method.eq_ignore_ascii_case("connect") {
         return Err(RequestError::Connect);
@@ -209,13 +244,15 @@ fn authority(
         (Some(host), _) => named(host)?,
     };
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        objections.note(judge::path(target.as_bytes(), host.as_ref(), HTTP_PORT));
         return Ok(host);
     }
-    let in_target = absolute_form(target).ok_or(RequestError::BadTarget)?;
+    let (in_target, path) = judge::absolute_form(target.as_bytes())?;
     let in_target = Authority::parse(in_target).map_err(RequestError::BadHost)?;
+    objections.note(judge::path(path, Some(&in_target), HTTP_PORT));
     match host {
         None if version == Version::Http10 => Ok(Some(in_target)),
-        Some(host) if is_same(&host, &in_target) => Ok(Some(host)),
+        Some(host) if judge::is_same(&host, &in_target, HTTP_PORT) => Ok(Some(host)),
         _ => Err(RequestError::HostMismatch),
     }
 }
@@ -227,19 +264,6 @@ fn named(value: &[u8]) -> Result<Option<Authority>, RequestError> {
         Err(NameError::Empty) if value.is_empty() => Ok(None),
         Err(error) => Err(RequestError::BadHost(error)),
     }
-}
-
-/// The authority of an absolute `http` target. Other schemes have no business on a connection that
-/// is not encrypted.
-fn absolute_form(target: &str) -> Option<&[u8]> {
-    let target = target.as_bytes();
-    let (scheme, rest) = target.split_at_checked("http://".len())?;
-    let end = rest.iter().position(|byte| matches!(byte, b'/' | b'?' | b'#'));
-    scheme.eq_ignore_ascii_case(b"http://").then(|| &rest[..end.unwrap_or(rest.len())])
-}
-
-fn is_same(one: &Authority, other: &Authority) -> bool {
-    one.host == other.host && one.port.unwrap_or(HTTP_PORT) == other.port.unwrap_or(HTTP_PORT)
 }
 
 fn refusal(error: httparse::Error) -> RequestError {

@@ -15,6 +15,7 @@ use super::chunked::{Chunked, Piece};
 use super::head_end::{HeadEnd, Lines};
 use super::known_heads::{KnownHeads, Place};
 use super::request_head::{Body, RequestHead, Upgrade};
+use crate::judge::Rules;
 
 /// What the first bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,6 +57,8 @@ pub struct RequestStream {
     /// What comes after the present request.
     after: After,
     request_bytes: u64,
+    /// What requests are judged by; `None`: they only have to be read.
+    rules: Option<Rules>,
 }
 
 #[derive(Debug)]
@@ -90,18 +93,19 @@ enum After {
     Nothing,
 }
 
-impl Default for RequestStream {
-    fn default() -> Self {
+impl RequestStream {
+    /// A stream whose requests are read, and judged if there are `rules`.
+    #[must_use]
+    pub fn new(rules: Option<Rules>) -> Self {
         Self {
             state: new_head(),
             switch: Switch::NotWanted,
             after: After::Another,
             request_bytes: 0,
+            rules,
         }
     }
-}
 
-impl RequestStream {
     /// What the first of `bytes` are. `bytes` begin where the last step that told some ended.
     #[cfg(any(test, feature = "internals"))]
     pub fn next(&mut self, bytes: &[u8]) -> RequestStep {
@@ -132,6 +136,7 @@ impl RequestStream {
             State::Chunked(chunked) => match chunked.read(bytes) {
                 Piece::Within(piece) => Ok(self.body(piece, false)),
                 Piece::Last(piece) => Ok(self.body(piece, true)),
+                Piece::Partial => Ok(RequestStep::NeedMore),
                 Piece::Bad(refusal) => Err(refusal),
             },
             State::AwaitUpgrade => Ok(RequestStep::AwaitUpgrade),
@@ -194,6 +199,7 @@ impl RequestStream {
     }
 
     /// Between requests: if the downstream ends here, and no byte is held, nothing is cut short.
+    #[cfg(test)]
     #[must_use]
     pub fn is_between_requests(&self) -> bool {
         match &self.state {
@@ -207,6 +213,26 @@ impl RequestStream {
     #[must_use]
     pub fn is_at_head(&self) -> bool {
         matches!(self.state, State::Head(_) | State::Refused(_))
+    }
+
+    /// Within a body.
+    #[must_use]
+    pub fn is_in_body(&self) -> bool {
+        matches!(self.state, State::Length(_) | State::Chunked(_))
+    }
+
+    /// Why nothing more may pass.
+    #[must_use]
+    pub fn refusal(&self) -> Option<RequestError> {
+        match self.state {
+            State::Refused(refusal) => Some(refusal),
+            State::Head(_)
+            | State::Length(_)
+            | State::Chunked(_)
+            | State::AwaitUpgrade
+            | State::Opaque
+            | State::Over => None,
+        }
     }
 
     /// No request follows the present one: what comes behind its body is told as
@@ -251,7 +277,7 @@ impl RequestStream {
             && let Some(head) = heads.find(*place, bytes, |_| true)
         {
             let head = Rc::clone(head);
-            return Ok(self.begin(head));
+            return self.begin(head);
         }
         let Some(head_len) = head_end.find(bytes)? else {
             return Ok(RequestStep::NeedMore);
@@ -260,10 +286,13 @@ impl RequestStream {
         if let Some((heads, place)) = known {
             heads.keep(place, &bytes[..head_len], Rc::clone(&head));
         }
-        Ok(self.begin(head))
+        self.begin(head)
     }
 
-    fn begin(&mut self, head: Rc<RequestHead>) -> RequestStep {
+    fn begin(&mut self, head: Rc<RequestHead>) -> Result<RequestStep, RequestError> {
+        if let Some(refusal) = self.rules.and_then(|rules| head.objections.refusal(rules)) {
+            return Err(refusal);
+        }
         self.request_bytes = head.head_len as u64;
         self.switch = match head.upgrade {
             Upgrade::No => Switch::NotWanted,
@@ -276,9 +305,9 @@ impl RequestStream {
         match head.body {
             Body::None => self.end_request(),
             Body::Length(length) => self.state = State::Length(length),
-            Body::Chunked => self.state = State::Chunked(Chunked::default()),
+            Body::Chunked => self.state = State::Chunked(Chunked::new(self.rules)),
         }
-        RequestStep::Head(head)
+        Ok(RequestStep::Head(head))
     }
 
     fn body(&mut self, bytes: usize, ends: bool) -> RequestStep {

@@ -73,8 +73,9 @@ struct Fields {
 enum Coding {
     #[default]
     Absent,
+    /// Chunked, at last.
     Chunked,
-    /// Another, or several.
+    /// Another one at last.
     Other,
 }
 
@@ -129,6 +130,22 @@ fn turn(status: u16, asked: ExpectedResponse) -> Result<Turn, FramingError> {
     }
 }
 
+impl Coding {
+    /// The codings of `value` were applied behind this one. The last one delimits the body (RFC
+    /// 9112 6.3); servers repeat `chunked`, and say `identity` for none.
+    fn and(self, value: &[u8]) -> Self {
+        let mut codings = list(value).peekable();
+        if codings.peek().is_none() {
+            return Self::Other;
+        }
+        codings.fold(self, |before, coding| match coding {
+            _ if coding.eq_ignore_ascii_case(b"identity") => before,
+            _ if coding.eq_ignore_ascii_case(b"chunked") => Self::Chunked,
+            _ => Self::Other,
+        })
+    }
+}
+
 impl Fields {
     fn collect(headers: &[httparse::Header<'_>]) -> Result<Self, FramingError> {
         let mut fields = Self::default();
@@ -143,10 +160,7 @@ impl Fields {
                     }
                 }
             } else if name.eq_ignore_ascii_case("transfer-encoding") {
-                fields.coding = match fields.coding {
-                    Coding::Absent if value.eq_ignore_ascii_case(b"chunked") => Coding::Chunked,
-                    _ => Coding::Other,
-                };
+                fields.coding = fields.coding.and(value);
             } else if name.eq_ignore_ascii_case("upgrade") && list(value).any(is_http2) {
                 fields.agreed = Agreed::Http2;
             }

@@ -190,6 +190,18 @@ impl<T> ResponseStream<T> {
         }
     }
 
+    /// Something of the present response has come, be it an interim one.
+    #[must_use]
+    pub fn is_heard(&self) -> bool {
+        self.response == ResponseProgress::Begun || matches!(self.state, State::Opaque)
+    }
+
+    /// Within the body of a response that has an end of its own.
+    #[must_use]
+    pub fn is_within_framed(&self) -> bool {
+        self.status != 0 && self.body_left() != u64::MAX
+    }
+
     /// Whether the next request must wait for a response.
     #[must_use]
     pub fn is_full(&self) -> bool {
@@ -230,6 +242,7 @@ impl<T> ResponseStream<T> {
             State::Chunked(chunked) => match chunked.read(bytes) {
                 Piece::Within(piece) => self.body(piece, false),
                 Piece::Last(piece) => self.body(piece, true),
+                Piece::Partial => ResponseStep::NeedMore,
                 Piece::Bad(_) => self.lose(FramingError::BadChunk),
             },
             State::UntilClose => self.body(bytes.len(), false),
@@ -332,7 +345,7 @@ impl<T> ResponseStream<T> {
             (Turn::Switched, _) => self.state = State::Opaque,
             (_, ResponseBody::None) => self.end_response(),
             (_, ResponseBody::Length(length)) => self.state = State::Length(length),
-            (_, ResponseBody::Chunked) => self.state = State::Chunked(Chunked::default()),
+            (_, ResponseBody::Chunked) => self.state = State::Chunked(Chunked::new(None)),
             (_, ResponseBody::UntilClose) => self.state = State::UntilClose,
         }
     }

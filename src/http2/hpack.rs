@@ -179,6 +179,6 @@ impl<'a> Input<'a> {
 }
 
 #[cfg(test)]
-pub(super) mod testing;
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;

@@ -18,13 +18,16 @@ use super::frame::{
 use super::hpack::Decoder;
 use super::opening::{Opening, PAYLOAD_BYTES_MAX};
 use super::request::Fields;
-use super::step::{FrameStep, RawBinary};
+use super::step::{FrameStep, Malformed, RawBinary};
 use super::streams::{Passage, Request, Streams};
 use super::{ErrorCode, FrameError};
+use crate::judge::{RequestError, Rules};
 
 /// Follows one downstream's frames, from the byte behind the preface.
 #[derive(Debug, Default)]
 pub struct RequestFrames {
+    /// What requests are judged by; `None`: they only have to be read.
+    rules: Option<Rules>,
     state: State,
     decoder: Decoder,
     last_stream: u32,
@@ -70,15 +73,21 @@ enum Lead {
 }
 
 impl RequestFrames {
-    /// Of a client that has no server before its first request.
+    /// Of a client that has no server before its first request. Requests are judged by `rules`.
     #[must_use]
-    pub fn opening() -> Self {
-        Self { opening: Some(Opening::default()), ..Self::default() }
+    pub fn opening(rules: Rules) -> Self {
+        Self { opening: Some(Opening::default()), ..Self::judged(rules) }
     }
 
     /// Of a client whose first request was upgraded from HTTP/1.
-    pub(super) fn upgraded() -> Self {
-        Self { last_stream: 1, streams: Streams::upgraded(), ..Self::default() }
+    pub(super) fn upgraded(rules: Rules) -> Self {
+        Self { last_stream: 1, streams: Streams::upgraded(), ..Self::judged(rules) }
+    }
+
+    /// Frames whose requests are judged by `rules`.
+    #[must_use]
+    pub fn judged(rules: Rules) -> Self {
+        Self { rules: Some(rules), ..Self::default() }
     }
 
     /// What the first of `bytes` are. `bytes` begin where the last step that told some ended.
@@ -233,8 +242,8 @@ impl RequestFrames {
             Passage::Passes | Passage::Dropped => Lead::Step(self.drop_frame(header, bytes)),
             Passage::Bodyless => {
                 let error = match header.payload_bytes > PAYLOAD_BYTES_MAX {
-                    true => FrameError::BadFrame(ErrorCode::FrameSize),
-                    false => FrameError::UnexpectedBody,
+                    true => FrameError::BadFrame(ErrorCode::FrameSize).into(),
+                    false => RequestError::UnannouncedBody.into(),
                 };
                 Lead::Step(self.reset_by(header, bytes, Some(error)))
             }
@@ -256,7 +265,7 @@ impl RequestFrames {
         &mut self,
         header: FrameHeader,
         bytes: &[u8],
-        error: Option<FrameError>,
+        error: Option<Malformed>,
     ) -> FrameStep {
         self.streams.reset(header.stream);
         // It may be the client's last frame on it.
@@ -301,15 +310,20 @@ impl RequestFrames {
             return Ok(FrameStep::NeedMore);
         }
         let block = header_block(&bytes[..whole])?;
-        let mut fields = Fields::new(self.raw_binary);
+        // Streams are opened in order: another one has been opened, or never will be.
+        let is_request = stream > self.last_stream;
+        let mut fields = Fields::new(self.rules, self.raw_binary);
+        let take = match is_request {
+            true => Fields::take,
+            false => Fields::take_trailer,
+        };
         self.decoder
-            .decode(&block, |name, value| fields.take(name, value))
+            .decode(&block, |name, value| take(&mut fields, name, value))
             .map_err(FrameError::Hpack)?;
         self.state = State::Boundary;
         let Some(header) = FrameHeader::parse(bytes) else { return Ok(FrameStep::NeedMore) };
-        match stream > self.last_stream {
+        match is_request {
             true => Ok(self.request(header, whole, fields)),
-            // Streams are opened in order: this one has been opened, or never will be.
             false => Ok(self.trailers(header, whole, fields)),
         }
     }
@@ -326,13 +340,13 @@ impl RequestFrames {
         };
         match fields.into_request() {
             _ if self.streams.is_full() => {
-                FrameStep::Malformed { bytes, stream, error: FrameError::TooManyStreams }
+                FrameStep::Malformed { bytes, stream, error: FrameError::TooManyStreams.into() }
             }
             Ok(authority) => {
                 self.streams.begin(stream, request);
                 FrameStep::Request { bytes, stream, authority }
             }
-            Err(error) => FrameStep::Malformed { bytes, stream, error },
+            Err(error) => FrameStep::Malformed { bytes, stream, error: error.into() },
         }
     }
 
@@ -345,7 +359,7 @@ impl RequestFrames {
                 return FrameStep::Pass { bytes };
             }
             Ok(()) => None,
-            Err(error) => Some(error),
+            Err(error) => Some(error.into()),
         };
         self.blocks = Blocks::Dropped;
         self.streams.reset(stream);

@@ -1,6 +1,7 @@
 //! What is told about the bytes of a client.
 
-use super::{Claimed, FrameError};
+use super::{Claimed, ErrorCode, FrameError};
+use crate::judge::RequestError;
 
 /// What the first bytes are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub enum FrameStep {
         /// The stream that it would open.
         stream: u32,
         /// Why.
-        error: FrameError,
+        error: Malformed,
     },
     /// The first `bytes` belong to a stream that was reset or refused.
     Drop {
@@ -65,10 +66,32 @@ pub enum FrameStep {
         /// See [`FrameStep::Drop`].
         credit: u32,
         /// Why, if the client is to blame.
-        error: Option<FrameError>,
+        error: Option<Malformed>,
     },
     /// Nothing from here on may pass.
     Refused(FrameError),
+}
+
+/// Why a request, a stream or a connection is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    /// A request is wrong, or what belongs to it.
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    /// The frames are.
+    #[error(transparent)]
+    Frames(#[from] FrameError),
+}
+
+impl Malformed {
+    /// What the client is told.
+    #[must_use]
+    pub const fn code(self) -> ErrorCode {
+        match self {
+            Self::Request(_) => ErrorCode::Protocol,
+            Self::Frames(error) => error.code(),
+        }
+    }
 }
 
 /// Whether the server takes gRPC's metadata as raw octets ([`super::request`]).

@@ -10,10 +10,11 @@ use strum::VariantArray;
 use super::encode::Lines;
 use super::requests::Measure;
 use super::timing::{CONNECT_BOUNDS_US, TURN_BOUNDS_US};
-use super::{CloseReason, Detected, DnsResult, ReloadResult};
+use super::{CloseReason, Detected, DnsResult, ReloadResult, UnaskedStatus};
 use crate::drain::Phase;
-use crate::http1::{FramingError, RequestErrorKind};
+use crate::http1::FramingError;
 use crate::http2::FrameErrorKind;
+use crate::judge::RequestErrorKind;
 use crate::sniff::NameError;
 use crate::upstream_guard::Refused;
 
@@ -209,8 +210,18 @@ pub(super) const CATALOGUE: &[Row] = &[
     ),
     counter(
         "egret_http_refused_requests_total",
-        "HTTP/1 requests whose framing or head is refused, by reason.",
+        "Requests whose head, framing or trailers are refused, by reason.",
         |out| out.by_value::<RequestErrorKind>("reason", |w| &w.refused_requests),
+    ),
+    counter(
+        "egret_http_unjudged_total",
+        "Requests that passed without judgement to where they meant to go, by reason.",
+        |out| out.by_value::<RequestErrorKind>("reason", |w| &w.unjudged_requests),
+    ),
+    counter(
+        "egret_http_unasked_answers_total",
+        "Answers that no request asked for, by status.",
+        |out| out.by_value::<UnaskedStatus>("status", |w| &w.unasked_answers),
     ),
     counter(
         "egret_http_unframed_answers_total",

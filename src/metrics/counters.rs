@@ -3,11 +3,14 @@
 //! Each structure has one writing thread; every other thread only reads. They hold numbers, and
 //! know neither names nor formats (see `catalogue`).
 
+use std::ops::Deref;
+
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
 use super::{Cell, CloseReason};
-use crate::http1::{FramingError, RequestError, RequestErrorKind};
+use crate::http1::FramingError;
 use crate::http2::{FrameError, FrameErrorKind};
+use crate::judge::{RequestError, RequestErrorKind};
 use crate::sniff::{NameError, OpaqueReason};
 use crate::upstream_guard::Refused;
 
@@ -57,7 +60,9 @@ pub struct WorkerCounters {
     /// Requests that name two hosts.
     pub name_conflicts: Cell,
     pub(super) junk_names: [Cell; NameError::COUNT],
-    pub(super) refused_requests: [Cell; RequestErrorKind::COUNT],
+    pub(super) refused_requests: Cells<{ RequestErrorKind::COUNT }>,
+    pub(super) unjudged_requests: Cells<{ RequestErrorKind::COUNT }>,
+    pub(super) unasked_answers: [Cell; UnaskedStatus::COUNT],
     pub(super) unframed_answers: [Cell; FramingError::COUNT],
     pub(super) refused_frames: [Cell; FrameErrorKind::COUNT],
     pub(super) refused_upstreams: [Cell; Refused::COUNT],
@@ -69,6 +74,24 @@ pub struct WorkerCounters {
     pub blocked_streams: Cell,
     /// Lines of the access log that found the queue full.
     pub access_log_dropped: Cell,
+}
+
+/// One cell for each variant of an enum that has more of them than an array with a default.
+#[derive(Debug)]
+pub(super) struct Cells<const N: usize>([Cell; N]);
+
+impl<const N: usize> Default for Cells<N> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| Cell::default()))
+    }
+}
+
+impl<const N: usize> Deref for Cells<N> {
+    type Target = [Cell];
+
+    fn deref(&self) -> &[Cell] {
+        &self.0
+    }
 }
 
 // An enum's value is the index of its cell: each array has one cell per variant, in the order of
@@ -96,6 +119,18 @@ impl WorkerCounters {
     #[must_use]
     pub fn refused_requests(&self, reason: RequestError) -> &Cell {
         &self.refused_requests[RequestErrorKind::from(reason) as usize]
+    }
+
+    /// The counter of requests that passed without judgement, for `reason`.
+    #[must_use]
+    pub fn unjudged_requests(&self, reason: RequestError) -> &Cell {
+        &self.unjudged_requests[RequestErrorKind::from(reason) as usize]
+    }
+
+    /// The counter of answers that nothing asked for, by their status.
+    #[must_use]
+    pub fn unasked_answers(&self, status: UnaskedStatus) -> &Cell {
+        &self.unasked_answers[status as usize]
     }
 
     /// The counter of HTTP/2 connections that were refused for `reason`.
@@ -148,6 +183,50 @@ impl From<OpaqueReason> for Detected {
             OpaqueReason::UnknownProtocol => Self::Unknown,
             OpaqueReason::TooLarge => Self::TooLarge,
             OpaqueReason::BadTls => Self::BadTls,
+        }
+    }
+}
+
+/// The status of an answer that nothing asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+pub enum UnaskedStatus {
+    /// 408: a server gives up an idle connection.
+    #[strum(serialize = "408")]
+    RequestTimeout,
+    /// An interim answer.
+    #[strum(serialize = "1xx")]
+    Interim,
+    /// A success.
+    #[strum(serialize = "2xx")]
+    Success,
+    /// A redirection.
+    #[strum(serialize = "3xx")]
+    Redirection,
+    /// The client's fault.
+    #[strum(serialize = "4xx")]
+    ClientError,
+    /// The server's fault.
+    #[strum(serialize = "5xx")]
+    ServerError,
+    /// No status line, or not all of it.
+    #[strum(serialize = "none")]
+    None,
+}
+
+impl UnaskedStatus {
+    /// The status of the answer that `bytes` begin with.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        let begin = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(0);
+        let line = bytes[begin..].strip_prefix(b"HTTP/1.").and_then(|rest| rest.get(2..5));
+        match line {
+            Some(b"408") => Self::RequestTimeout,
+            Some([b'1', ..]) => Self::Interim,
+            Some([b'2', ..]) => Self::Success,
+            Some([b'3', ..]) => Self::Redirection,
+            Some([b'4', ..]) => Self::ClientError,
+            Some([b'5', ..]) => Self::ServerError,
+            Some(_) | None => Self::None,
         }
     }
 }
@@ -248,6 +327,7 @@ mod tests {
         have_cells_of_their_own(CloseReason::VARIANTS, |one| w.closed(one));
         have_cells_of_their_own(Detected::VARIANTS, |one| w.detected(one));
         have_cells_of_their_own(NameError::VARIANTS, |one| w.junk_names(one));
+        have_cells_of_their_own(UnaskedStatus::VARIANTS, |one| w.unasked_answers(one));
         have_cells_of_their_own(FramingError::VARIANTS, |one| w.unframed_answers(one));
         have_cells_of_their_own(Refused::VARIANTS, |one| w.refused_upstreams(one));
         have_cells_of_their_own(ReloadResult::VARIANTS, |one| c.reloads(one));
@@ -259,16 +339,14 @@ mod tests {
         let counters = WorkerCounters::default();
         for details in NameError::VARIANTS {
             counters.refused_requests(RequestError::BadHost(*details)).add(1);
-            counters.refused_frames(FrameError::BadHost(*details)).add(1);
         }
         counters.refused_frames(FrameError::Hpack(HpackError::Truncated)).add(1);
         counters.refused_frames(FrameError::Hpack(HpackError::ListTooLarge)).add(1);
         let all = NameError::COUNT as u64;
         assert_eq!(counters.refused_requests(RequestError::BadHost(NameError::Empty)).get(), all);
-        assert_eq!(counters.refused_frames(FrameError::BadHost(NameError::Empty)).get(), all);
         assert_eq!(counters.refused_frames(FrameError::Hpack(HpackError::Truncated)).get(), 2);
         // The last of each list.
-        assert_eq!(counters.refused_requests(RequestError::BadTrailer).get(), 0);
-        assert_eq!(counters.refused_frames(FrameError::Connect).get(), 0);
+        assert_eq!(counters.refused_requests(RequestError::PseudoInTrailers).get(), 0);
+        assert_eq!(counters.refused_frames(FrameError::BadPadding).get(), 0);
     }
 }

@@ -7,7 +7,7 @@
 use memchr::memchr;
 
 use super::{OpaqueReason, Sniff};
-use crate::http1::is_token;
+use crate::judge::is_token;
 
 /// What a client of HTTP/2 with prior knowledge sends first (RFC 9113 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";

@@ -156,10 +156,13 @@ impl<K: Kernel> Connection<K> {
         }
     }
 
-    /// An observed connection cannot be followed any further: from here on it is opaque bytes,
+    /// A connection cannot be followed any further: from here on it is opaque bytes,
     /// accounted as TCP. Its requests are counted, and what their responses will be is not known.
     pub(super) fn unfollow(&mut self, unfollowed: Unfollowed, cx: &mut Context<K>) {
-        let Unfollowed { mut requests, refusal, unframed } = unfollowed;
+        let Unfollowed { mut requests, unjudged, refusal, unframed } = unfollowed;
+        if let Some(why) = unjudged {
+            cx.metrics.counters.unjudged_requests(why).add(1);
+        }
         if let Some(refusal) = refusal {
             cx.metrics.counters.refused_requests(refusal).add(1);
         }

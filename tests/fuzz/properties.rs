@@ -15,6 +15,7 @@ use egret::internals::http1::{
 };
 use egret::internals::http2::hpack::{Decoder, HpackError, LIST_BYTES_MAX, TABLE_BYTES_MAX};
 use egret::internals::http2::{BLOCK_BYTES_MAX, FrameStep, RequestFrames, ResponseFrames};
+use egret::internals::judge::Rules;
 use egret::internals::registry::service_entry::{self, HostPattern, NameSource, ServiceEntry};
 use egret::internals::registry::snapshot::{Answers, Match, Shown, Snapshot, Target};
 use egret::internals::sniff::{Authority, ClientHello, Host, Name, Sni, Sniff, Sniffer};
@@ -41,8 +42,8 @@ pub(crate) fn client_hello(bytes: &[u8]) {
 
 /// A head that is accepted has one end and one Host.
 pub(crate) fn request_head(bytes: &[u8]) {
-    let mut stream = RequestStream::default();
-    let mut slowly = RequestStream::default();
+    let mut stream = RequestStream::new(Some(Rules::default()));
+    let mut slowly = RequestStream::new(Some(Rules::default()));
     let step = stream.next(bytes);
     let last = (1..=bytes.len())
         .map(|arrived| slowly.next(&bytes[..arrived]))
@@ -195,7 +196,7 @@ fn is_normal(name: &Name) {
 
 /// What was told about `bytes` that come in pieces: each step, and where it ended.
 fn requests(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
-    let mut stream = RequestStream::default();
+    let mut stream = RequestStream::new(Some(Rules::default()));
     tell(bytes, piece_bytes, |bytes| match stream.next(bytes) {
         RequestStep::NeedMore | RequestStep::AwaitUpgrade => Told::NeedMore,
         RequestStep::Head(head) => Told::Some(format!("{head:?}"), head.head_len),
@@ -224,7 +225,7 @@ fn answers(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
 }
 
 fn frames(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
-    let mut frames = RequestFrames::default();
+    let mut frames = RequestFrames::judged(Rules::default());
     tell(bytes, piece_bytes, |bytes| match frames.next(bytes) {
         FrameStep::NeedMore => {
             assert!(bytes.len() < BLOCK_BYTES_MAX, "more than a buffer holds");
@@ -344,7 +345,7 @@ fn tell(bytes: &[u8], piece_bytes: usize, mut next: impl FnMut(&[u8]) -> Told) -
 
 /// The bytes, as a chunked body, once to the strict reader and once to a lenient one.
 fn lenient_parsers_agree(body: &[u8]) {
-    let mut stream = RequestStream::default();
+    let mut stream = RequestStream::new(Some(Rules::default()));
     let head = b"POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n";
     assert!(matches!(stream.next(head), RequestStep::Head(_)), "a plain head is accepted");
     if let RequestStep::Body { bytes, ends: true } = stream.next(body) {

@@ -3,6 +3,7 @@
 use std::hint::black_box;
 
 use egret::internals::http1::{RequestStep, RequestStream};
+use egret::internals::judge::Rules;
 use egret::internals::sniff::{Sniff, Sniffer};
 
 /// What curl sends first, as captured for the fuzz targets.
@@ -58,7 +59,7 @@ pub(crate) fn request_head_of_browser() -> Box<dyn FnMut()> {
 
 /// The next request on a connection that stays open.
 fn read_head(bytes: &'static [u8]) -> Box<dyn FnMut()> {
-    let mut stream = RequestStream::default();
+    let mut stream = RequestStream::new(Some(Rules::default()));
     Box::new(move || {
         let step = stream.next(black_box(bytes));
         assert!(matches!(step, RequestStep::Head(_)), "{step:?}");

@@ -62,7 +62,7 @@ outboundTrafficPolicy: { mode: REGISTRY_ONLY }
 blackHole: { action: reset, tlsAlert: true }
 names:
   { enabled: false, deadline: 1s, opaquePorts: [9], unverified: block, grace: 1m,
-    dnsServers: [10.0.0.53] }
+    refuseGetBodies: false, latin1: pass, dnsServers: [10.0.0.53] }
 registry: ['a/*.yaml']
 workloads: w.yaml
 upstream: { mark: 16, allow: [127.0.0.1], privateAddresses: block }

@@ -44,7 +44,7 @@ impl Http1 {
                 }
                 RequestStep::Discard { .. } => return Ok(()),
                 RequestStep::Refused(refusal) => {
-                    return Err(Unreadable { refusal: Some(refusal), unframed: None });
+                    return Err(Unreadable { refusal: Some(refusal), ..Unreadable::default() });
                 }
             }
         }
@@ -85,7 +85,7 @@ impl Http1 {
                 }
                 ResponseStep::Unasked => return Err(Unreadable::default()),
                 ResponseStep::Unframed(lost) => {
-                    return Err(Unreadable { refusal: None, unframed: Some(lost) });
+                    return Err(Unreadable { unframed: Some(lost), ..Unreadable::default() });
                 }
             }
         }

@@ -4,6 +4,7 @@ use super::{Departure, Http1};
 use crate::gate::{Action, Outcome};
 use crate::http1::Agreed;
 use crate::http2::{PREFACE, Upgraded};
+use crate::judge::Rules;
 use crate::metrics::CloseReason;
 
 /// An upgrade that was agreed, until the downstream speaks.
@@ -15,9 +16,9 @@ pub(in crate::gate) struct Switched {
 }
 
 impl Switched {
-    /// A 101 has named this protocol.
-    pub(super) fn to(agreed: Agreed) -> Self {
-        Self { agreed, frames: Upgraded::default() }
+    /// A 101 has named this protocol. Requests of HTTP/2 are judged by `rules`.
+    pub(super) fn to(agreed: Agreed, rules: Rules) -> Self {
+        Self { agreed, frames: Upgraded::new(rules) }
     }
 }
 

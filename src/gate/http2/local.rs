@@ -25,7 +25,7 @@ impl Http2 {
         &mut self,
         bytes: usize,
         stream: u32,
-        error: FrameError,
+        error: Malformed,
         policy: &Policy<'_>,
     ) {
         let reset = http2::reset(stream, error.code());
@@ -35,7 +35,7 @@ impl Http2 {
                 self.refuse_by(frames, error);
             }
             Leg::Up(_) => {
-                self.notes.push(Note::FramesRefused(error));
+                self.notes.push(note(error));
                 self.refuse(bytes, stream, reset, CloseReason::BadRequest);
             }
         }
@@ -57,14 +57,14 @@ impl Http2 {
     }
 
     /// The next `bytes` end a stream that has passed, towards both sides.
-    pub(super) fn reset(&mut self, bytes: usize, stream: u32, error: Option<FrameError>) {
-        let code = error.map_or(ErrorCode::Cancel, FrameError::code);
+    pub(super) fn reset(&mut self, bytes: usize, stream: u32, error: Option<Malformed>) {
+        let code = error.map_or(ErrorCode::Cancel, Malformed::code);
         let mut frames = http2::reset(stream, code);
         if !self.requests.passes_blocks() && self.course == Course::Open {
             frames = self.farewell(self.requests.last_stream(), frames);
             self.course = Course::Draining(CloseReason::BadRequest);
         }
-        self.notes.extend(error.map(Note::FramesRefused));
+        self.notes.extend(error.map(note));
         self.say(frames);
         self.gone = Some(Gone { bytes, instead: http2::reset(stream, ErrorCode::Cancel) });
     }
@@ -83,13 +83,13 @@ impl Http2 {
 
     /// What came before the first request cannot be served.
     pub(super) fn refuse_first(&mut self, error: FrameError) {
-        self.refuse_by(http2::goaway(self.requests.last_stream(), error.code()), error);
+        self.refuse_by(http2::goaway(self.requests.last_stream(), error.code()), error.into());
     }
 
-    pub(super) fn refuse_by(&mut self, frames: Vec<u8>, error: FrameError) {
+    pub(super) fn refuse_by(&mut self, frames: Vec<u8>, error: Malformed) {
         self.reply(frames, CloseReason::BadRequest, Vec::new(), ResponseFlags::None);
         if let Some(reply) = &mut self.reply {
-            reply.malformed = Some(Malformed::Frames(error));
+            reply.malformed = Some(error);
         }
     }
 
@@ -162,6 +162,14 @@ impl Http2 {
                 return request;
             }
         }
+    }
+}
+
+/// What is counted.
+fn note(malformed: Malformed) -> Note {
+    match malformed {
+        Malformed::Request(error) => Note::RequestRefused(error),
+        Malformed::Frames(error) => Note::FramesRefused(error),
     }
 }
 

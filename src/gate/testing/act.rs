@@ -87,8 +87,11 @@ impl Show {
     }
 
     fn unfollow(&mut self, unfollowed: Unfollowed) {
-        let Unfollowed { mut requests, refusal, unframed } = unfollowed;
-        self.seen.notes.insert(format!("unfollowed: {refusal:?} {unframed:?}"));
+        let Unfollowed { mut requests, unjudged, refusal, unframed } = unfollowed;
+        self.seen.notes.insert(match unjudged {
+            Some(why) => format!("unjudged: {why:?}"),
+            None => format!("unfollowed: {refusal:?} {unframed:?}"),
+        });
         while let Some(answered) = requests.pop_ended().or_else(|| requests.pop_unanswered(0)) {
             self.seen.accounted.push(told(&answered));
         }
@@ -180,6 +183,8 @@ impl Show {
     fn note(&mut self, note: &Note) {
         self.seen.notes.insert(match note {
             Note::Due(at) => return self.due = Some(*at),
+            // How much of its status has come is chance.
+            Note::Unasked(_) => "unasked".to_owned(),
             Note::StreamAnswered(answered) => {
                 self.seen.accounted.push(told(answered));
                 "a stream answered".to_owned()
@@ -190,6 +195,7 @@ impl Show {
             | Note::NameConflict
             | Note::BlockedStream
             | Note::FramesRefused(_)
+            | Note::RequestRefused(_)
             | Note::ResponseUnframed(_) => format!("{note:?}"),
         });
     }

@@ -31,22 +31,35 @@ struct Model<'a> {
 impl Model<'_> {
     fn pass(&mut self) {
         while let Some(request) = self.requests.get(self.turn).filter(|_| !self.is_over) {
-            if !self.has_begun && self.sent < request.head_end {
+            if !self.has_begun && self.sent < request.seen_at {
                 return;
             }
             if !self.has_begun {
                 let Some(to) = request.to else { return self.is_over = true };
+                // What cannot be judged is no HTTP from there on.
+                self.is_open = request.drawn.fault.is_some();
                 if self.up.replace(to) != Some(to) {
                     self.upstreams.push((to, Vec::new()));
                 }
                 self.has_begun = true;
             }
-            self.pass_until(if self.is_open { self.sent } else { self.sent.min(request.end) });
+            self.pass_until(if self.is_open { self.sent } else { self.until(request) });
             if self.is_open || self.at < request.end || !self.is_answered {
                 return;
             }
             (self.turn, self.has_begun, self.is_answered) = (self.turn + 1, false, false);
         }
+    }
+
+    /// How much of a request whose head has passed may pass.
+    fn until(&self, request: &Request) -> usize {
+        let end = if self.is_answered { request.end } else { request.held_at };
+        let until = match self.sent < request.end {
+            // Trailers pass when all of them have come.
+            true => self.sent.min(request.trailers_at),
+            false => self.sent,
+        };
+        until.min(end).max(self.at)
     }
 
     fn pass_until(&mut self, until: usize) {
@@ -80,7 +93,7 @@ impl Model<'_> {
 
     fn is_within_a_bad_head(&self) -> bool {
         let request = self.requests.get(self.turn).filter(|_| !self.has_begun);
-        request.is_some_and(|request| request.drawn.fault.is_some() && self.sent < request.head_end)
+        request.is_some_and(|request| request.drawn.fault.is_some() && self.sent < request.seen_at)
     }
 
     /// Before a name has come the address decides.
@@ -97,7 +110,12 @@ impl Model<'_> {
 /// A request, by where it stands in all that the client sends.
 #[derive(Debug, Clone)]
 struct Request {
-    head_end: usize,
+    /// Where its head ends, or its fault is seen.
+    seen_at: usize,
+    /// Until its answer, no more of it passes: behind it stands what could be a request.
+    held_at: usize,
+    /// Where its trailers begin.
+    trailers_at: usize,
     end: usize,
     to: Option<SocketAddr>,
     drawn: Drawn,
@@ -160,6 +178,9 @@ const FAULTS: [&str; 4] = [
     "Bare: x\n",
 ];
 
+/// What stands behind the last chunk.
+const TRAILERS: &str = "T: u\r\n\r\n";
+
 /// The body of a response that only FIN ends, which is whole wherever that comes.
 const END: &str = "end";
 
@@ -176,7 +197,7 @@ impl Drawn {
             None => (String::new(), String::new()),
             Some((true, length)) => {
                 let chunk = format!("{:x};x=y\r\n{}\r\n", length + 1, "c".repeat(length + 1));
-                ("Transfer-Encoding: chunked\r\n".into(), chunk + "0\r\nT: u\r\n\r\n")
+                ("Transfer-Encoding: chunked\r\n".into(), chunk + "0\r\n" + TRAILERS)
             }
             Some((false, length)) => {
                 // A request in a body is none.
@@ -251,7 +272,9 @@ fn requests() -> impl Strategy<Value = Vec<Drawn>> {
     ];
     let one = (host, method, body, fault, prop::bool::weighted(0.15), response);
     let one = one.prop_map(|(host, method, body, fault, upgrades, response)| {
-        let body = body.filter(|_| matches!(method, "POST" | "PUT"));
+        // Behind another answer than 101 the rest of the body is thrown away.
+        let may_have = !upgrades || response == Response::Switch;
+        let body = body.filter(|_| matches!(method, "POST" | "PUT") && may_have);
         Drawn { host, method, body, fault, upgrades, response }
     });
     prop::collection::vec(one, 1..6)
@@ -274,12 +297,23 @@ fn placed(drawn: Vec<Drawn>, mode: Mode) -> (Vec<Request>, Vec<u8>) {
     for drawn in drawn {
         let (head, body) = drawn.text();
         bytes.extend_from_slice(head.as_bytes());
-        let head_end = bytes.len();
+        let (start, head_end) = (bytes.len() - head.len(), bytes.len());
         bytes.extend_from_slice(body.as_bytes());
         let otherwise = (mode == Mode::AllowAny).then_some(DESTINATION);
         let found = HOSTS.iter().find(|(host, _)| *host == drawn.host).unwrap().1;
-        let to = found.or(otherwise).filter(|_| drawn.fault.is_none());
-        requests.push(Request { head_end, end: bytes.len(), to, drawn });
+        let (seen_at, to) = match drawn.fault {
+            None => (head_end, found.or(otherwise)),
+            Some(fault) if fault.ends_with("\r\n") && !fault.contains("\r\n ") => {
+                (head_end, otherwise)
+            }
+            // At the end of a line, before that of the head.
+            Some(fault) => (start + head.find(fault).unwrap() + fault.len(), otherwise),
+        };
+        let version = body.find("HTTP/1").filter(|_| drawn.upgrades);
+        let held_at = version.map_or(bytes.len(), |version| head_end + version + 5);
+        let trailers = body.strip_suffix(TRAILERS).map(|body| head_end + body.len());
+        let (trailers_at, end) = (trailers.unwrap_or(bytes.len()), bytes.len());
+        requests.push(Request { seen_at, held_at, trailers_at, end, to, drawn });
     }
     (requests, bytes)
 }

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::super::{HEAD_BYTES_MAX, HEADERS_MAX, Version};
 use super::*;
+use crate::config::Latin1;
+use crate::judge::{Objections, Rules};
 use crate::sniff::NameError;
 
 /// What was told about a stream of bytes, bodies in one piece.
@@ -56,8 +58,12 @@ fn tell_from(stream: &mut RequestStream, bytes: &[u8], cuts: &[usize]) -> Vec<To
     told
 }
 
+fn judged() -> RequestStream {
+    RequestStream::new(Some(Rules::default()))
+}
+
 fn tell(bytes: &[u8]) -> Vec<Told> {
-    tell_from(&mut RequestStream::default(), bytes, &[])
+    tell_from(&mut judged(), bytes, &[])
 }
 
 fn each_byte(bytes: &[u8]) -> Vec<usize> {
@@ -66,7 +72,7 @@ fn each_byte(bytes: &[u8]) -> Vec<usize> {
 
 /// The head of the request that is all of `request`.
 fn head(request: &str) -> RequestHead {
-    match RequestStream::default().next(request.as_bytes()) {
+    match judged().next(request.as_bytes()) {
         RequestStep::Head(head) => Rc::unwrap_or_clone(head),
         other => panic!("{request:?}: {other:?}"),
     }
@@ -90,7 +96,9 @@ fn a_head_tells_what_is_asked_of_whom() {
         head_len: text.len(),
         body: Body::Length(5),
         upgrade: Upgrade::No,
+        expects_continue: true,
         keep_alive: true,
+        objections: Objections::default(),
         method_range: 2..6,
         target_range: 7..11,
     };
@@ -104,7 +112,7 @@ fn each_accepted_head_has_one_meaning() {
     let accept = |line: &str, fields: &str| head(&format!("{line}\r\n{fields}\r\n"));
     let get = "GET / HTTP/1.1";
 
-    for (method, is_head) in [("GET", false), ("HEAD", true), ("head", false), ("HEADER", false)] {
+    for (method, is_head) in [("GET", false), ("HEAD", true), ("HEADER", false)] {
         assert_eq!(accept(&format!("{method} / HTTP/1.1"), h).is_head, is_head, "{method}");
     }
     assert_eq!(accept("OPTIONS * HTTP/1.1", h).body, Body::None);
@@ -116,7 +124,7 @@ fn each_accepted_head_has_one_meaning() {
     assert_eq!(name(&accept(get, "Host:\r\n")), None);
     assert_eq!(name(&accept("GET / HTTP/1.0", "")), None);
     assert_eq!(name(&accept("GET / HTTP/1.0", h)), Some("example.com"));
-    for target in ["http://example.com/", "HTTP://EXAMPLE.com.:80", "http://example.com?q"] {
+    for target in ["http://example.com/", "HTTP://EXAMPLE.com.:80", "http://example.com/?q"] {
         assert_eq!(name(&accept(&format!("GET {target} HTTP/1.1"), h)), Some("example.com"));
         assert_eq!(name(&accept(&format!("GET {target} HTTP/1.0"), "")), Some("example.com"));
     }
@@ -127,8 +135,7 @@ fn each_accepted_head_has_one_meaning() {
     assert_eq!(body("Content-Length: 0\r\n"), Body::None);
     assert_eq!(body("content-length:7\r\n"), Body::Length(7));
     assert_eq!(body("Content-Length: 007\r\n"), Body::Length(7));
-    let longest = format!("Content-Length: {}\r\n", i64::MAX);
-    assert_eq!(body(&longest), Body::Length(super::super::BODY_BYTES_MAX));
+    assert_eq!(body("Content-Length: 005368709120000000\r\n"), Body::Length(5_368_709_120_000_000));
     assert_eq!(body("Transfer-Encoding: Chunked\r\n"), Body::Chunked);
 
     // The connection.
@@ -184,6 +191,16 @@ fn each_bad_head_is_refused_for_its_reason() {
         ("GET http://example.com/ HTTP/1.1\r\n\r\n".into(), R::NoHost),
         ("GET http://example.com/ HTTP/1.1\r\nHost:\r\n\r\n".into(), R::HostMismatch),
         ("GET http://example.com/ HTTP/1.0\r\nHost: b\r\n\r\n".into(), R::HostMismatch),
+        // Where an authority ends, and whether a path is one.
+        (first("GET http://example.com?q HTTP/1.1"), R::BadTarget),
+        (first("GET http://example.com#@other.example/ HTTP/1.1"), R::BadTarget),
+        (first("GET http://example.com\\@other.example/ HTTP/1.1"), R::BadTarget),
+        (first("GET http://example.com//other.example/ HTTP/1.1"), R::BadTarget),
+        (first("GET /#x HTTP/1.1"), R::BadTarget),
+        (first("GET //other.example/f HTTP/1.1"), R::BadTarget),
+        // Methods.
+        (first("get / HTTP/1.1"), R::BadMethod),
+        (first("Trace / HTTP/1.1"), R::BadMethod),
         // Hosts.
         ("GET / HTTP/1.1\r\n\r\n".into(), R::NoHost),
         (with("Host: example.com\r\n"), R::SeveralHosts),
@@ -211,6 +228,7 @@ fn each_bad_head_is_refused_for_its_reason() {
         (with("Content-Length: 5_0\r\n"), R::BadLength),
         (with("Content-Length: \"5\"\r\n"), R::BadLength),
         (with("Content-Length: \u{663}\r\n"), R::BadLength),
+        (with("Content-Length: 0000000000000000052\r\n"), R::BadLength),
         (with("Content-Length: 9223372036854775808\r\n"), R::BadLength),
         (with("Content-Length: 18446744073709551616\r\n"), R::BadLength),
         (with("Transfer-Encoding: gzip\r\n"), R::BadCoding),
@@ -226,6 +244,19 @@ fn each_bad_head_is_refused_for_its_reason() {
         (with("Transfer-Encoding:\r\n"), R::BadCoding),
         (with("Transfer-Encoding: \u{b}chunked\r\n"), R::BadFieldValue),
         ("GET / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n".into(), R::CodingInHttp10),
+        // Bodies.
+        (with("Content-Length: 5\r\n"), R::UnexpectedBody),
+        (with("Transfer-Encoding: chunked\r\n"), R::UnexpectedBody),
+        (
+            "TRACE / HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\nContent-Length: 5\r\n\r\n".into(),
+            R::TraceBody,
+        ),
+        // Fields.
+        (with("Expect: x\r\n"), R::BadExpectation),
+        (with("Expect: 100-continue, x\r\n"), R::BadExpectation),
+        (with("Expect: 100-continue\r\nexpect: 100-continue\r\n"), R::BadExpectation),
+        (with("Transfer_Encoding: chunked\r\n"), R::AliasedField),
+        (with("_host: other.example\r\n"), R::AliasedField),
         // Syntax of fields.
         (with("Content-Length : 5\r\n"), R::BadFieldName),
         (with("Transfer-Encoding\t: chunked\r\n"), R::BadFieldName),
@@ -255,11 +286,62 @@ fn each_bad_head_is_refused_for_its_reason() {
         let shown = &request[..request.len().min(90)];
         let told = tell(request.as_bytes());
         assert_eq!(told, [Told::Refused(refusal)], "{shown:?}");
-        assert!(matches!(refusal.status(), 400 | 431));
+        assert!(matches!(refusal.status(), 400 | 417 | 431 | 502));
         if request.len() < HEAD_BYTES_MAX {
             let cuts = each_byte(request.as_bytes());
-            let slowly = tell_from(&mut RequestStream::default(), request.as_bytes(), &cuts);
+            let slowly = tell_from(&mut judged(), request.as_bytes(), &cuts);
             assert_eq!(slowly, told, "{shown:?}, byte by byte");
+        }
+    }
+}
+
+#[test]
+fn text_that_is_not_utf8_is_refused_as_the_configuration_says() {
+    let head = |text: &[u8]| {
+        [b"GET / HTTP/1.1\r\nHost: a\r\nX-A: ", text, b"\r\nContent-Length: 0\r\n\r\n"].concat()
+    };
+    let pass = Rules { latin1: Latin1::Pass, ..Rules::default() };
+    for (text, is_utf8) in [
+        (&b"caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\xa6\x80"[..], true),
+        (b"caf\xe9", false),
+        (b"\xe0", false),
+        (b"\xc0\xaf", false),
+        (b"\xed\xa0\x80", false),
+    ] {
+        let bytes = head(text);
+        let by = |rules| match RequestStream::new(rules).next(&bytes) {
+            RequestStep::Head(_) => None,
+            RequestStep::Refused(error) => Some(error),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(by(Some(Rules::default())), (!is_utf8).then_some(RequestError::NotUtf8));
+        assert_eq!((by(Some(pass)), by(None)), (None, None));
+    }
+}
+
+#[test]
+fn a_body_of_get_is_refused_as_the_configuration_says() {
+    let pass = Rules { refuse_get_bodies: false, ..Rules::default() };
+    for (method, is_refused) in [
+        ("GET", true),
+        ("HEAD", true),
+        ("OPTIONS", true),
+        ("POST", false),
+        ("DELETE", false),
+        ("SEARCH", false),
+    ] {
+        let head = |fields| format!("{method} / HTTP/1.1\r\nHost: a\r\n{fields}\r\n\r\n");
+        let by = |rules, fields| RequestStream::new(rules).next(head(fields).as_bytes());
+        let refused = RequestStep::Refused(RequestError::UnexpectedBody);
+        let rules = Some(Rules::default());
+        assert_eq!(by(rules, "Content-Length: 1") == refused, is_refused, "{method}");
+        for (rules, fields) in [
+            (Some(pass), "Content-Length: 1"),
+            (None, "Content-Length: 1"),
+            (rules, "Content-Length: 0"),
+            (rules, "Upgrade: x\r\nContent-Length: 1"),
+        ] {
+            assert!(matches!(by(rules, fields), RequestStep::Head(_)), "{method} {fields}");
         }
     }
 }
@@ -295,10 +377,10 @@ fn each_pipelined_request_is_told_by_itself_at_every_cut() {
     assert!(whole.contains(&Told::Body { bytes: 23, ends: true }));
     assert_eq!(whole.last(), Some(&Told::Discard(8)));
     for cut in 0..requests.len() {
-        let told = tell_from(&mut RequestStream::default(), requests, &[cut]);
+        let told = tell_from(&mut judged(), requests, &[cut]);
         assert_eq!(told, whole, "cut at {cut}");
     }
-    let told = tell_from(&mut RequestStream::default(), requests, &each_byte(requests));
+    let told = tell_from(&mut judged(), requests, &each_byte(requests));
     assert_eq!(told, whole, "byte by byte");
 }
 
@@ -316,7 +398,7 @@ fn a_body_that_looks_like_a_request_is_a_body() {
 
 #[test]
 fn a_refused_stream_stays_refused() {
-    let mut stream = RequestStream::default();
+    let mut stream = judged();
     let refused = RequestStep::Refused(RequestError::NoHost);
     assert_eq!(stream.next(b"GET / HTTP/1.1\r\n\r\n"), refused);
     assert_eq!(stream.next(b"GET / HTTP/1.1\r\nHost: a.example\r\n\r\n"), refused);
@@ -329,7 +411,7 @@ const BLOCKED: &[u8] = b"GET / HTTP/1.1\r\nHost: blocked.example\r\n\r\n";
 
 #[test]
 fn bytes_behind_an_upgrade_are_opaque_only_after_it_was_agreed() {
-    let mut stream = RequestStream::default();
+    let mut stream = judged();
     let told = tell_from(&mut stream, &[WEBSOCKET, BLOCKED].concat(), &[]);
     assert!(matches!(told[..], [Told::Head(_), Told::AwaitUpgrade]), "{told:?}");
     stream.upgraded();
@@ -338,7 +420,7 @@ fn bytes_behind_an_upgrade_are_opaque_only_after_it_was_agreed() {
 
 #[test]
 fn bytes_behind_a_declined_upgrade_are_requests() {
-    let mut stream = RequestStream::default();
+    let mut stream = judged();
     tell_from(&mut stream, WEBSOCKET, &[]);
     stream.upgrade_declined();
     let told = tell_from(&mut stream, BLOCKED, &[]);
@@ -349,13 +431,13 @@ fn bytes_behind_a_declined_upgrade_are_requests() {
 fn an_upgrade_answered_early_waits_for_the_end_of_its_body() {
     let with_body =
         b"POST / HTTP/1.1\r\nHost: a.example\r\nUpgrade: x\r\nContent-Length: 4\r\n\r\n12";
-    let mut stream = RequestStream::default();
+    let mut stream = judged();
     tell_from(&mut stream, with_body, &[]);
     stream.upgraded();
     let told = tell_from(&mut stream, b"34xyz", &[]);
     assert_eq!(told, [Told::Body { bytes: 2, ends: true }, Told::Opaque(3)]);
 
-    let mut stream = RequestStream::default();
+    let mut stream = judged();
     tell_from(&mut stream, with_body, &[]);
     stream.upgrade_declined();
     let told = tell_from(&mut stream, &[b"34", BLOCKED].concat(), &[]);
@@ -364,7 +446,7 @@ fn an_upgrade_answered_early_waits_for_the_end_of_its_body() {
 
 #[test]
 fn a_large_body_may_pass_unseen() {
-    let mut stream = RequestStream::default();
+    let mut stream = judged();
     assert_eq!(stream.body_left(), 0);
     let post = "POST / HTTP/1.1\r\nHost: a.example\r\nContent-Length: 1000\r\n\r\n";
     tell_from(&mut stream, format!("{post}0123456789").as_bytes(), &[]);
@@ -380,7 +462,7 @@ fn a_large_body_may_pass_unseen() {
 
 #[test]
 fn an_end_within_a_request_is_told_from_one_between_two() {
-    let mut stream = RequestStream::default();
+    let mut stream = judged();
     assert!(stream.is_between_requests());
     assert_eq!(stream.next(b"GET / HT"), RequestStep::NeedMore);
     assert!(!stream.is_between_requests());
@@ -424,16 +506,16 @@ proptest! {
             cuts.iter().map(|cut| cut.index(bytes.len() + 1)).collect();
         cuts.sort_unstable();
         let whole = tell(&bytes);
-        let cut = tell_from(&mut RequestStream::default(), &bytes, &cuts);
+        let cut = tell_from(&mut judged(), &bytes, &cuts);
         prop_assert_eq!(&cut, &whole);
-        let slowly = tell_from(&mut RequestStream::default(), &bytes, &each_byte(&bytes));
+        let slowly = tell_from(&mut judged(), &bytes, &each_byte(&bytes));
         prop_assert_eq!(&slowly, &whole);
     }
 
     #[test]
     fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
         let whole = tell(&bytes);
-        let slowly = tell_from(&mut RequestStream::default(), &bytes, &each_byte(&bytes));
+        let slowly = tell_from(&mut judged(), &bytes, &each_byte(&bytes));
         prop_assert_eq!(slowly, whole);
     }
 }

@@ -150,15 +150,34 @@ fn a_response_that_cannot_be_framed_is_lost_and_then_opaque() {
         let told = tell_from(&mut stream(&[GET]), response.as_bytes(), &[]);
         assert_eq!(told, [Told::Unframed(lost), Told::Opaque(response.len())], "{lost:?}");
     }
-    let padded = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2 \r\nhi\r\n0\r\n\r\n";
+    let bad = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2x\r\nhi\r\n0\r\n\r\n";
     assert_eq!(
-        tell(&[GET], padded)[1..],
+        tell(&[GET], bad)[1..],
         [
             Told::Body { bytes: 1, ends: false },
             Told::Unframed(FramingError::BadChunk),
             Told::Opaque(12)
         ]
     );
+}
+
+#[test]
+fn the_last_coding_delimits_a_response() {
+    for (fields, is_chunked) in [
+        ("Transfer-Encoding: gzip, chunked", true),
+        ("Transfer-Encoding: chunked, chunked", true),
+        ("Transfer-Encoding: chunked\r\nTransfer-Encoding: Chunked", true),
+        ("Transfer-Encoding: identity\r\nTransfer-Encoding: chunked", true),
+        ("Transfer-Encoding: chunked, gzip", false),
+        ("Transfer-Encoding: gzip", false),
+        ("Transfer-Encoding:", false),
+    ] {
+        let response = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\n2 \r\nhi\r\n0\r\n\r\n");
+        let told = tell(&[GET], &response);
+        assert_eq!(told[1..], [Told::Body { bytes: 13, ends: is_chunked }], "{fields}");
+    }
+    let identity = "HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 2\r\n\r\nhi";
+    assert_eq!(tell(&[GET], identity)[1..], [Told::Body { bytes: 2, ends: true }]);
 }
 
 #[test]

@@ -21,9 +21,13 @@ enum Told {
     Pass(usize),
     Request { bytes: usize, stream: u32, claimed: Claimed },
     Refused(FrameError),
-    Malformed(u32, FrameError),
+    Malformed(u32, Malformed),
     Dropped(usize),
-    Reset(u32, Option<FrameError>),
+    Reset(u32, Option<Malformed>),
+}
+
+fn judged() -> RequestFrames {
+    RequestFrames::judged(Rules::default())
 }
 
 /// Shows `bytes` to `frames` as they arrive, up to each of the `cuts`.
@@ -70,7 +74,7 @@ fn tell_from(frames: &mut RequestFrames, bytes: &[u8], cuts: &[usize]) -> Vec<To
 /// What is told about `frames` behind the client's SETTINGS.
 fn tell(frames: &[u8]) -> Vec<Told> {
     let bytes = [settings(), frames.to_vec()].concat();
-    let mut told = tell_from(&mut RequestFrames::default(), &bytes, &[]);
+    let mut told = tell_from(&mut judged(), &bytes, &[]);
     match told.first_mut() {
         Some(Told::Pass(bytes)) if *bytes == settings().len() => drop(told.remove(0)),
         Some(Told::Pass(bytes)) => *bytes -= settings().len(),
@@ -88,12 +92,24 @@ fn claimed(frames: &[u8]) -> Claimed {
 }
 
 fn refused(frames: &[u8]) -> FrameError {
+    match tell(frames).last() {
+        Some(Told::Refused(error)) => *error,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Why the last request in `frames`, or its trailers, may not pass.
+fn malformed(frames: &[u8]) -> RequestError {
     let told = tell(frames);
     let mut errors = told.iter().filter_map(|told| match told {
-        Told::Refused(error) | Told::Malformed(_, error) | Told::Reset(_, Some(error)) => {
-            Some(*error)
-        }
-        Told::Reset(..) | Told::Pass(_) | Told::Request { .. } | Told::Dropped(_) => None,
+        Told::Malformed(_, Malformed::Request(error))
+        | Told::Reset(_, Some(Malformed::Request(error))) => Some(*error),
+        Told::Malformed(..)
+        | Told::Refused(_)
+        | Told::Reset(..)
+        | Told::Pass(_)
+        | Told::Request { .. }
+        | Told::Dropped(_) => None,
     });
     errors.next_back().unwrap_or_else(|| panic!("{told:?}"))
 }
@@ -225,48 +241,55 @@ fn each_malformed_request_has_its_reason() {
     let method = |method| [(":method", method), s, p, a];
     let path = |path| [m, s, (":path", path), a];
     let more = |name, value| [m, s, p, a, (name, value)];
-    let refused = |fields: &[(&str, &str)]| refused(&headers(1, &block(fields)));
+    let malformed = |fields: &[(&str, &str)]| malformed(&headers(1, &block(fields)));
     for (fields, reason) in [
-        (&[s, p, a][..], FrameError::MissingField),
-        (&[m, p, a], FrameError::MissingField),
-        (&[m, s, a], FrameError::MissingField),
-        (&[], FrameError::MissingField),
-        (&[m, s, p], FrameError::NoHost),
-        (&[m, s, p, a, a], FrameError::BadPseudoField),
-        (&[m, m, s, p, a], FrameError::BadPseudoField),
-        (&[m, s, p, ("x", ""), a], FrameError::BadPseudoField),
-        (&more(":status", "200"), FrameError::BadPseudoField),
-        (&more(":", ""), FrameError::BadPseudoField),
-        (&more(":protocol", "websocket"), FrameError::Connect),
-        (&method("CONNECT"), FrameError::Connect),
-        (&[("x", ""), (":protocol", "websocket")], FrameError::BadPseudoField),
-        (&method(""), FrameError::BadMethod),
-        (&method("G T"), FrameError::BadMethod),
-        (&[m, (":scheme", "ftp"), p, a], FrameError::BadScheme),
-        (&path(""), FrameError::BadTarget),
-        (&path("http://b.example/"), FrameError::BadTarget),
-        (&path("/ HTTP/1.1"), FrameError::BadTarget),
-        (&path("*/"), FrameError::BadTarget),
-        (&path("/\u{7f}"), FrameError::BadTarget),
-        (&more("X", ""), FrameError::BadFieldName),
-        (&more("Host", "b.example"), FrameError::BadFieldName),
-        (&more("host ", "b.example"), FrameError::BadFieldName),
-        (&more("", ""), FrameError::BadFieldName),
-        (&more("x:", ""), FrameError::BadFieldName),
-        (&more("x", "\r\nhost: b.example"), FrameError::BadFieldValue),
-        (&more("x", "\0"), FrameError::BadFieldValue),
-        (&more("x-bin", "a\0"), FrameError::BadFieldValue),
-        (&more("x-bin", "\r\0"), FrameError::BadFieldValue),
-        (&more("transfer-encoding", "chunked"), FrameError::ConnectionField),
-        (&more("connection", "close"), FrameError::ConnectionField),
-        (&[m, s, p, a, ("host", "a"), ("host", "a")], FrameError::SeveralHosts),
-        (&more("host", "b@a"), FrameError::BadHost(NameError::BadByte)),
-        (&[m, s, p, (":authority", "")], FrameError::BadHost(NameError::Empty)),
-        (&[m, s, p, (":authority", "b:0")], FrameError::BadHost(NameError::BadPort)),
+        (&[s, p, a][..], RequestError::MissingField),
+        (&[m, p, a], RequestError::MissingField),
+        (&[m, s, a], RequestError::MissingField),
+        (&[], RequestError::MissingField),
+        (&[m, s, p], RequestError::NoHost),
+        (&[m, s, p, a, a], RequestError::BadPseudoField),
+        (&[m, m, s, p, a], RequestError::BadPseudoField),
+        (&[m, s, p, ("x", ""), a], RequestError::BadPseudoField),
+        (&more(":status", "200"), RequestError::BadPseudoField),
+        (&more(":", ""), RequestError::BadPseudoField),
+        (&more(":protocol", "websocket"), RequestError::Connect),
+        (&method("CONNECT"), RequestError::Connect),
+        (&[("x", ""), (":protocol", "websocket")], RequestError::BadPseudoField),
+        (&method(""), RequestError::BadMethod),
+        (&method("G T"), RequestError::BadMethod),
+        (&[m, (":scheme", "ftp"), p, a], RequestError::BadScheme),
+        (&path(""), RequestError::BadTarget),
+        (&path("http://b.example/"), RequestError::BadTarget),
+        (&path("/ HTTP/1.1"), RequestError::BadTarget),
+        (&path("*/"), RequestError::BadTarget),
+        (&path("*"), RequestError::BadTarget),
+        (&path("/\u{7f}"), RequestError::BadFieldValue),
+        (&more("X", ""), RequestError::BadFieldName),
+        (&more("Host", "b.example"), RequestError::BadFieldName),
+        (&more("host ", "b.example"), RequestError::BadFieldName),
+        (&more("", ""), RequestError::BadFieldName),
+        (&more("x:", ""), RequestError::BadFieldName),
+        (&more("x", "\r\nhost: b.example"), RequestError::BadFieldValue),
+        (&more("x", "\0"), RequestError::BadFieldValue),
+        (&more("x-bin", "a\0"), RequestError::BadFieldValue),
+        (&more("x-bin", "\r\0"), RequestError::BadFieldValue),
+        (&more("transfer-encoding", "chunked"), RequestError::ConnectionField),
+        (&more("connection", "close"), RequestError::ConnectionField),
+        (&more("te", "chunked"), RequestError::ConnectionField),
+        (&more("x", " y"), RequestError::BadFieldValue),
+        (&more("x", "y\t"), RequestError::BadFieldValue),
+        (&more("content-length", "52\u{b}"), RequestError::BadFieldValue),
+        (&more("content-length", " 52"), RequestError::BadFieldValue),
+        (&[m, s, p, a, ("host", "a"), ("host", "a")], RequestError::SeveralHosts),
+        (&more("host", "b@a"), RequestError::BadHost(NameError::BadByte)),
+        (&[m, s, p, (":authority", "")], RequestError::BadHost(NameError::Empty)),
+        (&[m, s, p, (":authority", "b:0")], RequestError::BadHost(NameError::BadPort)),
     ] {
-        assert_eq!(refused(fields), reason, "{fields:?}");
+        assert_eq!(malformed(fields), reason, "{fields:?}");
     }
-    assert_eq!(*claimed(&headers(1, &block(&path("*")))).path, *b"*");
+    let options = [(":method", "OPTIONS"), s, (":path", "*"), a];
+    assert_eq!(*claimed(&headers(1, &block(&options))).path, *b"*");
     claimed(&headers(1, &block(&more("te", "trailers"))));
 }
 
@@ -285,19 +308,19 @@ fn an_extended_connect_is_a_request_like_others() {
     let opaque = frame(DATA, 0, 1, b"whatever");
     let told = tell(&[with("CONNECT"), opaque.clone()].concat());
     assert!(matches!(&told[..], [Told::Request { stream: 1, .. }, Told::Pass(17)]), "{told:?}");
-    assert_eq!(refused(&with("GET")), FrameError::Connect);
+    assert_eq!(malformed(&with("GET")), RequestError::Connect);
 }
 
 #[test]
 fn raw_metadata_needs_a_server_that_takes_it() {
     let with = |name| headers(1, &block(&fields("a.example", &[(name, "\0\r\n\0")])));
     let told = |name, raw_binary| {
-        let mut frames = RequestFrames::default();
+        let mut frames = judged();
         frames.set_raw_binary(raw_binary);
         let bytes = [settings(), with(name)].concat();
         tell_from(&mut frames, &bytes, &[]).pop().unwrap()
     };
-    let bad = Told::Malformed(1, FrameError::BadFieldValue);
+    let bad = Told::Malformed(1, RequestError::BadFieldValue.into());
     assert_eq!(told("x-bin", RawBinary::Refused), bad);
     assert_eq!(told("x", RawBinary::Accepted), bad);
     assert!(matches!(told("x-bin", RawBinary::Accepted), Told::Request { .. }));
@@ -313,14 +336,16 @@ fn open(stream: u32, method: &str, more: &[(&str, &str)]) -> Vec<u8> {
 fn a_body_that_nothing_announces_ends_a_stream_whose_method_has_none() {
     let length = [("content-length", "3")];
     let body = frame(DATA, 0, 1, b"abc");
-    let reset = [Told::Reset(1, Some(FrameError::UnexpectedBody)), Told::Dropped(body.len())];
+    let reset =
+        [Told::Reset(1, Some(RequestError::UnannouncedBody.into())), Told::Dropped(body.len())];
     for (method, more, is_reset) in [
         ("GET", &[][..], true),
         ("HEAD", &[], true),
         ("DELETE", &[], true),
         ("OPTIONS", &[], true),
         ("TRACE", &[], true),
-        ("GET", &length, false),
+        ("GET", &[("content-length", "0")], true),
+        ("DELETE", &length, false),
         ("POST", &[], false),
         ("PATCH", &[], false),
     ] {
@@ -335,7 +360,7 @@ fn a_body_that_nothing_announces_ends_a_stream_whose_method_has_none() {
     let large = frame(DATA, 0, 1, &[0; 16_385]);
     let told = tell(&[open(1, "GET", &[]), large].concat());
     let error = FrameError::BadFrame(crate::http2::ErrorCode::FrameSize);
-    assert_eq!(told[1], Told::Reset(1, Some(error)));
+    assert_eq!(told[1], Told::Reset(1, Some(error.into())));
     // What the client sends before it has read the reset goes no further; other streams do.
     let more = [
         open(1, "GET", &[]),
@@ -350,7 +375,7 @@ fn a_body_that_nothing_announces_ends_a_stream_whose_method_has_none() {
     let told = tell(&bytes);
     let dropped = body.len() + 10 + 13;
     let expected = [
-        Told::Reset(1, Some(FrameError::UnexpectedBody)),
+        Told::Reset(1, Some(RequestError::UnannouncedBody.into())),
         Told::Dropped(dropped),
         Told::Pass(14),
         Told::Dropped(9),
@@ -410,13 +435,13 @@ fn more_streams_than_are_followed_are_refused() {
     let error = FrameError::TooManyStreams;
     assert!(matches!(
         frames.next(&get(8193, "a")),
-        FrameStep::Malformed { stream: 8193, error: told, .. } if told == error
+        FrameStep::Malformed { stream: 8193, error: Malformed::Frames(told), .. } if told == error
     ));
 }
 
 #[test]
 fn before_the_first_request_settings_and_pings_are_told() {
-    let mut frames = RequestFrames::opening();
+    let mut frames = RequestFrames::opening(Rules::default());
     let ping = frame(PING, 0, 0, b"12345678");
     let window = frame(WINDOW_UPDATE, 0, 0, &[0, 0, 1, 0]);
     assert_eq!(frames.next(&settings()[..14]), FrameStep::NeedMore);
@@ -453,7 +478,7 @@ fn each_bad_frame_has_its_reason() {
     ] {
         assert_eq!(refused(&frames), reason, "{what}");
     }
-    let first = |frame: &[u8]| RequestFrames::default().next(frame);
+    let first = |frame: &[u8]| judged().next(frame);
     let no_settings = FrameStep::Refused(FrameError::NoSettings);
     assert_eq!(first(&get(1, "a.example")), no_settings);
     assert_eq!(first(&frame(SETTINGS, ACK, 0, b"")), no_settings);
@@ -506,17 +531,28 @@ fn trailers_are_no_request_and_keep_the_table_in_step() {
         other => panic!("{other:?}"),
     }
 
-    let late = |late: Vec<u8>| refused(&[get(5, "a.example"), late].concat());
-    assert_eq!(late(get(5, "b.example")), FrameError::PseudoInTrailers);
-    assert_eq!(late(get(3, "b.example")), FrameError::PseudoInTrailers);
-    assert_eq!(late(headers(5, &block(&[("X", "")]))), FrameError::BadFieldName);
+    let late = |late: Vec<u8>| malformed(&[get(5, "a.example"), late].concat());
+    assert_eq!(late(get(5, "b.example")), RequestError::PseudoInTrailers);
+    assert_eq!(late(get(3, "b.example")), RequestError::PseudoInTrailers);
+    assert_eq!(late(headers(5, &block(&[("X", "")]))), RequestError::BadFieldName);
+    assert_eq!(late(headers(5, &block(&[("host", "b")]))), RequestError::ForbiddenTrailer);
+}
+
+#[test]
+fn behind_a_malformed_request_the_next_one_is_read() {
+    let bad = headers(1, &block(&fields("a.example", &[("connection", "close")])));
+    let told = tell(&[bad, get(3, "b.example")].concat());
+    let [Told::Malformed(1, error), Told::Request { stream: 3, .. }] = told.as_slice() else {
+        panic!("{told:?}");
+    };
+    assert_eq!(*error, RequestError::ConnectionField.into());
 }
 
 #[test]
 fn a_long_block_is_refused_by_its_length_before_it_is_held() {
     let held = BLOCK_BYTES_MAX - FRAME_HEADER_BYTES;
     let with = |payload_bytes: usize, flags| {
-        let mut frames = RequestFrames::default();
+        let mut frames = judged();
         frames.next(&settings());
         frames.next(&frame(HEADERS, flags, 1, &vec![0; payload_bytes])[..FRAME_HEADER_BYTES])
     };
@@ -538,7 +574,7 @@ fn a_flood_of_continuations_is_refused() {
 
 #[test]
 fn a_long_frame_passes_as_it_comes() {
-    let mut frames = RequestFrames::default();
+    let mut frames = judged();
     assert_eq!(frames.next(&settings()), FrameStep::Pass { bytes: 15 });
     assert!(frames.is_between_frames());
     let longest = [0xff, 0xff, 0xff, DATA, 0, 0, 0, 0, 1];
@@ -577,7 +613,7 @@ fn the_requests_of_real_clients_are_told() {
         ("h2load 1.52, no table", recorded!("h2load_no_table"), vec![c; 6]),
         ("grpcio 1.85", recorded!("grpc"), vec![d; 5]),
     ] {
-        let mut frames = RequestFrames::default();
+        let mut frames = judged();
         // As its server has said.
         frames.set_raw_binary(RawBinary::Accepted);
         let each_byte: Vec<usize> = (1..bytes.len()).collect();
@@ -645,12 +681,12 @@ proptest! {
             bytes.extend(in_frames(stream, &encoder.take(), piece_bytes));
             bytes.extend(between);
             if trailers {
-                encoder.field(b"trailer", authority.as_bytes(), Form::Added, coding);
+                encoder.field(b"x-late", authority.as_bytes(), Form::Added, coding);
                 bytes.extend(in_frames(stream, &encoder.take(), piece_bytes));
             }
             asked.push((stream, authority));
         }
-        let whole = tell_from(&mut RequestFrames::default(), &bytes, &[]);
+        let whole = tell_from(&mut judged(), &bytes, &[]);
         let told: Vec<_> = whole
             .iter()
             .filter_map(|told| match told {
@@ -663,7 +699,7 @@ proptest! {
             .collect();
         prop_assert_eq!(told, asked);
         let each_byte: Vec<usize> = (1..bytes.len()).collect();
-        prop_assert_eq!(tell_from(&mut RequestFrames::default(), &bytes, &each_byte), whole);
+        prop_assert_eq!(tell_from(&mut judged(), &bytes, &each_byte), whole);
     }
 
     /// One cut anywhere, in bytes that are no more than nearly right, changes nothing.
@@ -680,8 +716,8 @@ proptest! {
         }
         let at = changed.0.index(bytes.len());
         bytes[at] = changed.1;
-        let whole = tell_from(&mut RequestFrames::default(), &bytes, &[]);
+        let whole = tell_from(&mut judged(), &bytes, &[]);
         let cut = cut.index(bytes.len());
-        prop_assert_eq!(tell_from(&mut RequestFrames::default(), &bytes, &[cut]), whole);
+        prop_assert_eq!(tell_from(&mut judged(), &bytes, &[cut]), whole);
     }
 }

@@ -1,14 +1,14 @@
 //! Shows the gate what has come, and does what it says.
 
-use super::direction::Source;
+use super::direction::{Receive, Source};
 use super::{Account, Connection, Next, Then, Upstream};
 use crate::access_log::Protocol;
-use crate::gate::{Action, Gate, HeldSnapshot, Leg, Micros, Note, Outcome, Policy};
+use crate::gate::{Action, Gate, HeldSnapshot, Inspected, Leg, Micros, Note, Outcome, Policy};
 use crate::metrics::{CloseReason, Detected, ResponseFlags};
 use crate::registry::Verdict;
 use crate::registry::snapshot::Shown;
 use crate::relay::{Side, State};
-use crate::sys::kernel::{Kernel, StreamSocket};
+use crate::sys::kernel::{Expect, Kernel};
 use crate::worker::context::Context;
 
 /// Why the gate lets no more pass.
@@ -202,6 +202,7 @@ impl<K: Kernel> Connection<K> {
             source: self.source.ip(),
             destination: self.original_destination,
             leg,
+            upstream: self.upstream_inspected(),
             room: direction.room() as usize,
             now: cx.now,
             logging,
@@ -237,6 +238,17 @@ impl<K: Kernel> Connection<K> {
         }
     }
 
+    /// Whether the gate has seen all that the upstream has sent, as far as the kernel has told.
+    #[inline(always)]
+    fn upstream_inspected(&self) -> Inspected {
+        let direction = &self.directions[Side::Upstream as usize];
+        let comes_next = direction.receive != Receive::No || direction.half.is_holding();
+        match direction.expect == Expect::Bytes && comes_next || !direction.is_in_step() {
+            true => Inspected::Partly,
+            false => Inspected::All,
+        }
+    }
+
     /// Counts what the gate has noted.
     fn note(&mut self, note: Note, cx: &mut Context<K>) {
         let counters = &cx.metrics.counters;
@@ -257,10 +269,11 @@ impl<K: Kernel> Connection<K> {
                 self.account_answered(*answered, ResponseFlags::None, cx);
             }
             Note::FramesRefused(error) => counters.refused_frames(error).add(1),
+            Note::Unasked(status) => counters.unasked_answers(status).add(1),
+            Note::RequestRefused(error) => counters.refused_requests(error).add(1),
             Note::Due(at) => cx.deadlines.set(at, self.key),
             Note::ResponseUnframed(lost) => {
                 counters.unframed_answers(lost).add(1);
-                self.end_requests();
             }
         }
     }
@@ -270,21 +283,6 @@ impl<K: Kernel> Connection<K> {
         if self.is_undecided() {
             let bytes = self.directions[Side::Downstream as usize].carried_bytes();
             cx.metrics.counters.detecting_bytes.sub(u64::from(bytes));
-        }
-    }
-
-    /// The end of the present response is unknown. The upstream is told that no more requests come,
-    /// so that it closes behind its responses, and those that wait get another connection.
-    fn end_requests(&mut self) {
-        let passes = self.directions[Side::Downstream as usize].half.is_holding();
-        let end = &mut self.ends[Side::Upstream as usize];
-        if let Some(socket) = &end.socket
-            && self.gate.is_between_requests()
-            && !passes
-        {
-            // Its failure is met by the next receive.
-            let _ = socket.shutdown_write();
-            end.told_end = true;
         }
     }
 
@@ -331,6 +329,7 @@ impl<K: Kernel> Connection<K> {
             source: self.source.ip(),
             destination: self.original_destination,
             leg: Leg::None,
+            upstream: Inspected::All,
             room: self.directions[Side::Downstream as usize].room() as usize,
             now: cx.now,
             logging: cx.logging(),

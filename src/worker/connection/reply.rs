@@ -4,7 +4,7 @@
 use super::direction::Receive;
 use super::{Connection, LINGER_US, Next, PARTING_US, Phase, Then, Upstream};
 use crate::gate::{Gate, Malformed, Reply};
-use crate::http1::RequestError;
+use crate::judge::RequestError;
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::relay::{Side, State};
 use crate::sys::kernel::{Kernel, Operation, StreamSocket};
@@ -19,6 +19,7 @@ impl<K: Kernel> Connection<K> {
             None => {}
             Some(Malformed::Frames(error)) => counters.refused_frames(error).add(1),
             Some(Malformed::Request(refusal)) => {
+                tracing::debug!(downstream.addr = %self.source, %refusal, "request refused");
                 counters.refused_requests(refusal).add(1);
                 if refusal == RequestError::HostMismatch {
                     counters.name_conflicts.add(1);

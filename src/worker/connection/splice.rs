@@ -85,6 +85,8 @@ impl<K: Kernel> Connection<K> {
         match cx.pipes.take(|| kernel.open_pipe()) {
             Some(pipe) => {
                 direction.half.take_pipe();
+                // Of what comes by the pipe the kernel does not tell.
+                direction.expect = Expect::Nothing;
                 direction.held = Held::Pipe(pipe);
                 cx.metrics.counters.pipes_in_use.add(1);
             }

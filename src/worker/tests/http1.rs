@@ -75,7 +75,8 @@ impl Script {
             _ => text += "\r\n",
         }
         self.bytes.extend_from_slice(text.as_bytes());
-        let to = if is_malformed { None } else { leads_to(host, mode) };
+        // What cannot be judged goes where it meant to go, if it goes anywhere.
+        let to = leads_to(if is_malformed { "malformed" } else { host }, mode);
         let bytes = start..self.bytes.len();
         self.requests.push(Request { bytes, to, is_head: method == "HEAD", upgrades });
         if upgrades && !is_malformed {

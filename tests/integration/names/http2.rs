@@ -393,5 +393,6 @@ fn a_malformed_first_request_is_reset() {
     drop(client);
     proxy.is_quiet();
     let labels = [("reason", "bad_field_value")];
-    assert_eq!(proxy.sum("egret_http2_refused_connections_total", &labels), 1.0);
+    // What is wrong with one request counts as in HTTP/1.
+    assert_eq!(proxy.sum("egret_http_refused_requests_total", &labels), 1.0);
 }
