@@ -4,8 +4,10 @@
 //! over with [`AccessLog::log`]. Between the workers and the thread `egret-access-log`, which
 //! formats and writes, stands a bounded queue: a worker never waits, so when the writer cannot keep
 //! up (a full disk is slow, nobody reads the pipe) records are dropped, and the worker counts them.
+//! A source that fills the queue loses its own lines first.
 //!
 //! * [`record`]: what a line says.
+//! * `waiting`: a share of the queue for each source.
 //! * `text`, `json`: how it says it; they touch nothing.
 //! * [`writer`]: the thread, from the queue to the sink, and the end of both.
 //! * `sink`: standard output or a file, what keeps them from being written, and the retries.
@@ -25,9 +27,11 @@ mod json;
 pub mod record;
 mod sink;
 mod text;
+mod waiting;
 pub mod writer;
 
 pub use record::{Decider, Excerpt, NameOrigin, Outcome, Protocol, Record, Request};
+use waiting::Waiting;
 pub use writer::Writer;
 
 /// Records that may wait. The writer rests [`writer::REST`] between two batches: so many come
@@ -49,10 +53,16 @@ pub struct Queue {
     log: AccessLog,
 }
 
-/// The queue was full, or the writer has ended: the record is dropped. The caller counts it.
+/// Why a record is dropped. The caller counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the access log's queue is full")]
-pub struct Dropped;
+pub enum Dropped {
+    /// The queue was full, or the writer has ended.
+    #[error("the access log's queue is full")]
+    Full,
+    /// The queue fills, and the record's source has its share of it.
+    #[error("the source has its share of the access log's queue")]
+    Share,
+}
 
 /// A record; `None`: look at what the control plane wants.
 type Message = Option<Box<Record>>;
@@ -68,6 +78,7 @@ struct Shared {
     reopens: AtomicU64,
     /// When the writer has to be done; empty while the process serves.
     end_by: OnceLock<Instant>,
+    waiting: Waiting,
 }
 
 /// An access log as `settings` want it. It writes nothing before a [`Writer`] has the queue.
@@ -84,6 +95,7 @@ fn with_capacity(settings: &config::AccessLog, records_max: usize) -> (AccessLog
         changes: AtomicU64::new(0),
         reopens: AtomicU64::new(0),
         end_by: OnceLock::new(),
+        waiting: Waiting::new(records_max),
     };
     let log = AccessLog { queue, shared: Arc::new(shared) };
     (log.clone(), Queue { messages, log })
@@ -101,7 +113,14 @@ impl AccessLog {
     /// # Errors
     /// When it had to be dropped.
     pub fn log(&self, record: Box<Record>) -> Result<(), Dropped> {
-        self.queue.try_send(Some(record)).map_err(|_| Dropped)
+        let (waiting, source) = (&self.shared.waiting, record.source.ip());
+        if !waiting.enter(source) {
+            return Err(Dropped::Share);
+        }
+        self.queue.try_send(Some(record)).map_err(|_| {
+            waiting.leave(source);
+            Dropped::Full
+        })
     }
 
     /// Takes over new settings, for the records that come from now on. The file is opened (again)

@@ -65,11 +65,35 @@ impl Admission {
     #[must_use]
     pub fn enter(&self) -> bool {
         let before = self.active.fetch_add(1, Ordering::Relaxed);
-        if before < self.connections_max.load(Ordering::Relaxed) {
+        if before < self.connections_max() {
             return true;
         }
         self.leave();
         false
+    }
+
+    /// How many connections may be open at a time.
+    #[must_use]
+    pub fn connections_max(&self) -> u32 {
+        self.connections_max.load(Ordering::Relaxed)
+    }
+
+    /// Three quarters of all slots are taken: the rest is for sources below their share.
+    #[must_use]
+    pub fn is_crowded(&self) -> bool {
+        self.is_taken(3, 4)
+    }
+
+    /// Nearly all slots are taken: who only waits gives way.
+    #[must_use]
+    pub fn is_nearly_full(&self) -> bool {
+        self.is_taken(15, 16)
+    }
+
+    /// `of` so many parts of all slots `part` are taken.
+    fn is_taken(&self, part: u64, of: u64) -> bool {
+        let active = u64::from(self.active.load(Ordering::Relaxed));
+        active * of >= u64::from(self.connections_max()) * part
     }
 
     /// Gives a slot back.
@@ -149,6 +173,21 @@ mod tests {
         assert!(!admission.is_self_call(flow.0, address("192.0.2.2:80")));
         admission.forget_flow(&flow);
         assert!(!admission.is_self_call(flow.0, flow.1));
+    }
+
+    #[test]
+    fn it_is_crowded_at_three_quarters_and_nearly_full_at_fifteen_sixteenths() {
+        let admission = admission();
+        admission.set_limit(16);
+        let seen: Vec<_> = (0..16)
+            .map(|_| {
+                let seen = (admission.is_crowded(), admission.is_nearly_full());
+                assert!(admission.enter());
+                seen
+            })
+            .collect();
+        assert_eq!(seen.iter().position(|seen| seen.0), Some(12));
+        assert_eq!(seen.iter().position(|seen| seen.1), Some(15));
     }
 
     #[test]

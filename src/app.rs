@@ -12,7 +12,9 @@
 mod budget;
 mod instance;
 mod listen;
+mod panics;
 mod threads;
+mod watchdog;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -43,6 +45,7 @@ use crate::upstream_guard::ThisHost;
 use crate::worker::Parts;
 use budget::Budget;
 pub use instance::AlreadyRunning;
+pub use panics::install as end_process_on_panic;
 use threads::Threads;
 
 /// How often the host's own addresses are looked up again.
@@ -129,7 +132,7 @@ impl App {
             registry: Registry::new(snapshot),
             admission: Admission::new(ThisHost::new([], own_ports(&addresses))),
             failed_addresses: Arc::default(),
-            metrics: MetricsHub::new(config.metrics.series_max),
+            metrics: MetricsHub::new(config.metrics.series_max, budget.workers),
             access_log,
             drain: Drain::default(),
         };
@@ -149,7 +152,7 @@ impl App {
             .start(control::Inputs {
                 registry: shared.registry.clone(),
                 drain: shared.drain.clone(),
-                workers: senders,
+                workers: senders.clone(),
                 metrics: shared.metrics.clone(),
                 access_log: access_log_queue,
                 source,
@@ -161,6 +164,7 @@ impl App {
         control.await_first_answers(FIRST_ANSWERS);
         shared.serve(budget.connections_max(&config)?, &addresses, &budget);
         threads.go();
+        watchdog::start(senders)?;
         Ok(Self { addresses, shared, threads, control, instance })
     }
 
@@ -211,6 +215,7 @@ impl Shared {
             waker,
             failed_addresses: Arc::clone(&self.failed_addresses),
             pipes_max: budget.pipes_per_worker,
+            workers: u32::try_from(budget.workers).unwrap_or(u32::MAX),
         }
     }
 

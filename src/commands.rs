@@ -1,10 +1,12 @@
 //! The control plane's way to ask a worker something, without sharing its connections.
 //!
 //! A command is queued, the worker is woken through its eventfd and answers between two loop turns.
-//! Nothing on the data path waits: the queue is unbounded but only the control plane, which waits
-//! for each answer, writes to it.
+//! Nothing on the data path waits: the queue is unbounded, but only the control plane, which waits
+//! for each answer, and the watchdog write to it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
@@ -22,8 +24,17 @@ pub enum Command {
     },
     /// Look at the drain switch.
     Drain,
+    /// Show that turns go on, by this number.
+    SignOfLife {
+        /// The number of the question.
+        question: u64,
+        /// Where the number goes.
+        answer: Arc<AtomicU64>,
+    },
     /// End the worker by a panic (debug trigger for tests of the supervision).
     Panic,
+    /// Never end the turn (the same).
+    Hang,
 }
 
 /// Connections in one answer: bounds how long a worker is busy with it (about 50 microseconds).
@@ -72,7 +83,7 @@ pub(crate) mod millis {
 }
 
 /// The control plane's end.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct CommandSender {
     sender: Sender<Command>,
     waker: Waker,
@@ -86,10 +97,13 @@ impl CommandSender {
         (Self { sender, waker }, receiver)
     }
 
-    /// Queues `command` and wakes the worker. A worker that has ended drops it.
-    pub fn send(&self, command: Command) {
-        if self.sender.send(command).is_ok() {
+    /// Queues `command` and wakes the worker; returns whether there is one. A worker that has ended
+    /// drops it.
+    pub fn send(&self, command: Command) -> bool {
+        let is_queued = self.sender.send(command).is_ok();
+        if is_queued {
             self.waker.wake();
         }
+        is_queued
     }
 }

@@ -167,6 +167,9 @@ pub struct Timeouts {
     /// For sent bytes to be acknowledged (TCP_USER_TIMEOUT); `None`: as long as the kernel retries.
     #[serde(serialize_with = "optional_duration")]
     pub user: Option<Duration>,
+    /// For the head of a request whose first byte has come, where a name can decide.
+    #[serde(serialize_with = "duration")]
+    pub head: Duration,
 }
 
 /// What the process may hold.
@@ -175,6 +178,11 @@ pub struct Timeouts {
 pub struct Limits {
     /// Connections in all workers together; lowered at start to what the descriptor limit allows.
     pub connections: u32,
+    /// Connections of one source address, once three quarters of all are taken; `None`: a quarter
+    /// of all.
+    pub per_source: Option<u32>,
+    /// Bytes that wait for a decision, in all workers together.
+    pub held_bytes: u64,
 }
 
 /// The admin server.
@@ -193,8 +201,11 @@ pub struct Metrics {
     pub address: SocketAddr,
     /// Whether the TCP metrics carry the `destination_ip` label.
     pub destination_ip: bool,
-    /// Label sets kept apart; later ones are accounted to one series.
+    /// Label sets kept apart; later ones are accounted together, by source.
     pub series_max: usize,
+    /// Without traffic for so long a label set gives its place to a new one.
+    #[serde(serialize_with = "duration")]
+    pub idle: Duration,
 }
 
 /// The health server.
@@ -257,13 +268,15 @@ impl Default for Config {
                 idle: seconds(3600),
                 half_close: seconds(50),
                 user: None,
+                head: seconds(30),
             },
-            limits: Limits { connections: 102_400 },
+            limits: Limits { connections: 102_400, per_source: None, held_bytes: 64 << 20 },
             admin: Admin { address: SocketAddr::from((Ipv4Addr::LOCALHOST, 15000)) },
             metrics: Metrics {
                 address: SocketAddr::new(v4, 15020),
                 destination_ip: false,
                 series_max: 10_000,
+                idle: seconds(3600),
             },
             health: Health { address: SocketAddr::new(v4, 15021) },
             drain: Drain { deadline: seconds(45) },
@@ -291,7 +304,7 @@ impl Config {
             ("listen.port", self.listen.port != new.listen.port),
             ("listen.addresses", self.listen.addresses != new.listen.addresses),
             ("workers", self.workers != new.workers),
-            ("limits.connections", self.limits != new.limits),
+            ("limits.connections", self.limits.connections != new.limits.connections),
             ("admin.address", self.admin != new.admin),
             ("metrics.address", self.metrics.address != new.metrics.address),
             ("metrics.seriesMax", self.metrics.series_max != new.metrics.series_max),

@@ -44,8 +44,8 @@ mod testing;
 #[cfg(test)]
 mod tests;
 
-/// Clients of the admin and health servers, each: enough for every prober and operator of a node,
-/// and few beside the descriptors that connections need.
+/// Clients of the admin and health servers, each, and as many of their own on loopback: enough for
+/// every prober and operator of a node, and few beside the descriptors that connections need.
 const CLIENTS_MAX: usize = 64;
 /// Clients of the metrics server. Fewer: each may hold a scrape of 30 MiB (10 000 series) while it
 /// reads slowly.
@@ -54,9 +54,9 @@ const SCRAPERS_MAX: usize = 16;
 /// The three servers, listening but not serving yet.
 #[derive(Debug)]
 pub struct Control {
-    admin: TcpListener,
-    metrics: TcpListener,
-    health: TcpListener,
+    admin: Vec<TcpListener>,
+    metrics: Vec<TcpListener>,
+    health: Vec<TcpListener>,
     addresses: Addresses,
 }
 
@@ -199,13 +199,15 @@ impl Control {
         let _runtime = runtime.enter();
         let ip = self.addresses.admin.ip();
         let (metrics, drain) = (shared.metrics.clone(), shared.drain.clone());
-        for (listener, router, clients_max) in [
+        for (listeners, router, clients_max) in [
             (self.admin, admin::router(Arc::clone(shared), ip), CLIENTS_MAX),
             (self.metrics, exporter::router(metrics, drain.clone()), SCRAPERS_MAX),
             (self.health, health::router(drain), CLIENTS_MAX),
         ] {
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            runtime.spawn(serve::serve(listener, router, clients_max));
+            for listener in listeners {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                runtime.spawn(serve::serve(listener, router.clone(), clients_max));
+            }
         }
         Ok(())
     }

@@ -22,12 +22,14 @@
 //!   could not take yet, says the same again when it is shown the same bytes.
 
 mod detect;
+mod guard;
 mod http1;
 mod http2;
 mod outcome;
 mod reply;
 mod route;
 mod tls;
+mod waits;
 
 #[cfg(any(test, feature = "internals"))]
 pub mod fuzzing;
@@ -46,6 +48,9 @@ use crate::registry::Snapshot;
 use crate::relay::Side;
 
 pub(crate) use detect::Detect;
+#[cfg(any(test, feature = "internals"))]
+pub use guard::planted;
+pub(crate) use guard::{GuardedGate, is_inside};
 pub(crate) use http1::{Http1, Mode};
 pub(crate) use http2::Http2;
 pub(crate) use outcome::{
@@ -264,23 +269,6 @@ impl Gate {
         }
     }
 
-    /// The next request, if it has come whole, does not need the present upstream connection.
-    pub(crate) fn is_between_exchanges(&self) -> bool {
-        match self {
-            Self::Http1(http) => http.is_between_exchanges(),
-            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => false,
-        }
-    }
-
-    /// What is held of `side` waits for something else than more bytes from that side.
-    pub(crate) fn waits(&self, side: Side) -> bool {
-        match (self, side) {
-            (Self::Http1(http), Side::Downstream) => http.waits(),
-            (Self::Http1(_), Side::Upstream)
-            | (Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_), _) => false,
-        }
-    }
-
     /// Frames of Egret's own, which the downstream is to get next: the responses that have passed
     /// end with a whole frame.
     pub(crate) fn own_frames(&mut self) -> Option<Vec<u8>> {
@@ -304,14 +292,6 @@ impl Gate {
         match self {
             Self::Http2(http) => http.is_draining(),
             Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http1(_) => false,
-        }
-    }
-
-    /// The end of the present response is known by the upstream's end only.
-    pub(crate) fn is_unframed(&self) -> bool {
-        match self {
-            Self::Http1(http) => http.is_unframed(),
-            Self::Open | Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => false,
         }
     }
 

@@ -18,8 +18,9 @@
 //! trait, [`sys::kernel::Kernel`], of operations that complete later with a token
 //! (`worker/token.rs`).
 //!
-//! **Admitted.** [`admission`] says whether it may have a slot at all: there is a limit, and a
-//! connection that would come back to Egret (a self-call) is refused.
+//! **Admitted.** [`admission`] says whether it may have a slot at all: there is a limit, each
+//! source has a share of it (`worker/shares.rs`), and a connection that would come back to Egret (a
+//! self-call) is refused.
 //!
 //! **A connection acts.** From here on the worker only loops: it gives each completion to its
 //! connection as an event, and `worker/connection.rs` does what follows with what all connections

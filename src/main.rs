@@ -179,6 +179,7 @@ fn run(config_file: PathBuf, debug_endpoints: bool) -> ExitCode {
         }
     };
     let set_log_level = start_logging(&loaded.config.log);
+    app::end_process_on_panic();
     let options = app::Options {
         config_file,
         signals: Some(signals),

@@ -9,6 +9,7 @@
 //! * [`series`]: the label sets of one worker: `istio_tcp_*`, `istio_request*`.
 //! * [`requests`]: the histograms of requests.
 //! * [`timing`]: connect durations and loop turns.
+//! * `room`: what these tables and their sum tell each other about places that are free.
 //! * [`hub`]: the control plane's end: the sum over the workers.
 //! * `catalogue`: every metric in the order of a scrape: type, name, help, values.
 //! * [`encode`]: a scrape as text.
@@ -26,15 +27,16 @@ pub mod encode;
 pub mod hub;
 mod labels;
 pub mod requests;
+mod room;
 pub mod series;
 pub mod timing;
 
 pub use counters::{
-    ControlCounters, Detected, DnsResult, ReloadResult, UnaskedStatus, WorkerCounters,
+    ControlCounters, Detected, DnsResult, ReloadResult, Shed, UnaskedStatus, WorkerCounters,
 };
 pub use encode::Format;
 pub use hub::{MetricsHub, WorkerMetrics};
-pub use series::{SeriesIndex, SeriesKey, SeriesTable};
+pub use series::{KnownSeries, SeriesIndex, SeriesKey, SeriesTable};
 
 /// A counter or gauge with one writer: no read-modify-write instruction, it loads and stores.
 #[derive(Debug, Default)]
@@ -90,12 +92,22 @@ pub enum CloseReason {
     ConnectFailed,
     /// `limits.connections` was reached.
     ConnectionLimit,
+    /// Its source has its share of connections, and few are left.
+    SourceLimit,
+    /// It had sent nothing yet, and gave way to another source's when few connections were left.
+    GaveWay,
+    /// It held most bytes of the source that held most, and `limits.heldBytes` was reached.
+    HeldBytes,
     /// Nothing moved for `timeouts.idle`.
     Idle,
     /// One half was closed and nothing moved on the other for `timeouts.halfClose`.
     HalfClose,
+    /// A drain began, and nothing was outstanding.
+    Drained,
     /// The drain deadline passed.
     DrainDeadline,
+    /// A request's head did not come in `timeouts.head`.
+    HeadTimeout,
     /// It was not redirected, or came from Egret itself.
     SelfCall,
     /// The service's name has not resolved to an endpoint.
@@ -104,6 +116,8 @@ pub enum CloseReason {
     RefusedUpstream,
     /// A request that is malformed, and was refused.
     BadRequest,
+    /// Egret's own fault: what inspects the connection's bytes has panicked.
+    InternalError,
 }
 
 impl CloseReason {
@@ -121,19 +135,23 @@ impl CloseReason {
             Self::Finished
             | Self::Idle
             | Self::HalfClose
+            | Self::Drained
             | Self::DrainDeadline
-            | Self::SelfCall => ResponseFlags::None,
+            | Self::SelfCall
+            | Self::InternalError => ResponseFlags::None,
             Self::DownstreamReset => ResponseFlags::DownstreamReset,
             Self::UpstreamReset => ResponseFlags::UpstreamReset,
             Self::BlackHole | Self::NoEndpoint | Self::RefusedUpstream => ResponseFlags::BlackHole,
-            Self::BadRequest => ResponseFlags::DownstreamProtocol,
+            Self::BadRequest | Self::HeadTimeout => ResponseFlags::DownstreamProtocol,
             Self::ConnectRefused
             | Self::ConnectTimeout
             | Self::ConnectUnreachable
             | Self::NoLocalPort
             | Self::NoDescriptor
             | Self::ConnectFailed => ResponseFlags::ConnectFailed,
-            Self::ConnectionLimit => ResponseFlags::Overflow,
+            Self::ConnectionLimit | Self::SourceLimit | Self::GaveWay | Self::HeldBytes => {
+                ResponseFlags::Overflow
+            }
         }
     }
 }

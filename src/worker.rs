@@ -8,7 +8,8 @@
 //! hold for long, or allocates per message on a connection without a gate.
 //!
 //! [`listener`] goes from an accept to a slot, [`sweep`] and [`deadlines`] keep the time,
-//! `commands` answers the control plane, [`account`] is where connections and requests are counted.
+//! `pressure` takes from the greediest when something runs short, `commands` answers the control
+//! plane, [`account`] is where connections and requests are counted.
 
 mod account;
 mod commands;
@@ -16,6 +17,8 @@ mod connection;
 mod context;
 mod deadlines;
 mod listener;
+mod pressure;
+mod shares;
 mod sweep;
 mod token;
 
@@ -85,6 +88,8 @@ pub struct Parts<L> {
     pub failed_addresses: Arc<FailedAddresses>,
     /// Pipes that may be lent to connections at a time.
     pub pipes_max: usize,
+    /// How many workers there are: what all of them may hold is shared by so many.
+    pub workers: u32,
 }
 
 /// How far a worker's drain has come.
@@ -137,6 +142,7 @@ impl<K: Kernel> Worker<K> {
                     access_log: parts.access_log,
                     failed_addresses: parts.failed_addresses,
                     pipes_max: parts.pipes_max,
+                    workers: parts.workers,
                 },
             ),
         }
@@ -166,6 +172,7 @@ impl<K: Kernel> Worker<K> {
         self.cx.kernel.wait(self.sleep_until())?;
         let began = self.cx.kernel.now();
         self.cx.now = micros_between(self.cx.origin, began);
+        self.cx.metrics.set_now(self.cx.now);
         self.cx.refresh_snapshot();
         self.release_acks();
         let mut completions = 0;
@@ -175,6 +182,7 @@ impl<K: Kernel> Worker<K> {
         }
         self.serve_starved();
         self.meet_deadlines();
+        self.shed_held();
         self.keep_time();
         let counters = &self.cx.metrics.counters;
         counters.turns.add(1);
@@ -267,9 +275,8 @@ impl<K: Kernel> Worker<K> {
         let slot = entry.key();
         assert!(slot < SLOTS_MAX, "a token cannot name slot {slot}");
         let key = Key { slot: u32::try_from(slot).unwrap_or(0), generation: self.generation };
-        let Admitted { socket, source, destination } = admitted;
-        let ends = (source, destination);
-        let connection = entry.insert(Connection::new(key, socket, ends, self.cx.now));
+        self.cx.shares.enter(admitted.share, admitted.source.ip(), key.slot);
+        let connection = entry.insert(Connection::new(key, admitted, self.cx.now));
         if connection.begin(&mut self.cx) == Fate::Over {
             connection.give_back(&mut self.cx);
             self.remove(slot);
@@ -314,6 +321,7 @@ impl<K: Kernel> Worker<K> {
 
     fn take_in(&mut self, socket: K::Socket) {
         if let Some(admitted) = self.cx.admit(socket) {
+            self.make_room(admitted.share);
             self.insert(admitted);
         }
     }
@@ -345,6 +353,7 @@ impl<K: Kernel> Worker<K> {
     fn keep_drain(&mut self) {
         match self.drain_stage {
             DrainStage::Serving => {
+                self.cx.draining = true;
                 self.drain_stage = DrainStage::Grace(self.cx.now + ACCEPT_GRACE_US);
                 for listener in &self.listeners {
                     if let Err(error) = listener.refuse_new_handshakes() {

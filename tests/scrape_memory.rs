@@ -4,6 +4,7 @@
 //! one after the other.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use egret::internals::drain::Phase;
@@ -20,7 +21,7 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 #[test]
 fn a_scrape_of_ten_thousand_label_sets_holds_no_text() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let hub = MetricsHub::new(SERIES_MAX);
+    let hub = MetricsHub::new(SERIES_MAX, 1);
     let mut requests = Requests::new(hub.worker(0));
     (0..SERIES_MAX).for_each(|n| requests.one(&format!("host-{n}.example")));
     let before = anonymous_memory_bytes();
@@ -37,7 +38,7 @@ fn a_scrape_of_ten_thousand_label_sets_holds_no_text() {
 #[test]
 fn a_million_names_take_the_memory_of_the_bound() {
     let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-    let hub = MetricsHub::new(1_000);
+    let hub = MetricsHub::new(1_000, 1);
     let mut workers = [0, 1].map(|id| Requests::new(hub.worker(id)));
     let mut round = |names: std::ops::Range<u64>| {
         for n in names {
@@ -82,6 +83,8 @@ impl Requests {
             destination_ip: None,
             response_code: Some(200),
             flags: ResponseFlags::None,
+            // No source comes near its share.
+            maker: IpAddr::V4(u32::try_from(table.len()).expect("few").into()),
         });
         table.cells(series).record(700, 120, 5_000);
     }

@@ -475,13 +475,18 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 fn a_full_queue_drops_at_once() {
     let settings = settings(AccessLogFormat::Text, "/nonexistent".into());
     let (log, queue) = with_capacity(&settings, 4);
-    let results: Vec<_> = (0..6).map(|_| log.log(Box::new(passed()))).collect();
-    assert_eq!(results, [Ok(()), Ok(()), Ok(()), Ok(()), Err(Dropped), Err(Dropped)]);
+    let of = |source: u8| {
+        let source = SocketAddr::from(([10, 0, 0, source], 1));
+        log.log(Box::new(Record { source, ..passed() }))
+    };
+    let results = [1, 1, 1, 1, 2, 3].map(of);
+    let (fits, share, full) = (Ok(()), Err(Dropped::Share), Err(Dropped::Full));
+    assert_eq!(results, [fits, fits, fits, share, fits, full]);
     // Neither does the control plane wait for room.
     log.configure(&settings);
     log.reopen();
     drop(queue);
-    assert_eq!(log.log(Box::new(passed())), Err(Dropped));
+    assert_eq!(log.log(Box::new(passed())), Err(Dropped::Full));
 }
 
 #[test]

@@ -131,6 +131,7 @@ impl Batches {
         let mut next = Some(first);
         while let Some(message) = next {
             if let Some(record) = message {
+                self.queue.log.shared.waiting.leave(record.source.ip());
                 match self.format {
                     // It was switched off when this record was under way.
                     AccessLogFormat::Off => {}

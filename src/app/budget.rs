@@ -17,9 +17,12 @@ const DESCRIPTORS_PER_WORKER: u64 = 3;
 /// Pipes that a worker lends at most: 64 MiB of pipe memory.
 const PIPES_PER_WORKER_MAX: u64 = 64;
 
-/// Buffers of a worker at least; the most is twice its connections, up to what a 16-bit id can
-/// name.
+/// Buffers of a worker at least.
 const BUFFERS_PER_WORKER_MIN: u64 = 256;
+
+/// Buffers of all workers at most: 128 MiB. Only a direction whose reader does not read keeps one,
+/// and when all are kept the source that keeps most gives way (`worker::pressure`).
+const BUFFERS_MAX: u64 = 4096;
 
 /// What a process with this many processors and descriptors can do.
 #[derive(Debug)]
@@ -63,7 +66,8 @@ impl Budget {
         let pipes = (descriptors / 64 / workers as u64).min(PIPES_PER_WORKER_MAX);
         // A half holds one buffer, and another one may come early.
         let connections = u64::from(config.limits.connections).min(descriptors / 2);
-        let buffers = (4 * connections).max(BUFFERS_PER_WORKER_MIN);
+        let buffers = (4 * connections).min(BUFFERS_MAX / workers as u64);
+        let buffers = buffers.max(BUFFERS_PER_WORKER_MIN);
         Ok(Self {
             workers,
             processors,

@@ -47,7 +47,6 @@ impl Threads {
         let (go, begin) = channel();
         self.go.push(go);
         let run = move || {
-            let _abort = AbortOnPanic;
             if let Some(Err(error)) = processor.map(thread::pin_to) {
                 tracing::warn!(worker = id, %error, "the worker could not be pinned");
             }
@@ -106,18 +105,6 @@ impl Threads {
         for worker in self.running {
             // A worker that panics has ended the process.
             let _ = worker.join();
-        }
-    }
-}
-
-/// Ends the process when a worker panics: a proxy without one of its cores would blackhole that
-/// core's share of the connections, and a supervisor restarts it in a moment.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
         }
     }
 }

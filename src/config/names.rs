@@ -12,7 +12,7 @@ use serde::{Serialize, Serializer};
 pub struct Names {
     /// Whether names are read at all; if not, every decision is by address and port.
     pub enabled: bool,
-    /// How long after its accept a connection may wait for its name, when that could decide.
+    /// How long after its first byte a connection may wait for its name, when that could decide.
     #[serde(serialize_with = "super::duration")]
     pub deadline: Duration,
     /// Destination ports on which no connection waits for its name; sorted, no duplicates. There

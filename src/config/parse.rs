@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use super::names::STDOUT;
 use super::{
-    AccessLog, AccessLogFormat, Action, Capture, Config, Latin1, Listen, LogFormat, Metrics, Mode,
-    Names, PrivateAddresses, Timeouts, Unverified, Upstream, Workers,
+    AccessLog, AccessLogFormat, Action, Capture, Config, Latin1, Limits, Listen, LogFormat,
+    Metrics, Mode, Names, PrivateAddresses, Timeouts, Unverified, Upstream, Workers,
 };
 use crate::diagnostics::{Diagnostic, Diagnostics, Finding};
 use crate::prefix;
@@ -32,6 +32,11 @@ const WORKERS_MAX: u16 = 1024;
 /// A thousand times the default: refuses a slip of the keyboard, no choice of size.
 const CONNECTIONS_MAX: u32 = 100_000_000;
 const SERIES_MAX: usize = 10_000_000;
+/// Several scrapes must have seen a label set's last numbers before it goes.
+const METRICS_IDLE_MIN: Duration = Duration::from_secs(60);
+/// Less would shed ordinary requests: a head takes up to 32 KiB.
+const HELD_BYTES_MIN: u64 = 1 << 20;
+const HELD_BYTES_MAX: u64 = 1 << 40;
 
 pub(super) fn config(
     text: &str,
@@ -83,10 +88,8 @@ fn sections(config: &mut Config, mut root: Fields<'_, '_>, directory: &Path) {
     if let Some(fields) = root.section("timeouts") {
         timeouts(&mut config.timeouts, fields);
     }
-    if let Some(mut fields) = root.section("limits") {
-        let count = |node| values::number(node, 1..=CONNECTIONS_MAX);
-        fields.read("connections", &mut config.limits.connections, count);
-        fields.refuse_others();
+    if let Some(fields) = root.section("limits") {
+        limits(&mut config.limits, fields);
     }
     servers(config, &mut root);
     if let Some(mut fields) = root.section("drain") {
@@ -126,6 +129,15 @@ fn upstream(upstream: &mut Upstream, mut fields: Fields<'_, '_>) {
     fields.refuse_others();
 }
 
+fn limits(limits: &mut Limits, mut fields: Fields<'_, '_>) {
+    let count = |node: &Node<'_>| values::number(node, 1..=CONNECTIONS_MAX);
+    fields.read("connections", &mut limits.connections, count);
+    fields.read_optional("perSource", &mut limits.per_source, count);
+    let bytes = |node: &Node<'_>| values::number(node, HELD_BYTES_MIN..=HELD_BYTES_MAX);
+    fields.read("heldBytes", &mut limits.held_bytes, bytes);
+    fields.refuse_others();
+}
+
 fn timeouts(timeouts: &mut Timeouts, mut fields: Fields<'_, '_>) {
     let up_to = |longest| move |node: &Node<'_>| values::duration(node, SHORTEST..=longest);
     fields.read("connect", &mut timeouts.connect, up_to(CONNECT_MAX));
@@ -134,6 +146,7 @@ fn timeouts(timeouts: &mut Timeouts, mut fields: Fields<'_, '_>) {
     // Below a second a single lost segment, which is sent again after 200 ms or more, would do.
     let user = |node| values::duration(node, Duration::from_secs(1)..=24 * HOUR);
     fields.read_optional("user", &mut timeouts.user, user);
+    fields.read("head", &mut timeouts.head, up_to(HOUR));
     if timeouts.half_close > CONNTRACK_CLOSE_WAIT {
         let line = fields.line_of("halfClose");
         let message = "`timeouts.halfClose` is longer than conntrack remembers a half-closed flow";
@@ -217,6 +230,8 @@ fn metrics(metrics: &mut Metrics, mut fields: Fields<'_, '_>) {
     fields.read("destinationIp", &mut metrics.destination_ip, values::boolean);
     let series = |node| values::number(node, 1..=SERIES_MAX);
     fields.read("seriesMax", &mut metrics.series_max, series);
+    let idle = |node: &Node<'_>| values::duration(node, METRICS_IDLE_MIN..=WEEK);
+    fields.read("idle", &mut metrics.idle, idle);
     fields.refuse_others();
 }
 

@@ -51,10 +51,10 @@ names:
 registry: ['a/*.yaml', '/abs/b.yaml']
 workloads: w.yaml
 upstream: { mark: 0x10, allow: [127.0.0.1/8, '::ffff:10.0.0.1'], privateAddresses: block }
-timeouts: { connect: 250ms, idle: 2h, halfClose: 5s, user: 30s }
-limits: { connections: 7 }
+timeouts: { connect: 250ms, idle: 2h, halfClose: 5s, head: 4s, user: 30s }
+limits: { connections: 7, perSource: 3, heldBytes: 2097152 }
 admin: { address: '[::1]:2' }
-metrics: { address: '127.0.0.1:3', destinationIp: true, seriesMax: 9 }
+metrics: { address: '127.0.0.1:3', destinationIp: true, seriesMax: 9, idle: 5m }
 health: { address: '127.0.0.1:4' }
 drain: { deadline: 1m 30s }
 log: { level: debug, format: json }
@@ -77,10 +77,14 @@ accessLog: { format: text, path: access.log }
         "upstream": {
             "mark": 16, "allow": ["127.0.0.0/8", "10.0.0.1"], "privateAddresses": "block",
         },
-        "timeouts": { "connect": "250ms", "idle": "2h", "halfClose": "5s", "user": "30s" },
-        "limits": { "connections": 7 },
+        "timeouts": {
+            "connect": "250ms", "idle": "2h", "halfClose": "5s", "head": "4s", "user": "30s",
+        },
+        "limits": { "connections": 7, "perSource": 3, "heldBytes": 2_097_152 },
         "admin": { "address": "[::1]:2" },
-        "metrics": { "address": "127.0.0.1:3", "destinationIp": true, "seriesMax": 9 },
+        "metrics": {
+            "address": "127.0.0.1:3", "destinationIp": true, "seriesMax": 9, "idle": "5m",
+        },
         "health": { "address": "127.0.0.1:4" },
         "drain": { "deadline": "1m 30s" },
         "log": { "level": "debug", "format": "json" },
@@ -231,7 +235,7 @@ fn the_annotated_file_names_every_field_with_its_default_and_a_comment() {
             }
         }
     }
-    assert_eq!(fields, 35);
+    assert_eq!(fields, 39);
 }
 
 fn has_comment(name: &str, node: &Node<'_>) -> usize {

@@ -53,7 +53,9 @@ pub(super) fn router(shared: Arc<Shared>, ip: IpAddr) -> Router {
         .route("/reload", post(reload))
         .route("/drain", post(drain));
     if shared.debug == DebugEndpoints::On {
-        router = router.route("/debug/panic", post(panic_worker));
+        router = router
+            .route("/debug/panic", post(async |s, which| harm(s, which, Command::Panic)))
+            .route("/debug/hang", post(async |s, which| harm(s, which, Command::Hang)));
     }
     router
         .fallback(async || (StatusCode::NOT_FOUND, "unknown path; GET / lists the known ones\n"))
@@ -194,14 +196,16 @@ struct Which {
     worker: usize,
 }
 
-async fn panic_worker(
+/// Does a worker harm, to see what comes of it.
+fn harm(
     State(shared): State<Arc<Shared>>,
     Query(Which { worker }): Query<Which>,
+    harm: Command,
 ) -> Response {
     let Some(commands) = shared.workers.get(worker) else {
         return (StatusCode::NOT_FOUND, "no such worker\n").into_response();
     };
-    commands.send(Command::Panic);
+    commands.send(harm);
     StatusCode::ACCEPTED.into_response()
 }
 

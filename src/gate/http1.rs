@@ -16,6 +16,7 @@ mod observed;
 mod responses;
 mod switched;
 mod unjudged;
+mod waits;
 
 use std::rc::Rc;
 
@@ -71,6 +72,8 @@ pub(crate) struct Http1 {
     kept: [Vec<u8>; 2],
     /// Gated: the head that was read and has not passed.
     pending: Option<Rc<RequestHead>>,
+    /// Gated: since when a head is not whole.
+    head_since: Option<Micros>,
     /// Where the last request goes.
     route: Option<Rc<Route>>,
     follows: Follows,
@@ -107,6 +110,7 @@ impl Http1 {
             responses: ResponseStream::default(),
             kept: [Vec::new(), Vec::new()],
             pending: None,
+            head_since: None,
             route: None,
             follows: Follows::Responses,
             switched: None,
@@ -169,8 +173,14 @@ impl Http1 {
             match self.requests.next_known(bytes, &mut tables.heads) {
                 // What is behind an upgrade that is not answered is neither that protocol nor a
                 // request.
-                RequestStep::NeedMore | RequestStep::AwaitUpgrade => return Ok(Outcome::Hold),
-                RequestStep::Head(head) => self.pending = Some(head),
+                RequestStep::NeedMore | RequestStep::AwaitUpgrade => {
+                    self.head_is_short_of(bytes, policy.now);
+                    return Ok(Outcome::Hold);
+                }
+                RequestStep::Head(head) => {
+                    self.head_since = None;
+                    self.pending = Some(head);
+                }
                 RequestStep::Body { bytes, ends } => {
                     if ends {
                         self.request_ends();
@@ -299,27 +309,6 @@ impl Http1 {
         self.follows = Follows::Responses;
         self.is_leg_spent = false;
         self.unasked = Unasked::No;
-    }
-
-    /// See [`super::Gate::is_between_exchanges`].
-    pub(super) fn is_between_exchanges(&self) -> bool {
-        let is_at_head = self.pending.is_some() || self.requests.is_at_head();
-        // Behind a response that the end delimits, what Egret says would be more of its body. And
-        // of a body that was sent something may have been answered.
-        let is_framed = self.follows == Follows::Responses;
-        let may_go_on = self.unasked == Unasked::No || !self.last_has_body;
-        let is_between = self.responses.is_idle() && is_at_head;
-        self.mode == Mode::Gated && is_framed && may_go_on && is_between
-    }
-
-    /// See [`super::Gate::waits`]: for the end of a response.
-    pub(super) fn waits(&self) -> bool {
-        self.mode == Mode::Gated && !self.responses.is_idle()
-    }
-
-    /// See [`super::Gate::is_unframed`].
-    pub(super) fn is_unframed(&self) -> bool {
-        self.follows == Follows::Unframed
     }
 
     /// See [`super::Gate::holds_nothing`].

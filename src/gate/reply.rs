@@ -63,6 +63,7 @@ pub(crate) struct Reply {
 pub(super) fn http1(status: u16) -> Vec<u8> {
     let reason = match status {
         400 => "Bad Request",
+        408 => "Request Timeout",
         417 => "Expectation Failed",
         431 => "Request Header Fields Too Large",
         502 => "Bad Gateway",

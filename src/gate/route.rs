@@ -11,7 +11,7 @@ use foldhash::fast::FixedState;
 use crate::access_log::Decider;
 use crate::config::Mode;
 use crate::identity::Identity;
-use crate::metrics::{ResponseFlags, SeriesIndex};
+use crate::metrics::{KnownSeries, ResponseFlags};
 use crate::registry::snapshot::{
     Cluster, Decision, Destination, NameTrust, Service, Shown, Target as ServiceTarget,
 };
@@ -54,7 +54,7 @@ pub(crate) struct Route {
     pub(crate) standing: NameTrust,
     mode: Mode,
     /// The account's note: the series that was found last, with what it was found by.
-    pub(crate) series: Cell<Option<(u16, ResponseFlags, SeriesIndex)>>,
+    pub(crate) series: Cell<Option<(u16, ResponseFlags, KnownSeries)>>,
 }
 
 /// Where a route leads: the verdict, for as long as the route is kept.

@@ -10,7 +10,7 @@ use strum::VariantArray;
 use super::encode::Lines;
 use super::requests::Measure;
 use super::timing::{CONNECT_BOUNDS_US, TURN_BOUNDS_US};
-use super::{CloseReason, Detected, DnsResult, ReloadResult, UnaskedStatus};
+use super::{CloseReason, Detected, DnsResult, ReloadResult, Shed, UnaskedStatus};
 use crate::drain::Phase;
 use crate::http1::FramingError;
 use crate::http2::FrameErrorKind;
@@ -115,6 +115,14 @@ pub(super) const CATALOGUE: &[Row] = &[
         "Accepts by result: accepted, refused_limit, self_call or error.",
         accepts,
     ),
+    counter(
+        "egret_shed_total",
+        "What was refused or taken from the source with most of it, so that others have a share.",
+        |out| out.by_value::<Shed>("what", |w| &w.shed),
+    ),
+    gauge("egret_held_bytes", "Memory of the bytes that wait for a decision now.", |out| {
+        out.sum(|w| &w.held_bytes)
+    }),
     counter(
         "egret_self_calls_total",
         "Connections that were not redirected or came from Egret itself, closed at once.",

@@ -74,6 +74,9 @@ pub struct WorkerCounters {
     pub blocked_streams: Cell,
     /// Lines of the access log that found the queue full.
     pub access_log_dropped: Cell,
+    /// Bytes that wait for a decision now (gauge).
+    pub held_bytes: Cell,
+    pub(super) shed: [Cell; Shed::COUNT],
 }
 
 /// One cell for each variant of an enum that has more of them than an array with a default.
@@ -101,6 +104,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn closed(&self, reason: CloseReason) -> &Cell {
         &self.closed[reason as usize]
+    }
+
+    /// The counter of `what` was shed so that others have their share.
+    #[must_use]
+    pub fn shed(&self, what: Shed) -> &Cell {
+        &self.shed[what as usize]
     }
 
     /// The counter of connections of which detection found `what`.
@@ -231,6 +240,22 @@ impl UnaskedStatus {
     }
 }
 
+/// What a source is refused, or has to give back, so that the others have their share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Shed {
+    /// A connection of a source that has its share.
+    Connections,
+    /// A connection that had sent nothing yet.
+    Waiting,
+    /// A connection that held most.
+    HeldBytes,
+    /// A label set of a source that has its share.
+    Series,
+    /// A line of the access log of a source that has its share.
+    LogLines,
+}
+
 /// What came of a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -300,7 +325,7 @@ mod tests {
 
     #[test]
     fn workers_never_share_a_pair_of_cache_lines() {
-        let hub = MetricsHub::new(1);
+        let hub = MetricsHub::new(1, 1);
         let mut pairs: Vec<usize> = (0..16)
             .flat_map(|id| {
                 let counters = hub.worker(id).counters;
@@ -325,6 +350,7 @@ mod tests {
     fn every_value_has_a_counter_of_its_own() {
         let (w, c) = (WorkerCounters::default(), ControlCounters::default());
         have_cells_of_their_own(CloseReason::VARIANTS, |one| w.closed(one));
+        have_cells_of_their_own(Shed::VARIANTS, |one| w.shed(one));
         have_cells_of_their_own(Detected::VARIANTS, |one| w.detected(one));
         have_cells_of_their_own(NameError::VARIANTS, |one| w.junk_names(one));
         have_cells_of_their_own(UnaskedStatus::VARIANTS, |one| w.unasked_answers(one));

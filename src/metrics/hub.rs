@@ -3,8 +3,11 @@
 //! At start each worker is handed a [`WorkerMetrics`]; from then on the two share only cells, a
 //! channel and two histograms. New series are taken from the channel at a scrape and *folded*:
 //! equal label sets of several workers become one line. The fold is bounded like each table: first
-//! come, first kept; what finds no room stays with one series for good, so that no sum ever goes
-//! back.
+//! come, first kept; what finds no room stays with one series of its source. A label set leaves the
+//! fold when every worker has given it up, with all its flags; until then what a worker has given
+//! up still counts, so that no sum goes back.
+
+mod fold;
 
 use std::fmt;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,15 +15,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use foldhash::fast::RandomState;
-use hashbrown::HashTable;
 
 use super::encode::{self, Format};
 use super::labels::Labels;
 use super::requests::{HistogramSum, Measure, RequestCells};
-use super::series::{Overflow, Series, SeriesCells};
+use super::room::{Room, since};
+use super::series::{AddCells, Series, SeriesCells};
 use super::timing::{Quantiles, Recorder, Timings, lock};
 use super::{Cell, ControlCounters, SeriesTable, WorkerCounters};
 use crate::drain::Phase;
+use fold::Fold;
+pub(super) use fold::Group;
 
 /// What a worker owns of the metrics.
 #[derive(Debug)]
@@ -35,6 +40,20 @@ pub struct WorkerMetrics {
 }
 
 impl WorkerMetrics {
+    /// The time is now this, in microseconds.
+    pub fn set_now(&mut self, now_us: u64) {
+        let now = since(now_us);
+        self.series.set_now(now);
+        self.requests.set_now(now);
+    }
+
+    /// A label set without traffic for so long, in microseconds, may give its place away.
+    pub fn set_idle(&mut self, idle_us: u64) {
+        let idle = since(idle_us).max(1);
+        self.series.set_idle(idle);
+        self.requests.set_idle(idle);
+    }
+
     /// Records the time from the start of a connect to the established connection.
     pub fn record_connect(&mut self, duration: Duration) {
         self.recorder.connect(duration);
@@ -82,6 +101,9 @@ struct Collection<C> {
     announce: Sender<Arc<Series<C>>>,
     announced: Receiver<Arc<Series<C>>>,
     fold: Fold<C>,
+    room: Arc<Room>,
+    /// So many of what workers have given up are cleared away.
+    cleared: u64,
 }
 
 /// One worker, as the control plane sees it.
@@ -103,12 +125,12 @@ pub struct Latencies {
 }
 
 impl MetricsHub {
-    /// A hub whose workers, each and together, have at most `series_max` label sets of connections,
-    /// and as many of requests.
+    /// A hub for so many workers that, each and together, have at most `series_max` label sets of
+    /// connections, and as many of requests.
     #[must_use]
-    pub fn new(series_max: usize) -> Self {
-        let connections = Collection::new(series_max, Labels::other(None));
-        let requests = Collection::new(series_max, Labels::other(Some(0)));
+    pub fn new(series_max: usize, workers: usize) -> Self {
+        let connections = Collection::new(series_max, workers);
+        let requests = Collection::new(series_max, workers);
         let (hashes, workers) = Default::default();
         let inner = Inner { series_max, hashes, workers, connections, requests };
         Self { inner: Arc::new(Mutex::new(inner)), control: Arc::default() }
@@ -121,10 +143,11 @@ impl MetricsHub {
         let (recorder, timings) = Recorder::new();
         let mut inner = lock(&self.inner);
         let (series_max, hashes) = (inner.series_max, inner.hashes.clone());
-        let announce = inner.connections.announce.clone();
-        let series = SeriesTable::new(series_max, hashes.clone(), announce, Arc::clone(&counters));
-        let announce = inner.requests.announce.clone();
-        let requests = SeriesTable::new(series_max, hashes, announce, Arc::clone(&counters));
+        let (announce, room) = inner.connections.for_worker();
+        let tables = (hashes.clone(), Arc::clone(&counters));
+        let series = SeriesTable::new(series_max, tables.0, announce, tables.1, room);
+        let (announce, room) = inner.requests.for_worker();
+        let requests = SeriesTable::new(series_max, hashes, announce, Arc::clone(&counters), room);
         inner.workers.push(Worker { id, counters: Arc::clone(&counters), timings });
         WorkerMetrics { counters, series, requests, recorder }
     }
@@ -186,17 +209,30 @@ impl MetricsHub {
     }
 }
 
-impl<C> Collection<C> {
-    fn new(series_max: usize, other: Labels) -> Self {
+impl<C: AddCells> Collection<C> {
+    fn new(series_max: usize, workers: usize) -> Self {
         let (announce, announced) = channel();
-        Self { announce, announced, fold: Fold::new(series_max, other) }
+        let room = Arc::new(Room::for_workers(workers));
+        Self { announce, announced, fold: Fold::new(series_max), room, cleared: 0 }
+    }
+
+    /// What a worker's table needs of it.
+    fn for_worker(&self) -> (Sender<Arc<Series<C>>>, Arc<Room>) {
+        (self.announce.clone(), Arc::clone(&self.room))
     }
 
     /// The label sets up to now.
     fn fold(&mut self) -> &Fold<C> {
+        // Before those that come instead.
+        let retired = self.room.retired_until_now();
+        if retired != self.cleared {
+            self.cleared = retired;
+            self.fold.clear_retired();
+        }
         for series in self.announced.try_iter() {
             self.fold.take(series);
         }
+        self.room.set_short(self.fold.is_nearly_full());
         &self.fold
     }
 }
@@ -242,72 +278,10 @@ pub(super) struct SeriesSum {
     pub(super) received_bytes: u64,
 }
 
-/// The label sets of all workers, equal ones together.
-#[derive(Debug)]
-struct Fold<C> {
-    series_max: usize,
-    groups: Vec<Group<C>>,
-    /// Where a group stands, by the hash of its label set.
-    places: HashTable<usize>,
-    /// What found no room, here or at a worker; no parts: everything did.
-    other: Group<C>,
-    /// The label sets that found no room here, by hash: to count each once.
-    refused: HashTable<u64>,
-}
-
-/// One label set with the workers' parts of it.
-#[derive(Debug)]
-pub(super) struct Group<C> {
-    pub(super) labels: Arc<Labels>,
-    hash: u64,
-    parts: Vec<Arc<Series<C>>>,
-}
-
-impl<C> Clone for Group<C> {
-    fn clone(&self) -> Self {
-        Self { labels: Arc::clone(&self.labels), hash: self.hash, parts: self.parts.clone() }
-    }
-}
-
-impl<C> Fold<C> {
-    fn new(series_max: usize, other: Labels) -> Self {
-        let (groups, places, refused) = Default::default();
-        let other = Group { labels: Arc::new(other), hash: 0, parts: Vec::new() };
-        Self { series_max, groups, places, other, refused }
-    }
-
-    /// Gives a worker's series its place, for good.
-    fn take(&mut self, series: Arc<Series<C>>) {
-        if series.overflow == Overflow::Yes {
-            self.other.parts.push(series);
-            return;
-        }
-        let hash = series.hash;
-        // A place is the index of a group; groups are never removed.
-        let place = self.places.find(hash, |at| *self.groups[*at].labels == series.labels);
-        if let Some(at) = place {
-            self.groups[*at].parts.push(series);
-        } else if self.groups.len() < self.series_max {
-            let groups = &self.groups;
-            self.places.insert_unique(hash, groups.len(), |at| groups[*at].hash);
-            let labels = Arc::new(series.labels.clone());
-            self.groups.push(Group { labels, hash, parts: vec![series] });
-        } else {
-            self.refused.entry(hash, |known| *known == hash, |known| *known).or_insert(hash);
-            self.other.parts.push(series);
-        }
-    }
-
-    fn groups(&self) -> impl Iterator<Item = &Group<C>> {
-        let other = (!self.other.parts.is_empty()).then_some(&self.other);
-        self.groups.iter().chain(other)
-    }
-}
-
 impl Group<SeriesCells> {
     fn sum(&self) -> SeriesSum {
         let sum = |cell: fn(&SeriesCells) -> &Cell| {
-            self.parts.iter().fold(0_u64, |sum, part| sum.wrapping_add(cell(&part.cells).get()))
+            self.cells().fold(0_u64, |sum, cells| sum.wrapping_add(cell(cells).get()))
         };
         // Closed before opened: a connection that opens and closes meanwhile shows as open, and
         // opened minus closed is never negative.
@@ -325,13 +299,13 @@ impl Group<SeriesCells> {
 impl Group<RequestCells> {
     /// How many requests.
     pub(super) fn requests(&self) -> u64 {
-        self.parts.iter().fold(0, |sum, part| sum.wrapping_add(part.cells.requests()))
+        self.cells().fold(0, |sum, cells| sum.wrapping_add(cells.requests()))
     }
 
     /// One of the histograms.
     pub(super) fn histogram(&self, measure: Measure) -> HistogramSum {
         let mut sum = HistogramSum::new(measure);
-        self.parts.iter().for_each(|part| sum.add(&part.cells));
+        self.cells().for_each(|cells| sum.add(cells));
         sum
     }
 }

@@ -16,7 +16,7 @@ use crate::workload::Workload;
 const UNKNOWN: &str = "unknown";
 /// What Istio prints for a canonical revision that is not known.
 const LATEST: &str = "latest";
-/// `destination_service` of the one series that takes what found no room.
+/// `destination_service` of the series that takes what found no room.
 const OTHER: &str = "other";
 
 /// A label set without its constant labels.
@@ -33,20 +33,20 @@ pub(super) struct Labels {
 }
 
 impl Labels {
-    /// The series that takes what found no room: only `destination_service` says something, and, of
-    /// requests, that they are some.
-    pub(super) fn other(response_code: Option<u16>) -> Self {
+    /// The series that takes what found no room of this source: of the destination only
+    /// `destination_service` says something, and, of requests, that they are some.
+    pub(super) fn to_other(&self) -> Self {
         let cluster = Cluster {
             service_name: UNKNOWN.into(),
             service: Some(OTHER.into()),
             service_namespace: None,
         };
         Self {
-            source: Arc::new(Workload::default()),
+            source: Arc::clone(&self.source),
             cluster: Arc::new(cluster),
             service: None,
             destination_ip: None,
-            response_code,
+            response_code: self.response_code.map(|_| 0),
             flags: ResponseFlags::None,
         }
     }

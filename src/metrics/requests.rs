@@ -6,6 +6,7 @@
 //! a scrape prints is made of them there.
 
 use super::Cell;
+use super::series::AddCells;
 
 /// How many bounds there are.
 const BOUNDS: usize = 19;
@@ -126,7 +127,20 @@ impl RequestCells {
     }
 }
 
+impl AddCells for RequestCells {
+    fn add_all(&self, other: &Self) {
+        self.duration.add_all(&other.duration);
+        self.request_bytes.add_all(&other.request_bytes);
+        self.response_bytes.add_all(&other.response_bytes);
+    }
+}
+
 impl HistogramCells {
+    fn add_all(&self, other: &Self) {
+        self.counts.iter().zip(&other.counts).for_each(|(own, more)| own.add(more.get()));
+        self.sum.add(other.sum.get());
+    }
+
     fn record(&self, bounds: &[u64; BOUNDS], below: &Below, value: u64) {
         let at = below[(u64::BITS - value.leading_zeros()) as usize];
         let at = at + usize::from(bounds.get(at).is_some_and(|bound| *bound < value));

@@ -6,42 +6,42 @@
 //! identities carry their hashes. A new series is told to the control plane through a channel that
 //! never blocks the worker; the worker keeps what it needs, so neither waits for the other.
 //!
-//! The table is bounded. What finds no room is accounted to one series, for good.
+//! The table is bounded. When it is full, a label set without an open connection that has had no
+//! traffic for long gives its place to a new one. A source that made its share of label sets makes
+//! no more when few are left. What finds no room is accounted to one series of its source.
 
+mod age;
+mod key;
+
+use std::cell::Cell as Mutable;
+use std::collections::HashMap;
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::Sender;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
+use slab::Slab;
 
 use super::labels::Labels;
-use super::{Cell, ResponseFlags, WorkerCounters};
-use crate::registry::snapshot::{Cluster, Identity};
-use crate::workload::Workload;
+use super::room::{Room, Since};
+use super::{Cell, ResponseFlags, Shed, WorkerCounters};
+use key::Hashes;
+pub use key::SeriesKey;
 
-/// What a connection is accounted to.
-#[derive(Debug, Clone, Copy)]
-pub struct SeriesKey<'a> {
-    /// Who opened it: the `source_*` labels.
-    pub source: &'a Identity<Workload>,
-    /// Where it went: the `destination_service*` labels.
-    pub cluster: &'a Identity<Cluster>,
-    /// `destination_service`, if the connection or request has shown a name: in its normal form.
-    /// `None`: the cluster's own.
-    pub service: Option<&'a str>,
-    /// `destination_ip`, if `metrics.destinationIp` is set.
-    pub destination_ip: Option<IpAddr>,
-    /// Of a request: its answer's status, 0 if there was none. `None` for a connection.
-    pub response_code: Option<u16>,
-    /// `response_flags`: none while it lives, then those of its close reason.
-    pub flags: ResponseFlags,
-}
-
-/// The place of a series in the table of the worker that found it; good as long as the table.
+/// The place of a series in the table of the worker that found it; good until the next series is
+/// looked for, or as long as it is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SeriesIndex(u32);
+
+/// The place of a series that may be another one's by now.
+#[derive(Debug, Clone, Copy)]
+pub struct KnownSeries {
+    index: SeriesIndex,
+    made: u32,
+}
 
 /// The counters of connections with one label set, written by one worker.
 #[derive(Debug, Default)]
@@ -56,6 +56,21 @@ pub struct SeriesCells {
     pub received_bytes: Cell,
 }
 
+/// Cells whose numbers can be added to others.
+pub(super) trait AddCells: Default {
+    /// Adds the numbers of `other`; only the owner of `self` may call this.
+    fn add_all(&self, other: &Self);
+}
+
+impl AddCells for SeriesCells {
+    fn add_all(&self, other: &Self) {
+        self.opened.add(other.opened.get());
+        self.closed.add(other.closed.get());
+        self.sent_bytes.add(other.sent_bytes.get());
+        self.received_bytes.add(other.received_bytes.get());
+    }
+}
+
 /// One label set of one worker: written by the worker, read at a scrape. Aligned so that no two
 /// workers write to the same cache line.
 #[derive(Debug)]
@@ -63,32 +78,47 @@ pub struct SeriesCells {
 pub(super) struct Series<C> {
     pub(super) cells: C,
     pub(super) hash: u64,
+    /// The hash of the label set without its flags.
+    pub(super) base_hash: u64,
+    /// The hash of its source's labels.
+    pub(super) source_hash: u64,
     pub(super) labels: Labels,
-    /// Whether it is the worker's overflow series.
+    /// Whether it is an overflow series.
     pub(super) overflow: Overflow,
+    /// The worker has given it up: its numbers stay what they are.
+    pub(super) retired: AtomicBool,
 }
 
-/// Whether a series stands for one label set, or for all that found no room.
+/// Whether a series stands for one label set, or for all of its source that found no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Overflow {
     /// One label set.
     No,
-    /// All label sets that the worker's table refused.
+    /// All label sets of a source that the worker's table refused.
     Yes,
 }
 
 /// One worker's series, with cells of one kind.
 #[derive(Debug)]
 pub struct SeriesTable<C> {
-    entries: Vec<Entry<C>>,
-    /// Where an entry stands, by the hash of its label set. The overflow series is not in it.
+    entries: Slab<Entry<C>>,
+    /// Where an entry stands, by the hash of its label set. Overflow series are not in it.
     places: HashTable<u32>,
     hashes: RandomState,
-    overflow: Option<SeriesIndex>,
+    /// The overflow series, by the hash of their source.
+    others: HashTable<u32>,
     /// Entries at most, the overflow series not counted.
     series_max: usize,
+    /// How many entries each source has made.
+    makers: HashMap<IpAddr, usize, RandomState>,
     announce: Sender<Arc<Series<C>>>,
     counters: Arc<WorkerCounters>,
+    room: Arc<Room>,
+    now: Since,
+    idle: Since,
+    /// Counts the entries that were made.
+    made: u32,
+    looked_at: usize,
 }
 
 #[derive(Debug)]
@@ -96,9 +126,14 @@ struct Entry<C> {
     /// The labels by the newest pointers seen, so that after a reload a hit is a hit by pointer
     /// again.
     labels: Labels,
-    /// The hash of the label set without its flags.
-    base_hash: u64,
+    maker: IpAddr,
     series: Arc<Series<C>>,
+    /// Which of the table's entries it is, of all that were ever made.
+    made: u32,
+    /// Open connections that are accounted to it.
+    held: u32,
+    /// When it was last looked for.
+    used: Mutable<Since>,
 }
 
 impl<C: Default> SeriesTable<C> {
@@ -109,37 +144,90 @@ impl<C: Default> SeriesTable<C> {
         hashes: RandomState,
         announce: Sender<Arc<Series<C>>>,
         counters: Arc<WorkerCounters>,
+        room: Arc<Room>,
     ) -> Self {
-        // The index is a u32, and the overflow series takes one place.
-        let series_max = series_max.min(u32::MAX as usize - 1);
-        let (entries, places, overflow) = Default::default();
-        Self { entries, places, hashes, overflow, series_max, announce, counters }
+        // The index is a u32, and overflow series take places, too.
+        let series_max = series_max.min(u32::MAX as usize / 2);
+        let (entries, places, others, makers) = Default::default();
+        let (now, idle, made, looked_at) = (0, Since::MAX, 0, 0);
+        Self {
+            entries,
+            places,
+            hashes,
+            others,
+            series_max,
+            makers,
+            announce,
+            counters,
+            room,
+            now,
+            idle,
+            made,
+            looked_at,
+        }
     }
 
-    /// The series of `key`; a new one if there is room, else the overflow series.
+    /// The time is now this.
+    pub(super) fn set_now(&mut self, now: Since) {
+        self.now = now;
+    }
+
+    /// A label set that has had no traffic for so long may give its place away.
+    pub(super) fn set_idle(&mut self, idle: Since) {
+        self.idle = idle;
+    }
+
+    /// The series of `key`; a new one if there is room, else the overflow series of its source.
     pub fn find(&mut self, key: SeriesKey<'_>) -> SeriesIndex {
         let base_hash = key.base_hash(&self.hashes);
         let hash = self.with_flags_hash(base_hash, key.flags);
         if let Some(index) = self.search(hash, |entry| entry.is(&key)) {
             return index;
         }
-        self.insert(key.to_labels(), base_hash, hash)
+        let hashes = Hashes { source: key.source.hash, base: base_hash, whole: hash };
+        self.insert(key.to_labels(), key.maker, hashes)
+    }
+
+    /// An open connection is accounted to this series from here on: it keeps its place.
+    pub fn hold(&mut self, index: SeriesIndex) {
+        self.entries[index.0 as usize].held += 1;
+    }
+
+    /// The connection is not accounted to it any longer.
+    pub fn release(&mut self, index: SeriesIndex) {
+        let entry = &mut self.entries[index.0 as usize];
+        entry.held -= 1;
+        entry.used.set(self.now);
+    }
+
+    /// A series, for [`Self::recall`].
+    #[must_use]
+    pub fn remember(&self, index: SeriesIndex) -> KnownSeries {
+        KnownSeries { index, made: self.entries[index.0 as usize].made }
+    }
+
+    /// The series that was remembered, unless it has given its place away.
+    #[must_use]
+    pub fn recall(&self, known: KnownSeries) -> Option<SeriesIndex> {
+        let entry = self.entries.get(known.index.0 as usize)?;
+        entry.used.set(self.now);
+        (entry.made == known.made).then_some(known.index)
     }
 
     /// The series that differs from `index` in its flags alone: how a connection ends is known only
-    /// then. The overflow series stands for all flags.
+    /// then. An overflow series stands for all flags.
     pub fn with_flags(&mut self, index: SeriesIndex, flags: ResponseFlags) -> SeriesIndex {
         let entry = &self.entries[index.0 as usize];
-        if entry.labels.flags == flags || self.overflow == Some(index) {
+        if entry.labels.flags == flags || entry.series.overflow == Overflow::Yes {
             return index;
         }
         let labels = Labels { flags, ..entry.labels.clone() };
-        let base_hash = entry.base_hash;
-        let hash = self.with_flags_hash(base_hash, flags);
-        if let Some(index) = self.search(hash, |entry| entry.labels == labels) {
+        let (maker, source, base) = (entry.maker, entry.series.source_hash, entry.series.base_hash);
+        let whole = self.with_flags_hash(base, flags);
+        if let Some(index) = self.search(whole, |entry| entry.labels == labels) {
             return index;
         }
-        self.insert(labels, base_hash, hash)
+        self.insert(labels, maker, Hashes { source, base, whole })
     }
 
     /// `destination_service_name` of a series.
@@ -153,9 +241,10 @@ impl<C: Default> SeriesTable<C> {
         hash: u64,
         mut is_wanted: impl FnMut(&mut Entry<C>) -> bool,
     ) -> Option<SeriesIndex> {
-        // A place is the index of an entry; entries are never removed.
+        // A place is the index of an entry, and goes with it.
         let place =
             self.places.find(hash, |place| is_wanted(&mut self.entries[*place as usize]))?;
+        self.entries[*place as usize].used.set(self.now);
         Some(SeriesIndex(*place))
     }
 
@@ -170,14 +259,15 @@ impl<C: Default> SeriesTable<C> {
     /// The counters of a series.
     #[must_use]
     pub fn cells(&self, index: SeriesIndex) -> &C {
-        // Indices come from `find` alone, and entries are never removed.
+        // Indices come from `find` alone. They are good until the next series is looked for, or are
+        // held.
         &self.entries[index.0 as usize].series.cells
     }
 
     /// Label sets in the table, the overflow series not counted.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.entries.len() - usize::from(self.overflow.is_some())
+        self.places.len()
     }
 
     /// Whether no connection has been accounted yet.
@@ -187,69 +277,71 @@ impl<C: Default> SeriesTable<C> {
     }
 
     #[cold]
-    fn insert(&mut self, labels: Labels, base_hash: u64, hash: u64) -> SeriesIndex {
-        if self.len() >= self.series_max {
-            self.counters.series_refused.add(1);
-            if let Some(index) = self.overflow {
-                return index;
-            }
-            let code = labels.response_code.map(|_| 0);
-            let index = self.push(Labels::other(code), (0, 0), Overflow::Yes);
-            self.overflow = Some(index);
-            return index;
+    fn insert(&mut self, labels: Labels, maker: IpAddr, hashes: Hashes) -> SeriesIndex {
+        if self.len() >= self.series_max || self.room.is_short() {
+            self.retire_one();
         }
-        let index = self.push(labels, (base_hash, hash), Overflow::No);
+        let is_over_share = self.is_over_share(maker);
+        if is_over_share {
+            self.counters.shed(Shed::Series).add(1);
+        }
+        if is_over_share || self.len() >= self.series_max {
+            self.counters.series_refused.add(1);
+            return self.other(&labels, maker, hashes.source);
+        }
+        let index = self.push(labels, maker, hashes, Overflow::No);
+        *self.makers.entry(maker).or_default() += 1;
         let entries = &self.entries;
-        self.places.insert_unique(hash, index.0, |place| entries[*place as usize].series.hash);
+        let hash = |place: &u32| entries[*place as usize].series.hash;
+        self.places.insert_unique(hashes.whole, index.0, hash);
+        index
+    }
+
+    /// Three quarters of the places that this worker may count on are taken, and `maker` has a
+    /// quarter: the rest is for the others.
+    fn is_over_share(&self, maker: IpAddr) -> bool {
+        let made = self.makers.get(&maker).copied().unwrap_or(0);
+        let part = self.series_max / self.room.workers();
+        self.len() * 4 >= part * 3 && made * 4 >= part
+    }
+
+    /// The overflow series of the source of `labels`.
+    fn other(&mut self, labels: &Labels, maker: IpAddr, source_hash: u64) -> SeriesIndex {
+        let entries = &self.entries;
+        let is_its = |place: &u32| entries[*place as usize].labels.source == labels.source;
+        if let Some(place) = self.others.find(source_hash, is_its) {
+            return SeriesIndex(*place);
+        }
+        let hashes = Hashes { source: source_hash, base: source_hash, whole: source_hash };
+        let index = self.push(labels.to_other(), maker, hashes, Overflow::Yes);
+        let entries = &self.entries;
+        let hash = |place: &u32| entries[*place as usize].series.source_hash;
+        self.others.insert_unique(source_hash, index.0, hash);
         index
     }
 
     fn push(
         &mut self,
         labels: Labels,
-        (base_hash, hash): (u64, u64),
+        maker: IpAddr,
+        hashes: Hashes,
         overflow: Overflow,
     ) -> SeriesIndex {
-        let cells = C::default();
-        let series = Arc::new(Series { cells, hash, labels: labels.clone(), overflow });
+        let series = Arc::new(Series {
+            cells: C::default(),
+            hash: hashes.whole,
+            base_hash: hashes.base,
+            source_hash: hashes.source,
+            labels: labels.clone(),
+            overflow,
+            retired: AtomicBool::new(false),
+        });
         // The receiver ends before the workers only when the process ends: nobody scrapes any more.
         let _ = self.announce.send(Arc::clone(&series));
-        let index = u32::try_from(self.entries.len())
-            .expect("series_max is below u32::MAX, so is the number of entries");
-        self.entries.push(Entry { labels, base_hash, series });
-        SeriesIndex(index)
-    }
-}
-
-impl SeriesKey<'_> {
-    /// The hash of the label set without its flags, from the hashes that the identities carry.
-    fn base_hash(&self, hashes: &RandomState) -> u64 {
-        let mut hasher = hashes.build_hasher();
-        hasher.write_u64(self.source.hash);
-        hasher.write_u64(self.cluster.hash);
-        if let Some(code) = self.response_code {
-            hasher.write_u16(code);
-        }
-        match self.destination_ip {
-            None => {}
-            Some(IpAddr::V4(ip)) => hasher.write_u32(ip.to_bits()),
-            Some(IpAddr::V6(ip)) => hasher.write_u128(ip.to_bits()),
-        }
-        if let Some(service) = self.service {
-            hasher.write(service.as_bytes());
-        }
-        hasher.finish()
-    }
-
-    fn to_labels(self) -> Labels {
-        Labels {
-            source: Arc::clone(&self.source.value),
-            cluster: Arc::clone(&self.cluster.value),
-            service: self.service.map(Into::into),
-            destination_ip: self.destination_ip,
-            response_code: self.response_code,
-            flags: self.flags,
-        }
+        self.made = self.made.wrapping_add(1);
+        let (made, used) = (self.made, Mutable::new(self.now));
+        let index = self.entries.insert(Entry { labels, maker, series, made, held: 0, used });
+        SeriesIndex(u32::try_from(index).expect("series_max bounds the number of entries"))
     }
 }
 
@@ -281,118 +373,4 @@ impl<C> Entry<C> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::mpsc::channel;
-
-    use super::*;
-    use crate::metrics::testing::{cluster, workload};
-
-    type Announced = std::sync::mpsc::Receiver<Arc<Series<SeriesCells>>>;
-
-    fn table(series_max: usize) -> (SeriesTable<SeriesCells>, Announced) {
-        let (announce, announced) = channel();
-        let table = SeriesTable::new(series_max, RandomState::default(), announce, Arc::default());
-        (table, announced)
-    }
-
-    fn key<'a>(source: &'a Identity<Workload>, cluster: &'a Identity<Cluster>) -> SeriesKey<'a> {
-        SeriesKey {
-            source,
-            cluster,
-            service: None,
-            destination_ip: None,
-            response_code: None,
-            flags: ResponseFlags::None,
-        }
-    }
-
-    #[test]
-    fn the_same_label_set_is_the_same_series() {
-        let (mut table, announced) = table(10);
-        let (source, cluster) = (workload("shop"), cluster("api.example"));
-        let first = table.find(key(&source, &cluster));
-        table.cells(first).opened.add(1);
-        assert_eq!(table.find(key(&source, &cluster)), first);
-        assert_eq!(table.cells(first).opened.get(), 1);
-        assert_eq!(announced.try_iter().count(), 1);
-    }
-
-    #[test]
-    fn an_equal_value_of_another_generation_is_the_same_series() {
-        let (mut table, _announced) = table(10);
-        let first = table.find(key(&workload("shop"), &cluster("api.example")));
-        let second = table.find(key(&workload("shop"), &cluster("api.example")));
-        assert_eq!(first, second);
-        assert_eq!(table.len(), 1);
-    }
-
-    #[test]
-    fn every_part_of_the_key_tells_series_apart() {
-        let (mut table, _announced) = table(10);
-        let (shop, till) = (workload("shop"), workload("till"));
-        let (cluster_a, cluster_b) = (cluster("a"), cluster("b"));
-        let plain = key(&shop, &cluster_a);
-        let keys = [
-            plain,
-            key(&shop, &cluster_b),
-            key(&till, &cluster_a),
-            SeriesKey { destination_ip: Some("0.0.0.1".parse().unwrap()), ..plain },
-            SeriesKey { destination_ip: Some("::1".parse().unwrap()), ..plain },
-            SeriesKey { flags: ResponseFlags::BlackHole, ..plain },
-            SeriesKey { service: Some("a"), ..plain },
-            SeriesKey { service: Some("b"), ..plain },
-            SeriesKey { response_code: Some(0), ..plain },
-            SeriesKey { response_code: Some(502), ..plain },
-        ];
-        let mut indices: Vec<_> = keys.into_iter().map(|k| table.find(k).0).collect();
-        indices.sort_unstable();
-        indices.dedup();
-        assert_eq!(indices.len(), 10);
-    }
-
-    #[test]
-    fn colliding_hashes_do_not_mix_label_sets() {
-        let (mut table, _announced) = table(10);
-        let source = workload("shop");
-        let mut a = cluster("a");
-        let mut b = cluster("b");
-        a.hash = 7;
-        b.hash = 7;
-        let first = table.find(key(&source, &a));
-        let second = table.find(key(&source, &b));
-        assert_ne!(first, second);
-        assert_eq!(table.find(key(&source, &a)), first);
-        assert_eq!(table.find(key(&source, &b)), second);
-    }
-
-    #[test]
-    fn a_full_table_accounts_what_is_new_to_one_series() {
-        let (mut table, announced) = table(3);
-        let source = workload("shop");
-        let clusters: Vec<_> = (0..6).map(|n| cluster(&format!("host-{n}"))).collect();
-        let indices: Vec<_> = clusters.iter().map(|c| table.find(key(&source, c))).collect();
-        assert_eq!(table.len(), 3);
-        assert_eq!(indices[3], indices[4]);
-        assert_eq!(indices[3], indices[5]);
-        assert!(!indices[..3].contains(&indices[3]));
-        assert_eq!(table.counters.series_refused.get(), 3);
-        assert_eq!(announced.try_iter().filter(|s| s.overflow == Overflow::Yes).count(), 1);
-    }
-
-    #[test]
-    fn a_million_names_leave_the_table_at_its_bound() {
-        let (mut table, announced) = table(1_000);
-        let (source, cluster) = (workload("shop"), cluster("api.example"));
-        for n in 0..1_000_000 {
-            let name = format!("{n:x}.junk.example");
-            let index = table.find(SeriesKey { service: Some(&name), ..key(&source, &cluster) });
-            table.cells(index).opened.add(1);
-        }
-        assert_eq!(table.len(), 1_000);
-        assert_eq!(table.places.len(), 1_000);
-        assert_eq!(announced.try_iter().count(), 1_001);
-        assert_eq!(table.counters.series_refused.get(), 999_000);
-        let other = table.overflow.unwrap();
-        assert_eq!(table.cells(other).opened.get(), 999_000);
-    }
-}
+mod tests;

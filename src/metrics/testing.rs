@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::{BuildHasher, Hash};
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::registry::snapshot::{Cluster, Identity};
 use crate::workload::Workload;
@@ -23,6 +25,12 @@ pub(crate) fn cluster(host: &str) -> Identity<Cluster> {
         service: Some(host.into()),
         service_namespace: Some("egress".into()),
     })
+}
+
+/// The address of a source that has made no label set yet: its share is not what a test is about.
+pub(crate) fn another_maker() -> IpAddr {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    IpAddr::V4(NEXT.fetch_add(1, Ordering::Relaxed).into())
 }
 
 /// A reserved cluster.

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::catalogue::{CATALOGUE, Kind};
-use super::testing::{Samples, cluster, read_strictly, reserved, workload};
+use super::testing::{Samples, another_maker, cluster, read_strictly, reserved, workload};
 use super::*;
 use crate::drain::Phase;
 use crate::http1::FramingError;
@@ -27,6 +27,7 @@ fn key<'a>(source: &'a Identity<Workload>, cluster: &'a Identity<Cluster>) -> Se
         destination_ip: None,
         response_code: None,
         flags: ResponseFlags::None,
+        maker: another_maker(),
     }
 }
 
@@ -50,7 +51,7 @@ fn sum(samples: &Samples, name: &str, parts: &[&str]) -> f64 {
 
 /// A hub with something in every metric.
 fn busy_hub() -> MetricsHub {
-    let hub = MetricsHub::new(100);
+    let hub = MetricsHub::new(100, 1);
     for id in 0..2 {
         let mut worker = hub.worker(id);
         let source = workload("shop\"\\\n\u{1b}[31m");
@@ -159,7 +160,7 @@ fn a_scrape_shows_exactly_the_catalogue() {
 
 /// A hub of two workers in which every counter has a value of its own.
 fn numbered_hub() -> MetricsHub {
-    let hub = MetricsHub::new(100);
+    let hub = MetricsHub::new(100, 1);
     for id in 0..2 {
         let mut worker = hub.worker(id);
         let c = &*worker.counters;
@@ -267,7 +268,7 @@ fn promtool_accepts_a_scrape() {
 
 #[test]
 fn the_sum_is_bounded_and_never_goes_back() {
-    let hub = MetricsHub::new(5);
+    let hub = MetricsHub::new(5, 1);
     let mut workers = [hub.worker(0), hub.worker(1)];
     let source = workload("shop");
     let mut before = Samples::new();
@@ -296,6 +297,52 @@ fn the_sum_is_bounded_and_never_goes_back() {
 }
 
 #[test]
+fn a_label_set_that_all_workers_have_given_up_leaves_and_begins_anew() {
+    const SECOND: u64 = 1 << 20;
+    let hub = MetricsHub::new(8, 1);
+    let mut workers = [hub.worker(0), hub.worker(1)];
+    workers.iter_mut().for_each(|worker| worker.set_idle(10 * SECOND));
+    let source = workload("shop");
+    let add = |worker: &mut WorkerMetrics, host: &str, seconds: u64| {
+        worker.set_now(seconds * SECOND);
+        let index = worker.series.find(key(&source, &cluster(host)));
+        worker.series.cells(index).opened.add(1);
+        let flagged = worker.series.with_flags(index, ResponseFlags::UpstreamReset);
+        worker.series.cells(flagged).closed.add(1);
+    };
+    let opened = |host: &str| {
+        let of = format!("destination_service=\"{host}\"");
+        sum(&scrape(&hub), "istio_tcp_connections_opened_total", &[&of])
+    };
+    let is_even = || {
+        let samples = scrape(&hub);
+        let all = |name| sum(&samples, name, &[]);
+        assert_eq!(
+            all("istio_tcp_connections_opened_total"),
+            all("istio_tcp_connections_closed_total")
+        );
+    };
+    // Both workers have it, and fill the fold.
+    let [first, second] = &mut workers;
+    for _ in 0..3 {
+        add(first, "old", 0);
+    }
+    add(second, "old", 15);
+    ["b", "c", "d"].iter().for_each(|host| add(first, host, 15));
+    assert_eq!(opened("old"), 4.0);
+    add(first, "new", 20);
+    assert_eq!(opened("old"), 4.0, "one worker has given it up, the other has not");
+    assert_eq!(opened("new") + opened("other"), 1.0);
+    is_even();
+    add(second, "newer", 30);
+    assert_eq!(opened("old"), 0.0);
+    is_even();
+    add(first, "old", 30);
+    assert_eq!(opened("old") + opened("other"), 2.0, "it begins at nothing");
+    is_even();
+}
+
+#[test]
 fn accept_header_chooses_the_format() {
     for (accept, format) in [
         ("", Format::Text),
@@ -318,7 +365,7 @@ fn accept_header_chooses_the_format() {
 
 #[test]
 fn ten_thousand_series_are_scraped_whole() {
-    let hub = MetricsHub::new(10_000);
+    let hub = MetricsHub::new(10_000, 1);
     let mut worker = hub.worker(0);
     let source = workload("shop");
     let clusters: Vec<_> = (0..10_000).map(|n| cluster(&format!("host-{n}.example"))).collect();

@@ -122,6 +122,13 @@ enum Use {
     None,
 }
 
+/// Buffers that are offered to the kernel at the most. One that is offered cannot be taken back, so
+/// half of them stay for bytes that are to be sent from a copy ([`BufferPool::fill`]): on a quiet
+/// worker nothing else would ever free one.
+fn window_max(count: u16) -> u16 {
+    RING_ENTRIES.min(count.div_ceil(2))
+}
+
 impl BufferPool {
     /// Maps memory for `count` buffers; none of it exists before it is used.
     ///
@@ -139,7 +146,7 @@ impl BufferPool {
             free_low_water: usize::from(count),
             tail: 0,
             offered: 0,
-            window: WINDOW_MIN.min(count),
+            window: WINDOW_MIN.min(window_max(count)),
             offered_use: Use::None,
         })
     }
@@ -177,13 +184,19 @@ impl BufferPool {
 
     /// The kernel found the window empty: a larger one from now on.
     pub(in crate::sys) fn starved(&mut self) {
-        self.window = self.window.saturating_mul(2).min(RING_ENTRIES).min(self.count);
+        self.window = self.window.saturating_mul(2).min(window_max(self.count));
     }
 
     /// Buffers that receives could be given after a refill.
     #[must_use]
     pub fn free(&self) -> usize {
         usize::from(self.offered) + self.free.len()
+    }
+
+    /// All buffers, free or not.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        usize::from(self.count)
     }
 
     /// Takes a buffer back.
@@ -240,7 +253,7 @@ impl BufferPool {
     pub fn trim(&mut self) -> Trimmed {
         // Some 300 microseconds.
         const BUFFERS_PER_CALL: usize = 256;
-        self.window = (self.window - self.window / 8).max(WINDOW_MIN.min(self.count));
+        self.window = (self.window - self.window / 8).max(WINDOW_MIN.min(window_max(self.count)));
         let cold = self.free_low_water.min(self.free.len());
         let idle = (0..cold).filter(|&at| self.places[usize::from(self.free[at])] == Place::Free);
         for at in idle.take(BUFFERS_PER_CALL).collect::<Vec<_>>() {

@@ -34,6 +34,8 @@ pub(super) enum Account {
     },
     /// Its requests, one by one.
     Requests,
+    /// It has ended, and that is counted.
+    Ended,
 }
 
 /// What the access log says of a connection, from the time its labels are known.
@@ -119,6 +121,8 @@ impl<K: Kernel> Connection<K> {
                 protocol,
             })
         });
+        self.let_go(cx);
+        cx.metrics.series.hold(series);
         self.account = Account::Tcp { series, log };
         if blocked {
             return;
@@ -128,6 +132,15 @@ impl<K: Kernel> Connection<K> {
         if self.is_relaying() {
             cells.opened.add(1);
             cells.sent_bytes.add(self.directions[Side::Upstream as usize].written);
+        }
+    }
+
+    /// The series that it was accounted to, if it was one, may go.
+    fn let_go(&mut self, cx: &mut Context<K>) {
+        if let Account::Tcp { series, .. } =
+            std::mem::replace(&mut self.account, Account::Unsettled)
+        {
+            cx.metrics.series.release(series);
         }
     }
 
@@ -187,6 +200,12 @@ impl<K: Kernel> Connection<K> {
         if let Some(attribution) = attribution.or_else(|| self.gate.take_attribution()) {
             self.attribute(&attribution, cx);
         }
+        if self.gate.has_failed()
+            && let Account::Requests = self.account
+        {
+            // They are lost with it.
+            self.account = Account::Unsettled;
+        }
         if let Account::Unsettled = self.account {
             let snapshot = Arc::clone(&cx.snapshot);
             let protocol = self.gate.protocol();
@@ -198,11 +217,13 @@ impl<K: Kernel> Connection<K> {
             self.settle(&snapshot, &decision, shown, protocol, cx);
         }
         match &mut self.account {
-            Account::Unsettled => {}
+            Account::Unsettled | Account::Ended => {}
             Account::Tcp { series, log } => {
                 let log = log.take();
-                let series = cx.metrics.series.with_flags(*series, reason.response_flags());
-                cx.metrics.series.cells(series).closed.add(1);
+                let flagged = cx.metrics.series.with_flags(*series, reason.response_flags());
+                cx.metrics.series.cells(flagged).closed.add(1);
+                cx.metrics.series.release(*series);
+                self.account = Account::Ended;
                 if let Some(log) = log {
                     self.log_connection(*log, reason, cx);
                 }
@@ -238,9 +259,10 @@ impl<K: Kernel> Connection<K> {
         let Answered { request: exchange, status, bytes: response_bytes } = &answered;
         let took_us = cx.now.saturating_sub(exchange.began);
         let route = &exchange.route;
-        let series = match route.series.get() {
-            Some((known, same, series)) if (known, same) == (*status, flags) => series,
-            _ => {
+        let known = route.series.get().filter(|known| (known.0, known.1) == (*status, flags));
+        let series = match known.and_then(|known| cx.metrics.requests.recall(known.2)) {
+            Some(series) => series,
+            None => {
                 let series = cx.metrics.requests.find(SeriesKey {
                     source: &route.source,
                     cluster: &route.cluster,
@@ -248,8 +270,10 @@ impl<K: Kernel> Connection<K> {
                     destination_ip: None,
                     response_code: Some(*status),
                     flags,
+                    maker: self.source.ip(),
                 });
-                route.series.set(Some((*status, flags, series)));
+                let known = cx.metrics.requests.remember(series);
+                route.series.set(Some((*status, flags, known)));
                 series
             }
         };
@@ -268,7 +292,7 @@ impl<K: Kernel> Connection<K> {
                 Some(route) => &route.cluster.value.service_name,
                 None => "",
             },
-            Account::Unsettled => "",
+            Account::Unsettled | Account::Ended => "",
         }
     }
 }
@@ -290,6 +314,7 @@ impl<K: Kernel> Context<K> {
             destination_ip: snapshot.config.metrics.destination_ip.then(|| destination.ip()),
             response_code: None,
             flags,
+            maker: source.ip(),
         })
     }
 

@@ -1,5 +1,6 @@
 //! The worker's end of its command channel: what the control plane asks.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use crate::commands::{CONNECTIONS_PER_PAGE, Command, ConnectionInfo, ConnectionPage};
@@ -21,6 +22,12 @@ impl<K: Kernel> Worker<K> {
                 }
                 // The turn that this ends looks at the switch.
                 Command::Drain => {}
+                Command::SignOfLife { question, answer } => {
+                    answer.store(question, Ordering::Relaxed);
+                }
+                Command::Hang => loop {
+                    std::thread::park();
+                },
                 Command::Panic => panic!("asked to panic by the debug endpoint"),
             }
         }

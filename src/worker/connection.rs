@@ -32,12 +32,13 @@ mod upstream;
 
 use std::net::SocketAddr;
 
-use crate::gate::{Attribution, Gate, Micros};
-use crate::metrics::Detected;
+use crate::gate::{Attribution, Gate, GuardedGate, Micros};
+use crate::metrics::{CloseReason, Detected};
 use crate::relay::Side;
 use crate::sys::kernel::{Expect, Kernel, Operation};
 use crate::worker::account::Account;
 use crate::worker::context::Context;
+use crate::worker::listener::Admitted;
 use crate::worker::token::Key;
 use attempts::Attempt;
 pub(super) use direction::Arrived;
@@ -66,7 +67,7 @@ pub(super) struct Connection<K: Kernel> {
     pub(super) ends: [End<K::Socket>; 2],
     /// By source side.
     pub(super) directions: [Direction<K::Pipe>; 2],
-    pub(super) gate: Gate,
+    pub(super) gate: GuardedGate,
     pub(super) account: Account,
     pub(super) source: SocketAddr,
     pub(super) original_destination: SocketAddr,
@@ -76,12 +77,8 @@ pub(super) struct Connection<K: Kernel> {
 
 impl<K: Kernel> Connection<K> {
     /// A connection that was accepted, and is not decided.
-    pub(super) fn new(
-        key: Key,
-        socket: K::Socket,
-        (source, original_destination): (SocketAddr, SocketAddr),
-        now: Micros,
-    ) -> Self {
+    pub(super) fn new(key: Key, admitted: Admitted<K::Socket>, now: Micros) -> Self {
+        let Admitted { socket, source, destination, share: _ } = admitted;
         Self {
             key,
             phase: Phase::Open,
@@ -90,10 +87,10 @@ impl<K: Kernel> Connection<K> {
             ends: [End { socket: Some(socket), ..End::default() }, End::default()],
             // The workload usually speaks first, and has by the time the upstream is connected.
             directions: [Direction::new(Expect::Bytes), Direction::new(Expect::Nothing)],
-            gate: Gate::Open,
+            gate: Gate::Open.into(),
             account: Account::Unsettled,
             source,
-            original_destination,
+            original_destination: destination,
             accepted_at: now,
             moved_at: now,
         }
@@ -111,18 +108,21 @@ impl<K: Kernel> Connection<K> {
             Event::HandshakeAckDue => self.quickack_on(),
             Event::Visit => self.visit(cx),
             Event::Due => self.due(cx),
+            Event::GiveWay { newcomer } => self.give_way_to(newcomer, cx),
             Event::End(reason) => self.end_at_once(reason, cx),
         };
         match next {
             // Most events end here.
-            Next::Rest => self.fate(),
+            Next::Rest if !self.gate.has_failed() => {}
             next => self.go_on(next, cx),
         }
+        self.count_held(cx);
+        self.fate()
     }
 
     /// Does what is next, until that is nothing.
     #[inline(never)]
-    fn go_on(&mut self, mut next: Next, cx: &mut Context<K>) -> Fate {
+    fn go_on(&mut self, mut next: Next, cx: &mut Context<K>) {
         let mut resumes = false;
         loop {
             next = match next {
@@ -130,6 +130,7 @@ impl<K: Kernel> Connection<K> {
                     resumes = false;
                     self.resume(cx)
                 }
+                Next::Rest if self.must_end_by_failure() => Next::End(CloseReason::InternalError),
                 Next::Rest => break,
                 Next::Advance(side) => self.advance(side, cx),
                 Next::AdvanceAndResume => {
@@ -151,7 +152,39 @@ impl<K: Kernel> Connection<K> {
                 Next::End(reason) => self.end(reason, cx),
             };
         }
-        self.fate()
+    }
+
+    /// The memory of what it holds back, in KiB.
+    pub(super) fn held_kib(&self) -> u16 {
+        self.directions.iter().map(|direction| direction.counted_kib).sum()
+    }
+
+    /// Buffers that it keeps, if nothing has moved since `still_since`.
+    pub(super) fn stuck_buffers(&self, still_since: Micros) -> u16 {
+        let kept = self.directions.iter().map(Direction::kept_buffers).sum::<usize>();
+        let is_stuck = self.moved_at <= still_since;
+        if is_stuck { u16::try_from(kept).unwrap_or(u16::MAX) } else { 0 }
+    }
+
+    /// Keeps the worker's sum of what its connections hold back.
+    fn count_held(&mut self, cx: &mut Context<K>) {
+        for direction in &mut self.directions {
+            let now = direction.held_kib();
+            if now != direction.counted_kib {
+                cx.change_held(direction.counted_kib, now);
+                direction.counted_kib = now;
+            }
+        }
+    }
+
+    /// The gate has failed, and the connection has not ended yet.
+    fn must_end_by_failure(&self) -> bool {
+        match self.phase {
+            Phase::Open | Phase::Replying { .. } | Phase::Lingering { .. } => {
+                self.gate.has_failed()
+            }
+            Phase::Resetting { .. } | Phase::Closing => false,
+        }
     }
 
     fn fate(&self) -> Fate {
@@ -168,9 +201,10 @@ impl<K: Kernel> Connection<K> {
     /// Begins: goes where the address leads, or waits for the first bytes.
     pub(super) fn begin(&mut self, cx: &mut Context<K>) -> Fate {
         match self.first_step(cx) {
-            Next::Rest => self.fate(),
+            Next::Rest => {}
             next => self.go_on(next, cx),
         }
+        self.fate()
     }
 
     /// The only place that changes the phase.
@@ -193,7 +227,7 @@ impl<K: Kernel> Connection<K> {
     fn leave_undecided(&mut self, cx: &Context<K>) {
         if self.is_undecided() {
             cx.metrics.counters.detecting.sub(1);
-            if let Gate::Detect(_) = self.gate {
+            if self.gate.is_detecting() {
                 self.detected(cx);
             }
             self.upstream = Upstream::None;
@@ -203,6 +237,12 @@ impl<K: Kernel> Connection<K> {
     /// Whether the first bytes are awaited.
     fn is_undecided(&self) -> bool {
         matches!((&self.phase, &self.upstream), (Phase::Open, Upstream::Undecided { .. }))
+    }
+
+    /// Whether the first byte is awaited, or, in HTTP/2, the first request.
+    fn awaits_request(&self) -> bool {
+        let direction = &self.directions[Side::Downstream as usize];
+        self.is_undecided() && direction.carried().is_empty()
     }
 
     /// Whether both sides are connected and bytes may pass.
@@ -222,6 +262,7 @@ impl<K: Kernel> Connection<K> {
     /// Its phase, in the list of connections.
     pub(super) fn phase_name(&self) -> &'static str {
         match (&self.phase, &self.upstream) {
+            (Phase::Open, Upstream::Undecided { .. }) if self.awaits_request() => "waiting",
             (Phase::Open, Upstream::Undecided { .. }) => "recognising",
             (Phase::Open, Upstream::None | Upstream::Connecting(_)) => "connecting",
             (Phase::Open, Upstream::Up(_)) => "relaying",

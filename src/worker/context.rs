@@ -5,18 +5,19 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::access_log::{AccessLog, Record};
+use crate::access_log::{AccessLog, Dropped, Record};
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::failed_addresses::FailedAddresses;
 use crate::gate::{HeldSnapshot, Logging, Micros, Tables};
-use crate::metrics::WorkerMetrics;
+use crate::metrics::{Shed, WorkerMetrics};
 use crate::registry::Reader;
 use crate::relay::Side;
 use crate::sys::buffers::Buffer;
 use crate::sys::kernel::{Errno, Kernel, Recorded};
 use crate::sys::pipe::PipePool;
 use crate::worker::deadlines::Deadlines;
+use crate::worker::shares::{Share, Shares};
 use crate::worker::token::Key;
 
 /// See the module.
@@ -41,6 +42,14 @@ pub(super) struct Context<K: Kernel> {
     pub(super) failed_addresses: Arc<FailedAddresses>,
     pub(super) metrics: WorkerMetrics,
     pub(super) access_log: AccessLog,
+    pub(super) shares: Shares,
+    /// The memory of what all connections hold back.
+    pub(super) held_kib: u64,
+    /// So many waiting connections have to give way.
+    pub(super) giving_way: u32,
+    /// Whether connections with nothing outstanding are to end.
+    pub(super) draining: bool,
+    workers: u32,
 }
 
 /// What a context is made of, apart from the kernel.
@@ -53,6 +62,7 @@ pub(super) struct Shared {
     pub(super) access_log: AccessLog,
     pub(super) failed_addresses: Arc<FailedAddresses>,
     pub(super) pipes_max: usize,
+    pub(super) workers: u32,
 }
 
 /// New upstream connections whose handshake's last segment is held back
@@ -95,6 +105,14 @@ pub(super) struct Limits {
     pub(super) half_close_us: Micros,
     /// How long a name is waited for (`names.deadline`).
     pub(super) name_us: Micros,
+    /// How long the rest of a request's head is waited for.
+    pub(super) head_us: Micros,
+    /// Without traffic for so long a label set may give its place away.
+    series_idle_us: Micros,
+    /// Connections of one source; `None`: a quarter of all.
+    per_source: Option<u32>,
+    /// Bytes that all workers together may hold back.
+    held_bytes: u64,
 }
 
 impl From<&Config> for Limits {
@@ -106,6 +124,10 @@ impl From<&Config> for Limits {
             connect_us: micros(timeouts.connect),
             idle_us: micros(timeouts.idle),
             half_close_us: micros(timeouts.half_close),
+            head_us: micros(timeouts.head),
+            series_idle_us: micros(config.metrics.idle),
+            per_source: config.limits.per_source,
+            held_bytes: config.limits.held_bytes,
         }
     }
 }
@@ -114,11 +136,14 @@ impl<K: Kernel> Context<K> {
     pub(super) fn new(kernel: K, shared: Shared) -> Self {
         let mut reader = shared.reader;
         let snapshot = Rc::new(Arc::clone(reader.load()));
+        let limits = Limits::from(&*snapshot.config);
+        let mut metrics = shared.metrics;
+        metrics.set_idle(limits.series_idle_us);
         Self {
             origin: kernel.now(),
             now: 0,
             recorded: shared.recorded,
-            limits: Limits::from(&*snapshot.config),
+            limits,
             reader,
             snapshot,
             tables: Tables::default(),
@@ -128,8 +153,13 @@ impl<K: Kernel> Context<K> {
             deadlines: Deadlines::default(),
             admission: shared.admission,
             failed_addresses: shared.failed_addresses,
-            metrics: shared.metrics,
+            metrics,
             access_log: shared.access_log,
+            shares: Shares::default(),
+            held_kib: 0,
+            giving_way: 0,
+            draining: false,
+            workers: shared.workers.max(1),
             kernel,
         }
     }
@@ -141,12 +171,32 @@ impl<K: Kernel> Context<K> {
             self.snapshot = Rc::new(Arc::clone(current));
             self.tables.routes.clear();
             self.limits = Limits::from(&*self.snapshot.config);
+            self.metrics.set_idle(self.limits.series_idle_us);
         }
     }
 
     /// The time of this turn, as the other threads count it.
     pub(super) fn time(&self) -> Instant {
         self.origin + Duration::from_micros(self.now)
+    }
+
+    /// Whether a source has its share of connections, at a time when that counts. The kernel
+    /// spreads a source's connections over the workers, so each allows its part.
+    pub(super) fn is_over_share(&self, share: Share) -> bool {
+        let share_max = self.limits.per_source.unwrap_or(self.admission.connections_max() / 4);
+        let everywhere = self.shares.connections(share).saturating_mul(self.workers);
+        self.admission.is_crowded() && everywhere >= share_max
+    }
+
+    /// What this worker's connections may hold back, in KiB.
+    pub(super) fn held_kib_max(&self) -> u64 {
+        self.limits.held_bytes / 1024 / u64::from(self.workers)
+    }
+
+    /// What one connection holds back is `now` KiB, and was `before`.
+    pub(super) fn change_held(&mut self, before: u16, now: u16) {
+        self.held_kib = self.held_kib + u64::from(now) - u64::from(before);
+        self.metrics.counters.held_bytes.set(self.held_kib * 1024);
     }
 
     /// Hands over what is not written to a counter as it happens.
@@ -163,8 +213,10 @@ impl<K: Kernel> Context<K> {
     }
 
     pub(super) fn log(&self, record: Record) {
-        if self.access_log.log(Box::new(record)).is_err() {
-            self.metrics.counters.access_log_dropped.add(1);
+        let Err(dropped) = self.access_log.log(Box::new(record)) else { return };
+        self.metrics.counters.access_log_dropped.add(1);
+        if dropped == Dropped::Share {
+            self.metrics.counters.shed(Shed::LogLines).add(1);
         }
     }
 

@@ -4,9 +4,10 @@
 use std::net::SocketAddr;
 
 use crate::gate::Micros;
-use crate::metrics::CloseReason;
+use crate::metrics::{CloseReason, Shed};
 use crate::sys::kernel::{Errno, Kernel, ListenSocket, Operation, StreamSocket};
 use crate::worker::context::Context;
+use crate::worker::shares::Share;
 use crate::worker::token::Target;
 
 /// After an accept failed for want of descriptors or memory: the pause before it is tried again. A
@@ -44,6 +45,7 @@ pub(super) struct Admitted<S> {
     pub(super) socket: S,
     pub(super) source: SocketAddr,
     pub(super) destination: SocketAddr,
+    pub(super) share: Share,
 }
 
 impl<L: ListenSocket> Accepting<L> {
@@ -173,17 +175,24 @@ impl<K: Kernel> Context<K> {
             tracing::debug!(downstream.addr = %source, original.dst = %destination, "self-call");
             return self.refuse(socket, CloseReason::SelfCall);
         }
-        if !self.admission.enter() {
+        let share = self.shares.find(source.ip());
+        let refusal = if self.is_over_share(share) {
+            self.metrics.counters.shed(Shed::Connections).add(1);
+            Some(CloseReason::SourceLimit)
+        } else {
+            (!self.admission.enter()).then_some(CloseReason::ConnectionLimit)
+        };
+        if let Some(reason) = refusal {
             self.metrics.counters.refused_limit.add(1);
-            self.account_refused((source, destination), CloseReason::ConnectionLimit);
-            return self.refuse(socket, CloseReason::ConnectionLimit);
+            self.account_refused((source, destination), reason);
+            return self.refuse(socket, reason);
         }
         if let Some(timeout) = self.snapshot.config.timeouts.user {
             socket.set_user_timeout(timeout);
         }
         self.metrics.counters.accepted.add(1);
         self.metrics.counters.connections_active.add(1);
-        Some(Admitted { socket, source, destination })
+        Some(Admitted { socket, source, destination, share })
     }
 
     /// Resets a connection that gets no slot.

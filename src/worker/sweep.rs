@@ -39,6 +39,17 @@ pub(super) struct Sweep {
     second_at: Micros,
     /// The kernel's end has unused memory to give back.
     untrimmed: bool,
+    /// The next slot that may have to give way.
+    looked_at: usize,
+}
+
+impl Sweep {
+    /// The first of the next `count` of `slots`, in turn.
+    pub(super) fn next_looked_at(&mut self, count: usize, slots: usize) -> usize {
+        let from = if self.looked_at < slots { self.looked_at } else { 0 };
+        self.looked_at = from + count;
+        from
+    }
 }
 
 impl<K: Kernel> Worker<K> {
@@ -69,6 +80,7 @@ impl<K: Kernel> Worker<K> {
         }
         self.sweep.next_at = self.cx.now + self.cx.limits.slice_us();
         self.sweep_slice();
+        self.shed_stuck();
         if self.drain.deadline().is_some_and(|deadline| deadline <= self.cx.kernel.now()) {
             self.visit(0..usize::MAX, || Event::End(CloseReason::DrainDeadline));
         }

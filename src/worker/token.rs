@@ -22,7 +22,7 @@ const KIND_SHIFT: u32 = 1 + 2 * FIELD_BITS;
 pub(super) const SLOTS_MAX: usize = 1 << FIELD_BITS;
 
 /// Names one connection of one worker, for as long as it lives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key {
     /// Where it is in the slab; of 24 bits.
     pub(super) slot: u32,

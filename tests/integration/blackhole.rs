@@ -9,7 +9,9 @@ use crate::support::peer::{expect_end, read_to_reset};
 use crate::support::{Proxy, Setup, eventually};
 
 fn registry_only(action: Action) -> Setup {
-    Setup { mode: Mode::RegistryOnly, action, destination_ip: true, ..Setup::default() }
+    // The address decides at once: nothing waits for a first byte.
+    let names = "enabled: false".to_owned();
+    Setup { mode: Mode::RegistryOnly, action, names, destination_ip: true, ..Setup::default() }
 }
 
 fn assert_accounted(proxy: &Proxy, count: f64) {

@@ -1,11 +1,12 @@
 //! The end of a proxy: nothing that was accepted, or could still be, is lost before the deadline.
 
+use std::io::Write;
 use std::net::TcpListener;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::peer::{expect_end, read_to_reset};
-use crate::support::{LONG, Pattern, Proxy, Setup, eventually};
+use crate::support::{LONG, Pattern, Proxy, Setup, eventually, uninterrupted};
 
 #[test]
 fn open_connections_finish_and_then_the_proxy_ends() {
@@ -26,15 +27,23 @@ fn open_connections_finish_and_then_the_proxy_ends() {
 }
 
 #[test]
-fn what_is_open_at_the_deadline_is_reset() {
+fn what_is_open_at_the_deadline_is_closed_and_reset_if_bytes_are_on_their_way() {
     let proxy = Proxy::start(Setup::default());
     let (mut client, mut server) = proxy.pair();
     let began = Instant::now();
     proxy.finish(Duration::from_millis(500));
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(500) && took < LONG / 2, "{took:?}");
-    assert_eq!(read_to_reset(&mut client), (true, 0));
-    assert_eq!(read_to_reset(&mut server), (true, 0));
+    assert_eq!(read_to_reset(&mut client), (false, 0));
+    assert_eq!(read_to_reset(&mut server), (false, 0));
+
+    let proxy = Proxy::start(Setup::default());
+    let (client, mut server) = proxy.pair();
+    server.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+    while uninterrupted(|| server.write(&[0; 65_536])).is_ok() {}
+    proxy.finish(Duration::from_millis(500));
+    assert!(read_to_reset(&mut server).0, "the client has not read all of it");
+    drop(client);
 }
 
 #[test]

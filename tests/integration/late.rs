@@ -204,7 +204,7 @@ fn lose_upstream(stage: &Stage) -> Open {
 fn rows() -> Vec<Row> {
     use Kind::{Connected, Ready, Received, Sent};
     let rows: [(_, _, _, Script); 19] = [
-        ("recognising", Sent, Nameless::Blocked, |stage| {
+        ("waiting", Sent, Nameless::Blocked, |stage| {
             stage.hold(Sent, 0);
             (Some(stage.send(PREFACE)), None)
         }),

@@ -42,20 +42,20 @@ fn a_drain_under_load_loses_no_connection_and_exits_with_0() {
 }
 
 #[test]
-fn at_the_drain_deadline_the_rest_is_reset_and_the_exit_is_still_0() {
+fn at_the_drain_deadline_what_has_nothing_outstanding_ends_by_fin_and_the_exit_is_still_0() {
     let lab = Lab::new();
     let drain = Duration::from_secs(1);
     let mut proxy = Proxy::start(&lab, &Options { drain, ..Options::default() });
     let server = lab.serve(web(10, 8000), |mut peer| {
         peer.recv(1);
         peer.send(1);
-        peer.expect_reset();
+        peer.expect_eof();
     });
     let mut peer = lab.connect(web(10, 8000));
     peer.ping();
     let start = Instant::now();
     proxy.signal(Signal::SIGINT);
-    peer.expect_reset();
+    peer.expect_eof();
     let status = proxy.wait();
     let elapsed = start.elapsed();
     assert_eq!(status.code(), Some(0), "{status}");
@@ -106,6 +106,18 @@ fn a_worker_that_panics_ends_the_process() {
     assert_ne!(status.code(), Some(0), "{status}");
     drop(peer);
     server.finish();
+}
+
+#[test]
+fn a_worker_that_hangs_ends_the_process_which_names_it() {
+    let lab = Lab::new();
+    let options = Options { arguments: &["--debug-endpoints"], ..Options::default() };
+    let mut proxy = Proxy::start(&lab, &options);
+    let _ = proxy.post("/debug/hang?worker=1");
+    let status = proxy.wait();
+    assert_ne!(status.code(), Some(0), "{status}");
+    let log = proxy.log();
+    assert!(log.contains("the worker hangs") && log.contains("worker=1"), "{log}");
 }
 
 #[test]

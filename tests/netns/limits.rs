@@ -79,7 +79,8 @@ fn above_the_connection_limit_the_excess_is_reset_and_counted() {
 #[test]
 fn blackholed_connections_that_linger_do_not_exhaust_the_limit_for_ever() {
     let lab = Lab::new();
-    let options = Options { connections: 10, policy: Policy::RegistryOnly, ..Options::default() };
+    let (policy, names) = (Policy::RegistryOnly, "enabled: false");
+    let options = Options { connections: 10, policy, names, ..Options::default() };
     let proxy = Proxy::start(&lab, &options);
     // Workloads that never close what was closed on them; some are refused meanwhile.
     let stubborn: Vec<_> = (0..100).filter_map(|_| lab.try_connect(web(10, 8000)).ok()).collect();

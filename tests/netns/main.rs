@@ -43,3 +43,4 @@ mod rules;
 mod scrape;
 mod self_call;
 mod start;
+mod starved;

@@ -109,10 +109,10 @@ fn a_client_that_stops_after_one_byte_is_blocked_at_the_deadline() {
     let listening = lab.listen(web(10, 80));
     // One that has sent nothing is not late.
     let silent = lab.connect(web(10, 80));
-    for n in [1, 2] {
+    for (n, text) in [(1, "G"), (2, "\x16")] {
         let start = Instant::now();
         let mut peer = lab.connect(web(10, 80));
-        peer.send_text(b"G");
+        peer.send_text(text.as_bytes());
         proxy.wait_for_metric(RECOGNISING, &[], 2);
         assert_eq!(peer.receiver.recv_to_end(), (0, End::Eof));
         let took = start.elapsed();

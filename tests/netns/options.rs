@@ -113,7 +113,9 @@ impl Options {
             self.half_close.as_millis(),
             self.user
         ));
-        line(format!("limits: {{ connections: {} }}", self.connections));
+        // More than there are: most tests have one source.
+        let (all, share) = (self.connections, self.connections * 2);
+        line(format!("limits: {{ connections: {all}, perSource: {share} }}"));
         line(format!("admin: {{ address: \"127.0.0.1:{ADMIN_PORT}\" }}"));
         let metrics = format!("address: \"0.0.0.0:{METRICS_PORT}\", destinationIp: true");
         line(format!("metrics: {{ {metrics}, seriesMax: {} }}", self.series_max));

@@ -117,7 +117,7 @@ fn run(plan: &Plan, story: &Rc<RefCell<Story>>) {
     let listener = SimListener::new(&net);
     let snapshot = ENTRIES.with(|entries| entries.snapshot(1, plan.mode, true));
     let registry = Registry::new(snapshot);
-    let hub = MetricsHub::new(100);
+    let hub = MetricsHub::new(100, 1);
     let drain = Drain::default();
     drain.serve();
     let waker = Waker::new().expect("a descriptor");
@@ -158,6 +158,7 @@ fn run(plan: &Plan, story: &Rc<RefCell<Story>>) {
         inbox,
         waker,
         pipes_max: 2,
+        workers: 1,
     };
     Worker::new(parts, kernel.expect("memory")).run().expect("the ring does not fail");
     let metrics = hub.encode(Format::Text, drain.phase());

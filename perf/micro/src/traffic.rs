@@ -169,7 +169,7 @@ fn worker(
         Names::Off | Names::Watched => Vec::new(),
     };
     let (access_log, _) = access_log::open(&config.access_log);
-    let metrics = MetricsHub::new(config.metrics.series_max).worker(0);
+    let metrics = MetricsHub::new(config.metrics.series_max, 1).worker(0);
     let workloads = Arc::new(Workloads::default());
     let (snapshot, _) =
         Snapshot::build(1, Arc::new(config), &entries, workloads, &Answers::default());
@@ -191,6 +191,7 @@ fn worker(
         waker,
         failed_addresses: Arc::default(),
         pipes_max: 0,
+        workers: 1,
     };
     Worker::new(parts, kernel)
 }

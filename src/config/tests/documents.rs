@@ -66,10 +66,10 @@ names:
 registry: ['a/*.yaml']
 workloads: w.yaml
 upstream: { mark: 16, allow: [127.0.0.1], privateAddresses: block }
-timeouts: { connect: 250ms, idle: 2h, halfClose: 5s, user: 30s }
-limits: { connections: 7 }
+timeouts: { connect: 250ms, idle: 2h, halfClose: 5s, head: 4s, user: 30s }
+limits: { connections: 7, perSource: 3, heldBytes: 2097152 }
 admin: { address: '127.0.0.1:2' }
-metrics: { address: '127.0.0.1:3', destinationIp: true, seriesMax: 9 }
+metrics: { address: '127.0.0.1:3', destinationIp: true, seriesMax: 9, idle: 5m }
 health: { address: '127.0.0.1:4' }
 drain: { deadline: 1m }
 log: { level: debug, format: json }

@@ -1,4 +1,4 @@
-//! What Egret itself answers a request: 502, 503, 400, 431.
+//! What Egret itself answers a request: 502, 503, 400, 408, 431.
 
 use std::rc::Rc;
 
@@ -9,6 +9,18 @@ use crate::http1::HEAD_BYTES_MAX;
 use crate::metrics::{CloseReason, ResponseFlags};
 
 impl Http1 {
+    /// See [`super::super::Gate::late_head`]: 408.
+    pub(in crate::gate) fn late_head(
+        &mut self,
+        held: &[u8],
+        policy: &Policy<'_>,
+    ) -> Option<Box<Reply>> {
+        self.head_since.take()?;
+        let reply = self.local_reply(408, held, policy);
+        let (flags, reason) = (ResponseFlags::DownstreamProtocol, CloseReason::HeadTimeout);
+        Some(Box::new(Reply { flags, reason, ..reply }))
+    }
+
     /// A reply to the request that `bytes` begin with, which every response before it has ended.
     pub(super) fn local_reply(&self, status: u16, bytes: &[u8], policy: &Policy<'_>) -> Reply {
         let words = reply::http1(status);

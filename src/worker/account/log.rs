@@ -107,6 +107,7 @@ impl<K: Kernel> Connection<K> {
 fn details(answered_by: AnsweredBy, status: u16, protocol: Protocol) -> &'static str {
     match (answered_by, status) {
         (AnsweredBy::Upstream, _) => "via_upstream",
+        (AnsweredBy::Egret, 408) => "request_header_timeout",
         (AnsweredBy::Egret, 502) => "direct_response",
         (AnsweredBy::Egret, 503) => "upstream_reset_before_response_started",
         (AnsweredBy::Egret, _) if protocol == Protocol::Http2 => {

@@ -2,8 +2,9 @@
 //! side that lives, and everything given back when nothing is in flight.
 
 use super::Lost;
-use super::direction::{Held, Source};
+use super::direction::{Direction, Held, Source};
 use super::{Connection, LostBy, Next, Phase, RESET_WAIT_US, Upstream, Watched};
+use crate::gate::Tables;
 use crate::metrics::CloseReason;
 use crate::relay::Side;
 use crate::sys::kernel::{Errno, Kernel, StreamSocket};
@@ -119,6 +120,9 @@ impl<K: Kernel> Connection<K> {
             Phase::Lingering { reason, .. } | Phase::Replying { reason } => reason,
             Phase::Open => reason,
         };
+        // What it was about to end by comes of the failure.
+        let has_failed = self.gate.has_failed();
+        let reason = if has_failed { CloseReason::InternalError } else { reason };
         tracing::debug!(
             downstream.addr = %self.source,
             original.dst = %self.original_destination,
@@ -129,27 +133,38 @@ impl<K: Kernel> Connection<K> {
         );
         cx.metrics.counters.closed(reason).add(1);
         self.account_end(reason, cx);
+        if self.gate.has_failed() {
+            cx.tables = Tables::default();
+        }
         for (operation, side) in self.in_flight() {
             cx.kernel.cancel(operation, self.key.token(side));
         }
         self.cancel_attempts(cx);
         let phase = self.last_phase(reason, cx);
         self.set_phase(phase, cx);
+        // What is held back will not pass.
+        self.directions.iter_mut().for_each(Direction::discard_carried);
         Next::Rest
     }
 
     /// Decides who is reset, and whether that has to wait.
-    fn last_phase(&self, reason: CloseReason, cx: &Context<K>) -> Phase {
+    fn last_phase(&mut self, reason: CloseReason, cx: &Context<K>) -> Phase {
         let is_holding = |side: Side| {
             let direction = &self.directions[side as usize];
             direction.half.is_holding() || direction.carries()
         };
         let holding = Side::BOTH.into_iter().any(is_holding);
+        // A plain close would make what was cut off look complete.
+        let is_whole = !holding
+            && match reason {
+                CloseReason::Idle | CloseReason::HalfClose => !self.is_cut(reason),
+                CloseReason::DrainDeadline => self.is_settled(),
+                _ => false,
+            };
         let reset: &[Side] = match (reason, &self.phase) {
             (CloseReason::Finished, _) | (_, Phase::Lingering { .. }) => &[],
             (CloseReason::BlackHole, _) => &[Side::Downstream],
-            // A plain close would make what was cut off look complete.
-            (CloseReason::Idle | CloseReason::HalfClose, _) if !holding => &[],
+            (_, Phase::Open) if is_whole => &[],
             (
                 _,
                 Phase::Open | Phase::Replying { .. } | Phase::Resetting { .. } | Phase::Closing,
@@ -163,6 +178,19 @@ impl<K: Kernel> Connection<K> {
         }
         reset.iter().filter_map(|&side| socket(side)).for_each(K::Socket::reset_on_close);
         Phase::Closing
+    }
+
+    /// Something is outstanding that the downstream would take for whole after a FIN.
+    fn is_cut(&mut self, reason: CloseReason) -> bool {
+        let has_ended = self.directions[Side::Upstream as usize].half.is_over();
+        self.gate.owes_response() || (reason == CloseReason::HalfClose && !has_ended)
+    }
+
+    /// Everything that was sent is acknowledged, and no response is owed.
+    fn is_settled(&mut self) -> bool {
+        let sockets = self.ends.iter().filter_map(|end| end.socket.as_ref());
+        let mut unacknowledged = sockets.map(K::Socket::unacknowledged_bytes);
+        self.is_relaying() && unacknowledged.all(|bytes| bytes == 0) && !self.gate.owes_response()
     }
 
     /// A reset that waits: is everything that was sent before acknowledged, or the time up?
@@ -203,6 +231,8 @@ impl<K: Kernel> Connection<K> {
         for socket in self.ends.iter_mut().filter_map(|end| end.socket.take()) {
             cx.kernel.close(socket);
         }
+        cx.change_held(self.held_kib(), 0);
+        cx.shares.leave(self.key.slot);
         cx.admission.leave();
         cx.metrics.counters.connections_active.sub(1);
     }

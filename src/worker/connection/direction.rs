@@ -84,6 +84,8 @@ pub(in crate::worker) struct Direction<P> {
     backlog: Option<Box<Backlog>>,
     /// Whether the source probably has bytes now.
     pub(in crate::worker) expect: Expect,
+    /// Memory of what is carried, as counted in the worker's sum.
+    pub(super) counted_kib: u16,
     /// Bytes read from the source.
     pub(in crate::worker) bytes: u64,
     /// Bytes that were written to the target.
@@ -100,6 +102,7 @@ impl<P> Direction<P> {
             source: Source::Open,
             backlog: None,
             expect,
+            counted_kib: 0,
             bytes: 0,
             written: 0,
         }
@@ -111,6 +114,7 @@ impl<P> Direction<P> {
         let (bytes, written) = (self.bytes, self.written);
         let mut direction = Self::new(Expect::Nothing);
         (direction.bytes, direction.written) = (bytes, written);
+        direction.counted_kib = self.counted_kib;
         if !carried.is_empty() {
             direction.put_back(carried, cleared);
         }
@@ -131,6 +135,20 @@ impl<P> Direction<P> {
     pub(super) fn carried_bytes(&self) -> u32 {
         let length = self.backlog.as_ref().map_or(0, |backlog| backlog.carried.len());
         u32::try_from(length).unwrap_or(BUFFER_BYTES)
+    }
+
+    /// The memory of what is carried, in KiB: at most two buffers full.
+    pub(super) fn held_kib(&self) -> u16 {
+        let capacity = self.backlog.as_ref().map_or(0, |backlog| backlog.carried.capacity());
+        u16::try_from(capacity.div_ceil(1024)).unwrap_or(u16::MAX / 2)
+    }
+
+    /// Buffers that it keeps.
+    pub(super) fn kept_buffers(&self) -> usize {
+        let is_buffer = |arrived: &&Arrived| matches!(arrived.result, Ok(Some(_)));
+        let early = self.backlog.as_ref();
+        let early = early.map_or(0, |backlog| backlog.early.iter().filter(is_buffer).count());
+        usize::from(matches!(self.held, Held::Buffer(_))) + early
     }
 
     /// How many more bytes can be carried: all of them must fit in one buffer.

@@ -2,11 +2,8 @@
 
 use super::direction::{Receive, Source};
 use super::{Account, Connection, Next, Then, Upstream};
-use crate::access_log::Protocol;
-use crate::gate::{Action, Gate, HeldSnapshot, Inspected, Leg, Micros, Note, Outcome, Policy};
+use crate::gate::{Action, Inspected, Leg, Note, Outcome, Policy, Reply};
 use crate::metrics::{CloseReason, Detected, ResponseFlags};
-use crate::registry::Verdict;
-use crate::registry::snapshot::Shown;
 use crate::relay::{Side, State};
 use crate::sys::kernel::{Expect, Kernel};
 use crate::worker::context::Context;
@@ -28,7 +25,7 @@ impl<K: Kernel> Connection<K> {
     pub(super) fn inspect(&mut self, side: Side, cx: &mut Context<K>) -> Next {
         match self.directions[side as usize].half.state() {
             State::Deciding { from, length } => {
-                if let Gate::Open = self.gate {
+                if self.gate.is_open() {
                     self.directions[side as usize].half.pass(length - from);
                     return self.advance(side, cx);
                 }
@@ -294,33 +291,9 @@ impl<K: Kernel> Connection<K> {
             cx.kernel.cancel(wait, self.key.token(Side::Downstream));
         }
         let policy = self.policy_without_leg(cx);
-        let attribution = self.gate.give_up(why, &policy);
+        let Some(attribution) = self.gate.give_up(why, &policy) else { return Next::Rest };
         self.account = Account::Unsettled;
         self.decide(&attribution, cx)
-    }
-
-    /// The time for the first bytes is up. One that has sent none, or HTTP/2 without a request, is
-    /// not late: pools and channels connect ahead. It waits as an idle connection does; where the
-    /// address lets it pass it is connected meanwhile, so that the server may speak first.
-    pub(super) fn late(&mut self, still_us: Micros, cx: &mut Context<K>) -> Next {
-        let direction = &self.directions[Side::Downstream as usize];
-        if !direction.carried().is_empty() {
-            return self.give_up(Detected::Deadline, cx);
-        }
-        let snapshot = HeldSnapshot::clone(&cx.snapshot);
-        let (source, destination) = (self.source.ip(), self.original_destination);
-        let decision = snapshot.decide(source, destination, Shown::Nothing);
-        let may_connect = !matches!(decision.verdict, Verdict::BlackHole);
-        match self.gate {
-            _ if still_us >= cx.limits.idle_us => Next::End(CloseReason::Idle),
-            Gate::Detect(_) if may_connect => {
-                self.set_upstream(Upstream::None, cx);
-                self.follow(&snapshot, decision, Protocol::Tcp, cx)
-            }
-            Gate::Open | Gate::Detect(_) | Gate::Tls(_) | Gate::Http1(_) | Gate::Http2(_) => {
-                Next::Rest
-            }
-        }
     }
 
     fn policy_without_leg<'a>(&self, cx: &'a Context<K>) -> Policy<'a> {
@@ -334,6 +307,13 @@ impl<K: Kernel> Connection<K> {
             now: cx.now,
             logging: cx.logging(),
         }
+    }
+
+    /// The rest of a request's head has not come in time: what the downstream is told.
+    pub(super) fn late_head(&mut self, cx: &Context<K>) -> Option<Box<Reply>> {
+        let policy = self.policy_without_leg(cx);
+        let held = self.directions[Side::Downstream as usize].carried();
+        self.gate.late_head(held, &policy)
     }
 
     /// No upstream connection could be made: requests that wait for one are told so.

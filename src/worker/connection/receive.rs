@@ -2,7 +2,6 @@
 
 use super::direction::{Arrived, Held, Receive, Source};
 use super::{Connection, LostBy, Next, Phase, Upstream};
-use crate::gate::Gate;
 use crate::relay::{Side, State};
 use crate::sys::buffers::Buffer;
 use crate::sys::kernel::{Errno, Kernel, Operation};
@@ -46,15 +45,17 @@ impl<K: Kernel> Connection<K> {
                 let is_undecided = self.is_undecided();
                 let direction = &mut self.directions[side as usize];
                 direction.expect = expect;
+                if let Upstream::Undecided { since } = &mut self.upstream
+                    && direction.carried().is_empty()
+                {
+                    // The first byte that leaves the question open.
+                    *since = cx.now;
+                }
                 if !direction.carries() && !is_undecided {
                     direction.half.received(buffer.length());
                     direction.held = Held::Buffer(buffer);
                 } else {
-                    if is_undecided && direction.carried().is_empty() {
-                        // These bytes leave the question open.
-                        self.upstream.expect_name_by(cx.now + cx.limits.name_us);
-                    }
-                    if let Gate::Detect(_) = self.gate {
+                    if self.gate.is_detecting() {
                         cx.metrics.counters.detecting_bytes.add(bytes);
                     }
                     direction.carry(cx.kernel.pool().bytes(&buffer));

@@ -3,7 +3,7 @@
 
 use super::direction::Receive;
 use super::{Connection, LINGER_US, Next, PARTING_US, Phase, Then, Upstream};
-use crate::gate::{Gate, Malformed, Reply};
+use crate::gate::{Malformed, Reply};
 use crate::judge::RequestError;
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::relay::{Side, State};
@@ -65,12 +65,12 @@ impl<K: Kernel> Connection<K> {
     /// Everything is said. A client of HTTP/2 gets a moment to read it: some take a connection that
     /// ends for one that was lost, with all that has not been read.
     pub(super) fn all_said(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
-        match self.gate {
-            Gate::Http2(_) => {
+        match self.gate.is_http2() {
+            true => {
                 cx.deadlines.set(cx.now + PARTING_US, self.key);
                 Next::Rest
             }
-            Gate::Open | Gate::Detect(_) | Gate::Tls(_) | Gate::Http1(_) => Next::Linger(reason),
+            false => Next::Linger(reason),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::metrics::CloseReason;
 use crate::relay::Side;
 use crate::sys::kernel::{Errno, Kernel, Operation};
 use crate::worker::context::Context;
+use crate::worker::shares::Share;
 use crate::worker::token::AttemptNumber;
 
 /// What happens to a connection.
@@ -33,6 +34,9 @@ pub(in crate::worker) enum Event {
     Visit,
     /// A deadline that it has set in [`Context::deadlines`] has passed.
     Due,
+    /// Few connections are left: one that has asked for nothing yet gives way, if its source has
+    /// more than that of the newcomer.
+    GiveWay { newcomer: Share },
     /// It ends, whatever is on its way.
     End(CloseReason),
 }
@@ -49,6 +53,7 @@ impl Event {
             | Self::HandshakeAckDue
             | Self::Visit
             | Self::Due
+            | Self::GiveWay { .. }
             | Self::End(_) => {}
         }
     }
@@ -128,8 +133,8 @@ pub(super) enum Phase {
 /// The upstream connection.
 #[derive(Debug)]
 pub(super) enum Upstream<S> {
-    /// A name can decide: the first bytes are awaited until the deadline.
-    Undecided { deadline: Micros },
+    /// A name can decide. Since then the first byte is awaited, or the rest of what it begins.
+    Undecided { since: Micros },
     /// There is none.
     None,
     /// It is being made.
@@ -138,16 +143,6 @@ pub(super) enum Upstream<S> {
     Up(UpstreamLeg),
     /// It is idle and of no more use: it is closed as soon as nothing of it is in flight.
     Closing(Then),
-}
-
-impl<S> Upstream<S> {
-    /// The first bytes have come: what they leave open is known by this time.
-    pub(super) fn expect_name_by(&mut self, time: Micros) {
-        match self {
-            Self::Undecided { deadline } => *deadline = time,
-            Self::None | Self::Connecting(_) | Self::Up(_) | Self::Closing(_) => {}
-        }
-    }
 }
 
 /// An upstream connection.
@@ -175,6 +170,8 @@ pub(super) enum Then {
     Await,
     /// The local reply that is carried.
     Reply(CloseReason),
+    /// The end, told by FIN.
+    Linger(CloseReason),
 }
 
 /// One side's socket.

@@ -2,7 +2,6 @@
 
 use super::direction::{Held, Receive, Source};
 use super::{Connection, LostBy, Next, Phase, Upstream};
-use crate::gate::Gate;
 use crate::relay::{Sent, Side, State, Step};
 use crate::sys::kernel::{Errno, Expect, Kernel, Notice, Operation};
 use crate::worker::context::Context;
@@ -101,16 +100,14 @@ impl<K: Kernel> Connection<K> {
 
     /// Whether the half that reads from `side` takes whatever comes, so that a receive may go on by
     /// itself: nothing is held back, and no pipe is in sight.
-    fn takes_all(&self, side: Side) -> bool {
+    fn takes_all(&mut self, side: Side) -> bool {
+        let holds_nothing = self.gate.holds_nothing();
         let direction = &self.directions[side as usize];
-        self.is_relaying()
-            && self.gate.holds_nothing()
-            && !direction.carries()
-            && !direction.half.moves_bulk()
+        self.is_relaying() && holds_nothing && !direction.carries() && !direction.half.moves_bulk()
     }
 
     /// Whether anything waits for the end of a send of the half that reads from `side`.
-    fn notice(&self, side: Side, until: u32) -> Notice {
+    fn notice(&mut self, side: Side, until: u32) -> Notice {
         let direction = &self.directions[side as usize];
         let whole = matches!(&direction.held, Held::Buffer(buffer) if buffer.length() == until);
         let is_last = direction.receive == Receive::Multishot && direction.is_in_step();
@@ -159,7 +156,7 @@ impl<K: Kernel> Connection<K> {
     pub(super) fn passed(&mut self, side: Side, cx: &mut Context<K>) -> Next {
         match (&self.phase, &self.upstream, side) {
             (Phase::Open, Upstream::Up(_), _) => {
-                if let Gate::Http2(_) = self.gate
+                if self.gate.is_http2()
                     && let Some(next) = self.between_frames(side, cx)
                 {
                     return next;

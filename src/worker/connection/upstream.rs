@@ -24,16 +24,16 @@ impl<K: Kernel> Connection<K> {
         let snapshot = HeldSnapshot::clone(&cx.snapshot);
         let destination = self.original_destination;
         if snapshot.awaits_name(destination) {
-            let deadline = cx.now + cx.limits.name_us;
-            self.gate = Gate::Detect(Detect::held());
-            self.set_upstream(Upstream::Undecided { deadline }, cx);
+            self.gate = Gate::Detect(Detect::held()).into();
+            self.set_upstream(Upstream::Undecided { since: cx.now }, cx);
             return Next::Advance(Side::Downstream);
         }
         let verdict = snapshot.lookup(destination);
         let decision = Decision { verdict, standing: NameTrust::NotNeeded };
         let is_observed = snapshot.reads_names(destination.port());
         if is_observed && !matches!(verdict, Verdict::BlackHole) {
-            self.gate = Gate::Detect(Detect::observed(HeldSnapshot::clone(&snapshot)));
+            let observed = Detect::observed(HeldSnapshot::clone(&snapshot));
+            self.gate = Gate::Detect(observed).into();
         } else {
             self.settle(&snapshot, &decision, Shown::Nothing, Protocol::Tcp, cx);
         }
@@ -167,12 +167,12 @@ impl<K: Kernel> Connection<K> {
             }
             Then::Await => {
                 self.directions[Side::Upstream as usize].discard_carried();
-                let deadline = cx.now + cx.limits.name_us;
-                self.set_upstream(Upstream::Undecided { deadline }, cx);
+                self.set_upstream(Upstream::Undecided { since: cx.now }, cx);
                 let held = self.directions[Side::Downstream as usize].carried_bytes();
                 cx.metrics.counters.detecting_bytes.add(u64::from(held));
                 Next::Inspect(Side::Downstream)
             }
+            Then::Linger(reason) => Next::Linger(reason),
             Then::Reply(reason) => {
                 self.set_phase(Phase::Replying { reason }, cx);
                 match self.carries(Side::Upstream) {

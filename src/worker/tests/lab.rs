@@ -16,7 +16,7 @@ use crate::admission::Admission;
 use crate::commands::CommandSender;
 use crate::config::{Config, Mode};
 use crate::drain::Drain;
-use crate::metrics::MetricsHub;
+use crate::metrics::{CloseReason, MetricsHub};
 use crate::registry::service_entry;
 use crate::registry::snapshot::Answers;
 use crate::registry::{Registry, Snapshot};
@@ -56,13 +56,16 @@ pub(super) struct End {
     pub(super) received: Vec<u8>,
     pub(super) is_open: bool,
     ended: Cell<bool>,
+    /// It has ended by a reset.
+    pub(super) was_reset: bool,
 }
 
 impl End {
     fn new(stream: TcpStream) -> Self {
         stream.set_nonblocking(true).unwrap();
         stream.set_nodelay(true).unwrap();
-        Self { stream, received: Vec::new(), is_open: true, ended: Cell::new(false) }
+        let (received, ended) = Default::default();
+        Self { stream, received, is_open: true, ended, was_reset: false }
     }
 
     /// Sends `bytes`, which may meet a reset.
@@ -74,6 +77,11 @@ impl End {
             }
             Err(_) => self.is_open = false,
         }
+    }
+
+    /// Sends until no queue on the way takes any more.
+    pub(super) fn fill(&mut self) {
+        while self.stream.write(&[0; 64 * 1024]).is_ok() {}
     }
 
     pub(super) fn finish(&mut self) {
@@ -95,15 +103,23 @@ impl End {
         self.ended.set(true);
     }
 
+    /// Whether the other end has told the end.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.get()
+    }
+
     /// Takes what has come.
-    fn read(&mut self) {
+    pub(super) fn read(&mut self) {
         let mut chunk = [0; 16 * 1024];
         while !self.ended.get() {
             match self.stream.read(&mut chunk) {
                 Ok(0) => self.ended.set(true),
                 Ok(count) => self.received.extend_from_slice(&chunk[..count]),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => self.ended.set(true),
+                Err(_) => {
+                    self.was_reset = true;
+                    self.ended.set(true);
+                }
             }
         }
     }
@@ -124,6 +140,7 @@ pub(super) struct Lab {
     door: SocketAddr,
     listeners: [TcpListener; 3],
     pub(super) upstreams: Vec<Upstream>,
+    pub(super) drain: Drain,
 }
 
 impl Lab {
@@ -174,10 +191,11 @@ impl Lab {
         let door = listener.local_address().unwrap();
         let view = Rc::<View>::default();
         let parts = parts(config, &text, listener);
+        let drain = parts.drain.clone();
         let kernel = StepKernel::new(BUFFERS, Rc::clone(&view), destination);
         let mut worker = Worker::new(parts, kernel);
         worker.resume_accepts(0);
-        Self { worker, view, door, listeners, upstreams: Vec::new() }
+        Self { worker, view, door, listeners, upstreams: Vec::new(), drain }
     }
 
     /// A client of the worker.
@@ -217,6 +235,28 @@ impl Lab {
         }
     }
 
+    /// It is so much later.
+    pub(super) fn later(&mut self, time: Duration) {
+        self.view.later.set(self.view.later.get() + time);
+        self.settle();
+    }
+
+    /// Lets time go by, in steps in which every connection is visited.
+    pub(super) fn pass(&mut self, seconds: u64) {
+        (0..seconds * 10).for_each(|_| self.later(Duration::from_millis(100)));
+    }
+
+    /// The phase of the only connection.
+    pub(super) fn phase(&self) -> &'static str {
+        let mut phases = self.worker.connections.iter().map(|(_, one)| one.phase_name());
+        phases.next().expect("a connection lives")
+    }
+
+    /// How many connections have ended for `reason`.
+    pub(super) fn closed(&self, reason: CloseReason) -> u64 {
+        self.worker.cx.metrics.counters.closed(reason).get()
+    }
+
     /// Whether no connection is left, at this moment of the clock.
     pub(super) fn is_empty(&self) -> bool {
         self.worker.connections.is_empty()
@@ -241,6 +281,7 @@ impl Lab {
         assert_eq!(self.worker.cx.metrics.counters.connections_active.get(), 0);
         assert_eq!(self.worker.cx.metrics.counters.detecting.get(), 0);
         assert_eq!(self.worker.cx.metrics.counters.detecting_bytes.get(), 0);
+        assert_eq!(self.worker.cx.metrics.counters.held_bytes.get(), 0);
     }
 }
 
@@ -259,7 +300,7 @@ fn entry(letter: &str, server: SocketAddr, port: u16) -> String {
 fn parts(config: Config, registry: &str, listener: Listener) -> Parts<Listener> {
     let entries = service_entry::parse(registry, Path::new("registry.yaml")).unwrap().0;
     let (access_log, _) = access_log::open(&config.access_log);
-    let metrics = MetricsHub::new(config.metrics.series_max).worker(0);
+    let metrics = MetricsHub::new(config.metrics.series_max, 1).worker(0);
     let workloads = Arc::new(Workloads::default());
     let (snapshot, _) =
         Snapshot::build(1, Arc::new(config), &entries, workloads, &Answers::default());
@@ -281,5 +322,6 @@ fn parts(config: Config, registry: &str, listener: Listener) -> Parts<Listener> 
         waker: Waker::new().unwrap(),
         failed_addresses: Arc::default(),
         pipes_max: 2,
+        workers: 1,
     }
 }

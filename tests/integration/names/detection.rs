@@ -187,7 +187,7 @@ fn what_has_no_name_is_blocked_by_the_address() {
     assert_eq!(read_to_reset(&mut client), (true, 0));
     let silent = proxy.connect(destination());
     let mut slow = proxy.connect(destination());
-    slow.write_all(b"G").unwrap();
+    slow.write_all(b"\x16\x03").unwrap();
     assert_eq!(read_to_reset(&mut slow), (true, 0));
     let waits = || proxy.sum("egret_recognising_connections", &[]) == 1.0;
     assert!(waits(), "one that has sent nothing is not late");

@@ -27,6 +27,9 @@ pub(crate) struct Setup {
     pub(crate) idle: Duration,
     pub(crate) half_close: Duration,
     pub(crate) connections: u32,
+    pub(crate) per_source: Option<u32>,
+    pub(crate) held_bytes: u64,
+    pub(crate) series_max: usize,
     pub(crate) destination_ip: bool,
     pub(crate) buffers: Option<u16>,
     pub(crate) registry: String,
@@ -50,6 +53,10 @@ impl Default for Setup {
             idle: Duration::from_secs(3600),
             half_close: Duration::from_secs(50),
             connections: 1000,
+            // All: one test has one source.
+            per_source: Some(1000),
+            held_bytes: 64 << 20,
+            series_max: 10_000,
             destination_ip: false,
             buffers: None,
             registry: String::new(),
@@ -86,6 +93,7 @@ impl Setup {
              registry: {registry}\nnames: {{ dnsServers: [{servers}]{names} }}\n\
              upstream: {{ mark: null, allow: [{}], {} }}\n\
              timeouts: {{ connect: {}ms, idle: {}ms, halfClose: {}ms }}\n\
+             limits: {{ perSource: {}, heldBytes: {} }}\n\
              metrics: {{ destinationIp: {} }}\n",
             self.tls_alert,
             self.upstream_allow,
@@ -93,6 +101,8 @@ impl Setup {
             millis(self.connect),
             millis(self.idle),
             millis(self.half_close),
+            self.per_source.map_or("null".to_owned(), |most| most.to_string()),
+            self.held_bytes,
             self.destination_ip,
         )
     }
@@ -105,6 +115,7 @@ impl Setup {
         config.listen.port = 0;
         config.workers = Workers::Count(self.workers.try_into().unwrap());
         config.limits.connections = self.connections;
+        config.metrics.series_max = self.series_max;
         config.upstream.mark = None;
         config.admin.address = any;
         config.metrics.address = any;
@@ -256,12 +267,22 @@ impl Connector {
 
     /// As [`Self::connect`]; `None` if nobody listens any more.
     pub(crate) fn try_connect(&self, destination: SocketAddr) -> Option<TcpStream> {
+        self.connect_from([127, 0, 0, 1], destination)
+    }
+
+    /// As [`Self::try_connect`], from this source.
+    pub(crate) fn connect_from(
+        &self,
+        source: [u8; 4],
+        destination: SocketAddr,
+    ) -> Option<TcpStream> {
         use nix::sys::socket::{
             AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, getsockname, socket,
         };
         let flags = SockFlag::SOCK_CLOEXEC;
         let fd = socket(AddressFamily::Inet, SockType::Stream, flags, None).unwrap();
-        bind(fd.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+        let [a, b, c, d] = source;
+        bind(fd.as_raw_fd(), &SockaddrIn::new(a, b, c, d, 0)).unwrap();
         let local: SockaddrIn = getsockname(fd.as_raw_fd()).unwrap();
         let local = SocketAddr::from((local.ip(), local.port()));
         self.destinations.lock().unwrap().insert(local, destination);
