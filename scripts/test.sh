@@ -25,7 +25,7 @@ ROOT=$(dirname "$SCRIPTS")
 
 # Each is run by the function section_NAME, with _ for -.
 SECTIONS=(format clippy shellcheck build unit tidy simulation integration doc netns baselines
-    optimised loadgen http2 instructions demo perf-unit perf)
+    optimised loadgen instructions demo perf-unit perf)
 FAST=(format clippy unit tidy demo)
 declare -A TITLES=(
     [format]="cargo fmt"
@@ -41,7 +41,6 @@ declare -A TITLES=(
     [baselines]="baseline relays"
     [optimised]="optimised build"
     [loadgen]="load generator against wrk, h2load, iperf3"
-    [http2]="h2spec and clients of HTTP/2, past Egret and through it"
     [instructions]="instruction counts of the pure parts"
     [demo]="demo, scripts/run.sh"
     [perf-unit]="performance suite, unit tests"
@@ -195,11 +194,6 @@ section_optimised() {
 section_loadgen() {
     build_measured_programs
     LOADGEN_BINARY=$MEASURED/loadgen cargo_test --test agreement
-}
-
-section_http2() {
-    build_measured_programs
-    EGRET_BINARY=$MEASURED/egret "$SCRIPTS/http2.sh"
 }
 
 section_instructions() {

@@ -198,9 +198,14 @@ fn an_answer_that_holds_is_not_asked_for_again() {
     server.say("held.example", Say::Addresses(vec![address], 3600));
     server.say_addresses("other.example", &["192.0.2.2"]);
     let bench = Bench::start(&server, &["held.example", "other.example"]);
-    bench.wait_for_more(DnsResult::Success);
-    assert_eq!(server.asked("held.example", RecordType::A), 1);
-    assert!(server.asked("other.example", RecordType::A) > 1);
+    bench.await_first_answers();
+    // On a busy machine a first answer may be late, and be asked for again.
+    let held = server.asked("held.example", RecordType::A);
+    let other = server.asked("other.example", RecordType::A);
+    wait_until("the other is asked for again", || {
+        server.asked("other.example", RecordType::A) > other + 1
+    });
+    assert_eq!(server.asked("held.example", RecordType::A), held);
     let view = serde_json::to_value(bench.names.view()).unwrap();
     assert_eq!(view[0]["name"], "held.example");
     assert_eq!(view[0]["addresses"], serde_json::json!(["192.0.2.1"]));
