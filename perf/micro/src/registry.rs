@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use egret::config::Config;
-use egret::internals::registry::service_entry::{self, HostPattern, ServiceEntry};
+use egret::internals::registry::service_entry::{self, HostPattern, Protocol, ServiceEntry};
 use egret::internals::registry::snapshot::{Answers, Shown};
 use egret::internals::registry::{Snapshot, Verdict};
 use egret::internals::sniff::Name;
@@ -22,7 +22,12 @@ const DESTINATIONS: u32 = 64;
 
 /// One connection's lookup; of each ten, eight find an address, one a prefix, and one nothing.
 pub(crate) fn lookup(count: u32) -> Box<dyn FnMut()> {
-    let snapshot = snapshot(&entries(count));
+    // With TLS a prefix would need the SNI, too.
+    let opaque = |mut entry: ServiceEntry| {
+        entry.ports.iter_mut().for_each(|port| port.protocol = Protocol::Opaque);
+        entry
+    };
+    let snapshot = snapshot(&entries(count).into_iter().map(opaque).collect::<Vec<_>>());
     let destination = |turn: u32| {
         // Spread over the whole registry.
         let number = u32::try_from(u64::from(turn) * u64::from(count) / u64::from(DESTINATIONS));
