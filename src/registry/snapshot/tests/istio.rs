@@ -1,10 +1,9 @@
-//! Verdicts beside Istio's: what its own code says of registries and connections drawn at random
-//! (`scripts/verdicts/`), in files that need no Istio.
+//! Verdicts beside Istio's: what its own code (pilot, and its simulation of Envoy) says of
+//! registries and connections drawn at random. The answers are kept in `tests/verdicts`, so that no
+//! Istio is needed.
 //!
-//! Both may differ where [`docs/names.md`] says so; in each such case Egret is the stricter one, or
+//! Both may differ where `docs/policy.md` says so; in each such case Egret is the stricter one, or
 //! Istio's entries stand in each other's way.
-//!
-//! [`docs/names.md`]: https://istio.io
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
@@ -83,7 +82,7 @@ fn verdicts_are_istios_or_stricter() {
     }
 }
 
-/// The same for a file that has been drawn anew: `scripts/verdicts/compare.sh`.
+/// The same for another file of that form, with answers that were drawn anew.
 #[test]
 #[ignore = "needs a file in VERDICTS"]
 fn fresh_verdicts_are_istios_or_stricter() {
