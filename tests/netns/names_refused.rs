@@ -1,5 +1,5 @@
-//! Requests whose framing can be read in two ways are refused with 400, and nothing of them reaches
-//! a server.
+//! Requests whose framing can be read in two ways are refused with 400, and CONNECT with 502, and
+//! nothing of them reaches a server.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -75,8 +75,13 @@ fn exchange(lab: &Lab, text: &str) -> String {
     answer
 }
 
+/// CONNECT asks for a way that is not given, rather than being malformed.
+fn code_of(reason: &str) -> &'static str {
+    if reason == "connect" { "502" } else { "400" }
+}
+
 #[test]
-fn requests_with_bad_framing_get_400_and_never_reach_the_server() {
+fn requests_with_bad_framing_are_refused_and_never_reach_the_server() {
     let lab = Lab::new();
     lab.tally.expect_strangers();
     let registry = named_entry("allowed.test", "HTTP", 80, None);
@@ -91,8 +96,9 @@ fn requests_with_bad_framing_get_400_and_never_reach_the_server() {
     let mut refused = std::collections::BTreeMap::new();
     for (bad, reason) in TABLE {
         let count = refused.entry(reason).or_insert(0);
+        let code = code_of(reason);
         let answer = exchange(&lab, bad);
-        assert!(answer.starts_with("HTTP/1.1 400 "), "{reason}: {answer}");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {code} ")), "{reason}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{reason}: {answer}");
         assert_eq!(reached(), good, "{reason}: it reached the server");
 
@@ -100,7 +106,7 @@ fn requests_with_bad_framing_get_400_and_never_reach_the_server() {
         good.push_str(GOOD);
         let answer = exchange(&lab, &format!("{GOOD}{bad}{GOOD}"));
         assert!(answer.starts_with("HTTP/1.1 200 "), "{reason}: {answer}");
-        assert!(answer.contains("okHTTP/1.1 400 "), "{reason}: {answer}");
+        assert!(answer.contains(&format!("okHTTP/1.1 {code} ")), "{reason}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1").count(), 2, "{reason}: {answer}");
         assert_eq!(reached(), good, "{reason}: more than the good one reached the server");
         *count += 2;
@@ -108,8 +114,10 @@ fn requests_with_bad_framing_get_400_and_never_reach_the_server() {
     }
     let rows = TABLE.len() as u64;
     assert_eq!(proxy.metric(REFUSED, &[]), 2 * rows);
+    let count = |code| TABLE.iter().filter(|(_, reason)| code_of(reason) == code).count() as u64;
     let bad = [("response_code", "400"), ("response_flags", "DPE")];
-    proxy.wait_for_metric(REQUESTS, &bad, 2 * rows);
+    proxy.wait_for_metric(REQUESTS, &bad, 2 * count("400"));
+    proxy.wait_for_metric(REQUESTS, &[("response_code", "502")], 2 * count("502"));
     proxy.wait_for_metric(REQUESTS, &[("response_code", "200")], rows);
     let stop = lab.inside(Part::Node, || TcpStream::connect(web(10, 80)));
     let mut stop = stop.expect("the server lives");
