@@ -30,16 +30,11 @@ main() {
         need_packages nghttpx=nghttp2-proxy lighttpd=lighttpd h2o=h2o node=nodejs
     mkdir -p "$CACHE/bin"
     build_go
-    if [[ -z ${EGRET_BINARY:-} ]]; then
-        build_measured_programs
-        EGRET_BINARY=$MEASURED/egret
-    fi
-    exec "$SCRIPTS/lab.sh" enter python3 -B "$HTTP2/run.py" \
-        --egret "$(readlink -f "$EGRET_BINARY")" --cache "$CACHE" "$@"
+    against_real_peers "$HTTP2" "$CACHE" "$@"
 }
 
 build_go() {
-    have go || die "go is missing; install Go 1.21 or newer as https://go.dev/doc/install says"
+    need_go
     say "building h2spec and Go's peers (the first time takes a minute)"
     [[ -x $CACHE/bin/h2spec ]] || CGO_ENABLED=0 GOBIN=$CACHE/bin go install "$H2SPEC" ||
         die "go could not build h2spec"

@@ -129,3 +129,22 @@ build_measured_programs() {
     MEASURED=$(readlink -f "${CARGO_TARGET_DIR:-$ROOT/target}/count")
     export MEASURED
 }
+
+# against_real_peers FOLDER CACHE ARGUMENT...: FOLDER/run.py in the lab of the calling script's
+# SCRIPTS, which does not return. The program is $EGRET_BINARY, else one that is built as for
+# measurements; the real peers are installed in CACHE.
+against_real_peers() {
+    local folder=$1 cache=$2
+    shift 2
+    if [[ -z ${EGRET_BINARY:-} ]]; then
+        build_measured_programs
+        EGRET_BINARY=$MEASURED/egret
+    fi
+    exec "$SCRIPTS/lab.sh" enter python3 -B "$folder/run.py" \
+        --egret "$(readlink -f "$EGRET_BINARY")" --cache "$cache" "$@"
+}
+
+# need_go: stop with the fix where Go is missing.
+need_go() {
+    have go || die "go is missing; install Go 1.21 or newer as https://go.dev/doc/install says"
+}

@@ -45,12 +45,7 @@ main() {
     if [[ " $* " == *" --night "* ]]; then
         install_night
     fi
-    if [[ -z ${EGRET_BINARY:-} ]]; then
-        build_measured_programs
-        EGRET_BINARY=$MEASURED/egret
-    fi
-    exec "$SCRIPTS/lab.sh" enter python3 -B "$SERVERS/run.py" \
-        --egret "$(readlink -f "$EGRET_BINARY")" --cache "$CACHE" "$@"
+    against_real_peers "$SERVERS" "$CACHE" "$@"
 }
 
 # A virtual environment, made again when what it must hold has changed.
@@ -67,7 +62,7 @@ install_python() {
 }
 
 build_go() {
-    have go || die "go is missing; install Go 1.21 or newer as https://go.dev/doc/install says"
+    need_go
     say "building Go's servers (the first time takes a minute)"
     (cd "$SERVERS/go" && go build -trimpath -o "$CACHE/peers" .) || die "go could not build them"
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::metrics::{ResponseFlags, SeriesKey};
 use crate::registry::snapshot::{Cluster, Identity};
 use crate::workload::Workload;
 
@@ -25,6 +26,22 @@ pub(crate) fn cluster(host: &str) -> Identity<Cluster> {
         service: Some(host.into()),
         service_namespace: Some("egress".into()),
     })
+}
+
+/// The labels of a connection of `source` to `cluster`, and no others.
+pub(super) fn key<'a>(
+    source: &'a Identity<Workload>,
+    cluster: &'a Identity<Cluster>,
+) -> SeriesKey<'a> {
+    SeriesKey {
+        source,
+        cluster,
+        service: None,
+        destination_ip: None,
+        response_code: None,
+        flags: ResponseFlags::None,
+        maker: another_maker(),
+    }
 }
 
 /// The address of a source that has made no label set yet: its share is not what a test is about.

@@ -6,30 +6,16 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::catalogue::{CATALOGUE, Kind};
-use super::testing::{Samples, another_maker, cluster, read_strictly, reserved, workload};
+use super::testing::{Samples, cluster, key, read_strictly, reserved, workload};
 use super::*;
 use crate::drain::Phase;
 use crate::http1::FramingError;
 use crate::http2::FrameError;
 use crate::http2::hpack::HpackError;
 use crate::judge::RequestError;
-use crate::registry::snapshot::{Cluster, Identity};
 use crate::sniff::NameError;
-use crate::workload::Workload;
 
 mod documents;
-
-fn key<'a>(source: &'a Identity<Workload>, cluster: &'a Identity<Cluster>) -> SeriesKey<'a> {
-    SeriesKey {
-        source,
-        cluster,
-        service: None,
-        destination_ip: None,
-        response_code: None,
-        flags: ResponseFlags::None,
-        maker: another_maker(),
-    }
-}
 
 fn scrape(hub: &MetricsHub) -> Samples {
     let text = read_strictly(&hub.encode(Format::Text, Phase::Serving), Format::Text);

@@ -104,7 +104,7 @@ impl SimKernel {
     }
 
     fn push(&mut self, operation: Operation, token: Token, work: Work) {
-        self.ring.push(Order { operation, token, work });
+        self.ring.start(Order { operation, token, work });
     }
 
     /// A receive or send fails without having been tried.
@@ -214,13 +214,11 @@ impl Kernel for SimKernel {
     }
 
     fn cancel(&mut self, operation: Operation, token: Token) {
-        self.push(operation, token, Work::Cancel);
+        self.ring.cancel(operation, token);
     }
 
     fn close(&mut self, socket: SimSocket) {
-        let end = socket.into_end();
-        self.ring.assert_idle(end);
-        self.push(Operation::Accept, Token(u64::MAX >> Token::RING_BITS), Work::Close { end });
+        self.ring.close(socket.into_end());
     }
 
     fn submit(&mut self) -> io::Result<()> {

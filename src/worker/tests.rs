@@ -2,11 +2,11 @@
 //! oracle of who may receive which byte.
 
 mod attempts;
-mod draw;
 mod http1;
 mod http2;
 mod lab;
 mod ring;
+mod seeds;
 mod waits;
 
 /// User memory of an idle connection is mostly this (see docs/limits.md).

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -140,6 +140,15 @@ impl<'lab> Proxy<'lab> {
     /// Waits for the end of the process.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         wait_for("the proxy to end", || self.process.try_wait().expect("it is our child"))
+    }
+
+    /// Tells it to end, which it does at once, whatever it is about.
+    pub(crate) fn end_at_once(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        self.signal(Signal::SIGTERM);
+        let status = self.wait();
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        status
     }
 
     /// What it has logged.

@@ -10,7 +10,7 @@ use egret::sys::sim::{Micros, Net};
 use crate::client::{Actor, Heard, Script};
 use crate::plan::{Client, Place, Plan, Speech};
 use crate::registry::{A, B, TLS_PORT, destination};
-use crate::scenario::{Ruling, Story, is_named};
+use crate::scenario::{Ruling, Story};
 use crate::server::{HttpServer, requests};
 
 pub(crate) fn judge(plan: &Plan, story: &Story, net: &Net, metrics: &str) {
@@ -39,16 +39,26 @@ fn resources(net: &Net) {
 
 // Accounts.
 
-fn sum(metrics: &str, name: &str) -> f64 {
-    let of_name =
-        |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
-    let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
-    metrics.lines().filter(of_name).filter_map(value).sum()
-}
+/// Gauges of what a connection has while it lives.
+const GAUGES: [&str; 5] = [
+    "egret_connections_active",
+    "egret_held_bytes",
+    "egret_pipes_in_use",
+    "egret_recognising_connections",
+    "egret_recognising_bytes",
+];
 
 fn accounts(metrics: &str) {
-    for gauge in ["egret_connections_active", "egret_buffers_in_use"] {
-        assert_eq!(sum(metrics, gauge), 0.0, "{gauge}");
+    for gauge in GAUGES {
+        let samples = metrics.lines().filter_map(|line| {
+            let rest = line.strip_prefix(gauge)?;
+            rest.starts_with([' ', '{']).then_some(rest.rsplit(' ').next())
+        });
+        let values: Vec<_> = samples.flatten().collect();
+        assert!(
+            !values.is_empty() && values.iter().all(|value| *value == "0"),
+            "{gauge}: {values:?}"
+        );
     }
 }
 
@@ -65,13 +75,9 @@ fn leads_to(host: &str, ruling: &Ruling, port: u16, own: SocketAddr) -> Option<S
     }
 }
 
-fn own_destination(client: &Client) -> SocketAddr {
-    destination(client.number, client.place, matches!(client.speech, Speech::Tls(..)))
-}
-
 /// Whether bytes of `client` that show `host` may go to `address`.
 fn may_go(story: &Story, client: &Client, host: Option<&str>, address: SocketAddr) -> bool {
-    let own = own_destination(client);
+    let own = destination(client);
     match (client.place, host) {
         (Place::Registered, _) => address == own,
         (Place::Named, Some(host)) => {
@@ -88,7 +94,7 @@ fn may_go(story: &Story, client: &Client, host: Option<&str>, address: SocketAdd
 
 fn raw_server(plan: &Plan, story: &Story, address: SocketAddr, server: &Actor) {
     let clients = || plan.clients.iter().zip(&story.clients);
-    let mut own = clients().filter(|(client, _)| own_destination(client) == address);
+    let mut own = clients().filter(|(client, _)| destination(client) == address);
     if let Some((client, actor)) = own.next() {
         let actor = actor.as_ref().expect("it has connected");
         let may = server.heard.is_empty() || may_hear(story, client, actor, address, server);
@@ -238,7 +244,7 @@ fn once(plan: &Plan, story: &Story) {
 
 /// A client hears the responses in the order of its requests, or local replies in their place.
 fn http_client(client: &Client, actor: &Actor, story: &Story) {
-    let may_reply = is_named(client.place)
+    let may_reply = client.place == Place::Named
         || story.rulings.iter().any(|ruling| ruling.mode == Mode::RegistryOnly);
     let mut rest = &actor.heard[..];
     for number in 0..requests(client).len() {

@@ -11,7 +11,7 @@ use egret::internals::registry::service_entry::{self, ServiceEntry};
 use egret::internals::registry::snapshot::Answers;
 use egret::internals::workload::Workloads;
 
-use crate::plan::Place;
+use crate::plan::{Client, Place, Speech};
 
 /// The server of `a.example`.
 pub(crate) const A: ([u8; 4], u16) = ([10, 1, 0, 1], 8080);
@@ -75,12 +75,13 @@ impl Entries {
 
 /// Where a client means to go: an address of its own, so that a server there knows whose
 /// connection it has.
-pub(crate) fn destination(number: usize, place: Place, is_tls: bool) -> SocketAddr {
-    let client = u8::try_from(number + 1).expect("few clients");
-    match place {
-        Place::Named if is_tls => SocketAddr::from(([10, 9, client, 1], 443)),
-        Place::Named => SocketAddr::from(([10, 9, client, 1], NAMED_PORT)),
-        Place::Registered => SocketAddr::from(([10, 8, client, 1], 81)),
-        Place::Unknown => SocketAddr::from(([10, 7, client, 1], 82)),
+pub(crate) fn destination(client: &Client) -> SocketAddr {
+    let number = u8::try_from(client.number + 1).expect("few clients");
+    let is_tls = matches!(client.speech, Speech::Tls(..));
+    match client.place {
+        Place::Named if is_tls => SocketAddr::from(([10, 9, number, 1], 443)),
+        Place::Named => SocketAddr::from(([10, 9, number, 1], NAMED_PORT)),
+        Place::Registered => SocketAddr::from(([10, 8, number, 1], 81)),
+        Place::Unknown => SocketAddr::from(([10, 7, number, 1], 82)),
     }
 }

@@ -22,7 +22,7 @@ use egret::sys::waker::Waker;
 
 use crate::client::{Actor, Script, State, script};
 use crate::oracle;
-use crate::plan::{Place, Plan, Speech};
+use crate::plan::{Plan, Speech};
 use crate::registry::{A, B, Entries, TLS_PORT, destination};
 use crate::server::{HttpServer, Responses};
 
@@ -174,13 +174,9 @@ fn serve(net: &mut Net, plan: &Plan) {
         }
     }
     for client in &plan.clients {
-        let address = destination(client.number, client.place, is_tls(&client.speech));
+        let address = destination(client);
         net.serve(address, client.server.outcome, client.server.link);
     }
-}
-
-fn is_tls(speech: &Speech) -> bool {
-    matches!(speech, Speech::Tls(..))
 }
 
 impl World {
@@ -190,7 +186,7 @@ impl World {
                 continue;
             }
             self.begun[index] = true;
-            let meant = destination(client.number, client.place, is_tls(&client.speech));
+            let meant = destination(client);
             let pod = u8::try_from(client.number + 1).expect("few clients");
             let from = SocketAddr::from(([10, 244, 0, pod], 40_000));
             let Some(end) = net.connect(self.listener, from, Some(meant), client.link) else {
@@ -206,9 +202,7 @@ impl World {
     fn accept(&mut self, net: &mut Net, story: &mut Story) {
         while let Some((address, end)) = net.take_arrival() {
             story.tell(net, || format!("{address} accepts {end:?}"));
-            let client = self.plan.clients.iter().find(|client| {
-                destination(client.number, client.place, is_tls(&client.speech)) == address
-            });
+            let client = self.plan.clients.iter().find(|client| destination(client) == address);
             let speaks_http = match client {
                 Some(client) => matches!(client.speech, Speech::Http1(_)),
                 None => address.port() != TLS_PORT,
@@ -337,9 +331,4 @@ impl Story {
         let raw = self.raw.iter().map(|server| &server.actor);
         clients.chain(raw).chain(self.http.iter().map(|server| &server.actor))
     }
-}
-
-/// Whether a client with this place is decided by what it says.
-pub(crate) fn is_named(place: Place) -> bool {
-    place == Place::Named
 }

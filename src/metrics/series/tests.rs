@@ -4,9 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
 use super::*;
-use crate::metrics::testing::{another_maker, cluster, workload};
-use crate::registry::snapshot::{Cluster, Identity};
-use crate::workload::Workload;
+use crate::metrics::testing::{another_maker, cluster, key, workload};
 
 type Announced = std::sync::mpsc::Receiver<Arc<Series<SeriesCells>>>;
 
@@ -15,18 +13,6 @@ fn table(series_max: usize) -> (SeriesTable<SeriesCells>, Announced) {
     let (hashes, counters, room) = Default::default();
     let table = SeriesTable::new(series_max, hashes, announce, counters, room);
     (table, announced)
-}
-
-fn key<'a>(source: &'a Identity<Workload>, cluster: &'a Identity<Cluster>) -> SeriesKey<'a> {
-    SeriesKey {
-        source,
-        cluster,
-        service: None,
-        destination_ip: None,
-        response_code: None,
-        flags: ResponseFlags::None,
-        maker: another_maker(),
-    }
 }
 
 #[test]

@@ -8,7 +8,15 @@ use super::net::{EndId, ListenerId, Net};
 use crate::sys::buffers::BufferPool;
 use crate::sys::kernel::{Completion, Errno, Expect, Notice, Operation, Token};
 
-/// One submission.
+/// What the worker has queued.
+#[derive(Debug)]
+enum Submission {
+    Start(Order),
+    Cancel(Operation, Token),
+    Close(EndId),
+}
+
+/// One operation.
 #[derive(Debug)]
 pub(super) struct Order {
     pub(super) operation: Operation,
@@ -41,11 +49,6 @@ pub(super) enum Work {
     Poll {
         end: EndId,
     },
-    /// Of the operation with this token.
-    Cancel,
-    Close {
-        end: EndId,
-    },
 }
 
 impl Work {
@@ -55,7 +58,7 @@ impl Work {
             | Self::Receive { end, .. }
             | Self::Send { end, .. }
             | Self::Poll { end } => Some(*end),
-            Self::Accept { .. } | Self::Cancel | Self::Close { .. } => None,
+            Self::Accept { .. } => None,
         }
     }
 }
@@ -64,7 +67,7 @@ impl Work {
 #[derive(Debug)]
 pub(super) struct Ring {
     draw: Draw,
-    queued: Vec<Order>,
+    queued: Vec<Submission>,
     armed: Vec<Order>,
     /// Completed, and not handed out, with the socket that each is about.
     done: VecDeque<(Option<EndId>, Completion<EndId>)>,
@@ -90,25 +93,36 @@ impl Ring {
     }
 
     /// Queues an operation; its token must be unique among those of its kind in flight.
-    pub(super) fn push(&mut self, order: Order) {
-        if order.work.end().is_some() {
-            let same = |other: &&Order| {
-                other.token == order.token
-                    && other.operation == order.operation
-                    && other.work.end().is_some()
-            };
-            let twice = self.queued.iter().chain(&self.armed).find(same);
-            assert!(twice.is_none(), "{:?} is in flight twice: {order:?}", order.operation);
-        }
-        self.queued.push(order);
+    pub(super) fn start(&mut self, order: Order) {
+        let same = |other: &&Order| {
+            other.token == order.token
+                && other.operation == order.operation
+                && other.work.end().is_some()
+        };
+        let twice = self.in_flight().find(same).filter(|_| order.work.end().is_some());
+        assert!(twice.is_none(), "{:?} is in flight twice: {order:?}", order.operation);
+        self.queued.push(Submission::Start(order));
     }
 
-    /// A descriptor may be closed only when nothing of it is in flight.
-    pub(super) fn assert_idle(&self, end: EndId) {
-        let queued = self.queued.iter().chain(&self.armed).find(|one| one.work.end() == Some(end));
-        assert!(queued.is_none(), "closed with an operation in flight: {queued:?}");
+    pub(super) fn cancel(&mut self, operation: Operation, token: Token) {
+        self.queued.push(Submission::Cancel(operation, token));
+    }
+
+    /// Queues the close of a descriptor; nothing of it may be in flight.
+    pub(super) fn close(&mut self, end: EndId) {
+        let order = self.in_flight().find(|one| one.work.end() == Some(end));
+        assert!(order.is_none(), "closed with an operation in flight: {order:?}");
         let untold = self.done.iter().chain(&self.skipped).find(|(of, _)| *of == Some(end));
         assert!(untold.is_none(), "closed before a completion was read: {untold:?}");
+        self.queued.push(Submission::Close(end));
+    }
+
+    fn in_flight(&self) -> impl Iterator<Item = &Order> {
+        let queued = self.queued.iter().filter_map(|submission| match submission {
+            Submission::Start(order) => Some(order),
+            Submission::Cancel(..) | Submission::Close(_) => None,
+        });
+        queued.chain(&self.armed)
     }
 
     pub(super) fn finish(&mut self, completion: Completion<EndId>) {
@@ -122,18 +136,18 @@ impl Ring {
 
     /// The kernel takes what is queued: what can be done at once is.
     pub(super) fn hand_over(&mut self, net: &mut Net, pool: &mut BufferPool) {
-        for order in std::mem::take(&mut self.queued) {
-            match order.work {
-                Work::Cancel => self.cancel(order.operation, order.token, net, pool),
-                Work::Close { end } => net.close(end),
-                Work::Connect { end, address } => {
-                    net.begin_connect(end, address);
+        for submission in std::mem::take(&mut self.queued) {
+            match submission {
+                Submission::Start(order) => {
+                    if let Work::Connect { end, address } = order.work {
+                        net.begin_connect(end, address);
+                    }
                     self.armed.push(order);
                 }
-                Work::Accept { .. }
-                | Work::Receive { .. }
-                | Work::Send { .. }
-                | Work::Poll { .. } => self.armed.push(order),
+                Submission::Cancel(operation, token) => {
+                    self.end_early(operation, token, net, pool);
+                }
+                Submission::Close(end) => net.close(end),
             }
             if self.draw.one_in(2) {
                 self.progress(net, pool);
@@ -143,7 +157,13 @@ impl Ring {
     }
 
     /// A cancelled operation may have completed before.
-    fn cancel(&mut self, operation: Operation, token: Token, net: &mut Net, pool: &mut BufferPool) {
+    fn end_early(
+        &mut self,
+        operation: Operation,
+        token: Token,
+        net: &mut Net,
+        pool: &mut BufferPool,
+    ) {
         if self.draw.one_in(2) {
             self.progress(net, pool);
         }
@@ -283,7 +303,6 @@ fn attempt(
             out.push(Completion::Ready { token, operation, result });
             Progress::Over
         }
-        Work::Cancel | Work::Close { .. } => Progress::Over,
     }
 }
 

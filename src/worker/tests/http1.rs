@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
-use super::draw::{Draw, for_seeds};
 use super::lab::{Lab, Server, Upstream};
+use super::seeds::for_seeds;
 use crate::config::Mode;
+use crate::sys::sim::Draw;
 
 const RUNS: u64 = 400;
 

@@ -2,10 +2,11 @@
 
 use std::ops::Range;
 
-use super::draw::{Draw, for_seeds};
 use super::lab::{Lab, Server};
+use super::seeds::for_seeds;
 use crate::config::Mode;
 use crate::http2::PREFACE;
+use crate::sys::sim::Draw;
 
 const RUNS: u64 = 100;
 
