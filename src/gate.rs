@@ -43,7 +43,7 @@ use std::sync::Arc;
 
 use crate::access_log::Protocol;
 use crate::http2::Upgraded;
-use crate::metrics::{CloseReason, Detected, ResponseFlags};
+use crate::metrics::{CloseReason, Detected};
 use crate::registry::Snapshot;
 use crate::relay::Side;
 
@@ -231,11 +231,11 @@ impl Gate {
         &mut self,
         held: &[u8],
         policy: &Policy<'_>,
-        (flags, reason): (ResponseFlags, CloseReason),
+        reason: CloseReason,
     ) -> Option<Box<Reply>> {
         match self {
-            Self::Http1(http) => http.unreachable(held, policy, flags, reason),
-            Self::Http2(http) => http.unreachable(held, policy, flags, reason),
+            Self::Http1(http) => http.unreachable(held, policy, reason),
+            Self::Http2(http) => http.unreachable(held, policy, reason),
             Self::Open | Self::Detect(_) | Self::Tls(_) => None,
         }
     }

@@ -36,7 +36,7 @@ pub use counters::{
 };
 pub use encode::Format;
 pub use hub::{MetricsHub, WorkerMetrics};
-pub use series::{KnownSeries, SeriesIndex, SeriesKey, SeriesTable};
+pub use series::{KnownSeries, SeriesCells, SeriesIndex, SeriesKey, SeriesTable};
 
 /// A counter or gauge with one writer: no read-modify-write instruction, it loads and stores.
 #[derive(Debug, Default)]
@@ -140,7 +140,7 @@ impl CloseReason {
             | Self::SelfCall
             | Self::InternalError => ResponseFlags::None,
             Self::DownstreamReset => ResponseFlags::DownstreamReset,
-            Self::UpstreamReset => ResponseFlags::UpstreamReset,
+            Self::UpstreamReset => ResponseFlags::UpstreamRemoteReset,
             Self::BlackHole | Self::NoEndpoint | Self::RefusedUpstream => ResponseFlags::BlackHole,
             Self::BadRequest | Self::HeadTimeout => ResponseFlags::DownstreamProtocol,
             Self::ConnectRefused
@@ -166,24 +166,29 @@ pub enum ResponseFlags {
     /// `UH`: no healthy upstream; what Istio writes for a blackholed connection.
     #[strum(serialize = "UH")]
     BlackHole,
-    /// `UF,URX`: the upstream connection failed, and no attempt is left.
+    /// `UF,URX`: the upstream connection failed, and no attempt is left. Istio retries what goes to
+    /// a registered service, and connections.
     #[strum(serialize = "UF,URX")]
     ConnectFailed,
     /// `UO`: a connection limit.
     #[strum(serialize = "UO")]
     Overflow,
-    /// `UC`: the upstream ended the connection.
+    /// `UR`: the upstream reset the connection.
+    #[strum(serialize = "UR")]
+    UpstreamRemoteReset,
+    /// `UC`: the upstream ended the connection before it had answered a request.
     #[strum(serialize = "UC")]
-    UpstreamReset,
+    UpstreamTerminated,
     /// `DC`: the downstream ended the connection.
     #[strum(serialize = "DC")]
     DownstreamReset,
     /// `DPE`: what the downstream sent is malformed.
     #[strum(serialize = "DPE")]
     DownstreamProtocol,
-    /// `UF`: the upstream connection of a request failed.
+    /// `UF`: the upstream connection of a request failed that goes where it meant to. Istio does
+    /// not retry it.
     #[strum(serialize = "UF")]
-    UpstreamFailed,
+    PassthroughFailed,
 }
 
 impl ResponseFlags {

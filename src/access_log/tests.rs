@@ -201,7 +201,7 @@ fn the_sni_of_blocked_tls_and_the_causes_of_an_end_have_a_place() {
     };
     assert!(ended(CloseReason::ConnectRefused).contains(" 0 UF,URX - - \"connect_refused\" 2038 "));
     assert!(ended(CloseReason::Idle).contains(" 0 - - idle \"-\" 2038 "));
-    assert!(ended(CloseReason::UpstreamReset).contains(" 0 UC - - \"-\" 2038 "));
+    assert!(ended(CloseReason::UpstreamReset).contains(" 0 UR - - \"-\" 2038 "));
 }
 
 #[test]

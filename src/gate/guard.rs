@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use super::{Action, Answered, Attribution, Gate, Micros, Outcome, Policy, Reply, Route, Tables};
 use crate::access_log::Protocol;
-use crate::metrics::{CloseReason, Detected, ResponseFlags};
+use crate::metrics::{CloseReason, Detected};
 use crate::relay::Side;
 
 thread_local! {
@@ -58,8 +58,7 @@ guarded! {
     fn stop_observing(why: Detected) -> Option<Box<Attribution>>;
     fn take_attribution() -> Option<Box<Attribution>>;
     fn leg_replaced();
-    fn unreachable(held: &[u8], policy: &Policy<'_>, why: (ResponseFlags, CloseReason))
-        -> Option<Box<Reply>>;
+    fn unreachable(held: &[u8], policy: &Policy<'_>, why: CloseReason) -> Option<Box<Reply>>;
     fn replied();
     fn ended(side: Side);
     fn end_responses() -> bool;

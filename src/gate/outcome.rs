@@ -3,11 +3,10 @@
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 
-use super::{Answered, HeldSnapshot, Http1, Micros, Reply, Route, Routes};
+use super::{Answered, HeldSnapshot, Http1, Malformed, Micros, Reply, Route, Routes};
 use crate::access_log::Protocol;
 use crate::config::Mode;
 use crate::http1::{FramingError, KnownHeads};
-use crate::http2::FrameError;
 use crate::judge::{RequestError, Rules};
 use crate::metrics::{CloseReason, Detected, UnaskedStatus};
 use crate::registry::snapshot::Shown;
@@ -107,10 +106,8 @@ pub(crate) enum Note {
     BlockedStream,
     /// The local reply to a stream is part of the connection's end.
     StreamAnswered(Box<Answered>),
-    /// No further frame may pass.
-    FramesRefused(FrameError),
-    /// A request, or its trailers, may not pass.
-    RequestRefused(RequestError),
+    /// A request, its trailers or any further frame may not pass.
+    Refused(Malformed),
     /// The upstream has sent what answers no request.
     Unasked(UnaskedStatus),
     /// The end of a response cannot be determined any more.

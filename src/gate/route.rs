@@ -11,7 +11,7 @@ use foldhash::fast::FixedState;
 use crate::access_log::Decider;
 use crate::config::Mode;
 use crate::identity::Identity;
-use crate::metrics::{KnownSeries, ResponseFlags};
+use crate::metrics::{CloseReason, KnownSeries, ResponseFlags};
 use crate::registry::snapshot::{
     Cluster, Decision, Destination, NameTrust, Service, Shown, Target as ServiceTarget,
 };
@@ -171,6 +171,16 @@ impl Route {
             RouteAction::Service(service, _) => Decider::Entry(Arc::clone(service)),
             RouteAction::BlackHole if self.standing == NameTrust::Unverified => Decider::Unverified,
             RouteAction::Passthrough | RouteAction::BlackHole => Decider::Policy(self.mode),
+        }
+    }
+
+    /// The flags of a request that finds no upstream connection there, for `reason`.
+    pub(crate) fn unreachable_flags(&self, reason: CloseReason) -> ResponseFlags {
+        match (reason.response_flags(), &self.action) {
+            (ResponseFlags::ConnectFailed, RouteAction::Passthrough) => {
+                ResponseFlags::PassthroughFailed
+            }
+            (flags, _) => flags,
         }
     }
 

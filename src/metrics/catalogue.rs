@@ -66,9 +66,11 @@ impl Row {
 
 /// Every metric, in the order of a scrape.
 pub(super) const CATALOGUE: &[Row] = &[
-    counter("istio_tcp_connections_opened_total", "Upstream connections established.", |out| {
-        out.series(|s| s.opened)
-    }),
+    counter(
+        "istio_tcp_connections_opened_total",
+        "Connections that got an upstream connection, or ended without one.",
+        |out| out.series_and_flags(|s| s.opened),
+    ),
     counter(
         "istio_tcp_connections_closed_total",
         "Connections that ended, blackholed and failed ones included.",

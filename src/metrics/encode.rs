@@ -172,12 +172,12 @@ impl Lines<'_> {
         values.try_for_each(|(label, cell)| self.labelled(name, (*label).into(), cell.get()))
     }
 
-    /// Every series of connections, those with flags included.
+    /// Every series of connections.
     pub(super) fn series_and_flags(&mut self, value: fn(&SeriesSum) -> u64) -> fmt::Result {
         self.label_sets(self.totals.series.iter().map(|s| (&*s.labels, value(s))))
     }
 
-    /// The series without flags: the flags are known at the end, when only the close is counted.
+    /// The series without flags: with them there is nothing but a connection's end.
     pub(super) fn series(&mut self, value: fn(&SeriesSum) -> u64) -> fmt::Result {
         let series = self.totals.series.iter().filter(|s| s.labels.flags == ResponseFlags::None);
         self.label_sets(series.map(|s| (&*s.labels, value(s))))

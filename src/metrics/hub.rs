@@ -7,6 +7,7 @@
 //! fold when every worker has given it up, with all its flags; until then what a worker has given
 //! up still counts, so that no sum goes back.
 
+mod flags;
 mod fold;
 
 use std::fmt;
@@ -198,7 +199,7 @@ impl MetricsHub {
         let refused: u64 = inner.workers.iter().map(|w| w.counters.series_refused.get()).sum();
         let folds_refused = connections.refused.len() + requests.refused.len();
         Totals {
-            series: connections.groups().map(Group::sum).collect(),
+            series: connections.show(),
             requests: requests.groups().cloned().collect(),
             series_overflow: refused.wrapping_add(folds_refused as u64),
             timings: inner.timings(),
@@ -222,7 +223,7 @@ impl<C: AddCells> Collection<C> {
     }
 
     /// The label sets up to now.
-    fn fold(&mut self) -> &Fold<C> {
+    fn fold(&mut self) -> &mut Fold<C> {
         // Before those that come instead.
         let retired = self.room.retired_until_now();
         if retired != self.cleared {
@@ -233,7 +234,7 @@ impl<C: AddCells> Collection<C> {
             self.fold.take(series);
         }
         self.room.set_short(self.fold.is_nearly_full());
-        &self.fold
+        &mut self.fold
     }
 }
 
@@ -279,20 +280,22 @@ pub(super) struct SeriesSum {
 }
 
 impl Group<SeriesCells> {
-    fn sum(&self) -> SeriesSum {
-        let sum = |cell: fn(&SeriesCells) -> &Cell| {
-            self.cells().fold(0_u64, |sum, cells| sum.wrapping_add(cell(cells).get()))
-        };
-        // Closed before opened: a connection that opens and closes meanwhile shows as open, and
-        // opened minus closed is never negative.
-        let closed = sum(|cells| &cells.closed);
+    fn closed(&self) -> u64 {
+        self.total(|cells| &cells.closed)
+    }
+
+    fn sum(&self, closed: u64) -> SeriesSum {
         SeriesSum {
             labels: Arc::clone(&self.labels),
             closed,
-            opened: sum(|cells| &cells.opened),
-            sent_bytes: sum(|cells| &cells.sent_bytes),
-            received_bytes: sum(|cells| &cells.received_bytes),
+            opened: self.total(|cells| &cells.opened),
+            sent_bytes: self.total(|cells| &cells.sent_bytes),
+            received_bytes: self.total(|cells| &cells.received_bytes),
         }
+    }
+
+    fn total(&self, cell: fn(&SeriesCells) -> &Cell) -> u64 {
+        self.cells().fold(0, |sum, cells| sum.wrapping_add(cell(cells).get()))
     }
 }
 

@@ -46,7 +46,7 @@ pub struct KnownSeries {
 /// The counters of connections with one label set, written by one worker.
 #[derive(Debug, Default)]
 pub struct SeriesCells {
-    /// Upstream connections established.
+    /// Upstream connections established; connections that ended without one.
     pub opened: Cell,
     /// Connections that ended.
     pub closed: Cell,
@@ -54,6 +54,20 @@ pub struct SeriesCells {
     pub sent_bytes: Cell,
     /// Bytes read from the downstream.
     pub received_bytes: Cell,
+}
+
+impl SeriesCells {
+    /// A connection has ended that was counted as opened.
+    pub fn count_closed(&self) {
+        self.closed.add(1);
+    }
+
+    /// A connection has ended that never had an upstream connection: it was opened and closed with
+    /// the same flags.
+    pub fn count_failed(&self) {
+        self.opened.add(1);
+        self.closed.add(1);
+    }
 }
 
 /// Cells whose numbers can be added to others.

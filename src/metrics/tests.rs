@@ -50,7 +50,7 @@ fn busy_hub() -> MetricsHub {
             destination_ip: Some("2001:db8::1".parse().unwrap()),
             ..key(&source, &reserved("BlackHoleCluster"))
         });
-        worker.series.cells(black_hole).closed.add(1);
+        worker.series.cells(black_hole).count_failed();
         let requests = worker.requests.find(SeriesKey {
             service: Some("www.example.com"),
             response_code: Some(502),
@@ -115,14 +115,15 @@ fn requests_have_istios_25_labels_and_buckets() {
 }
 
 #[test]
-fn a_blackholed_connection_is_closed_and_never_opened() {
+fn a_blackholed_connection_is_opened_and_closed_and_has_no_bytes() {
     let samples = scrape(&busy_hub());
     let black_hole = ["destination_service_name=\"BlackHoleCluster\""];
-    let closed = "istio_tcp_connections_closed_total";
-    assert_eq!(sum(&samples, closed, &black_hole), 2.0);
-    assert_eq!(sum(&samples, closed, &["response_flags=\"UH\""]), 2.0);
-    assert_eq!(sum(&samples, closed, &[",destination_ip=\"2001:db8::1\"}"]), 2.0);
-    for name in ["connections_opened", "sent_bytes", "received_bytes"] {
+    for counted in ["istio_tcp_connections_opened_total", "istio_tcp_connections_closed_total"] {
+        assert_eq!(sum(&samples, counted, &black_hole), 2.0);
+        assert_eq!(sum(&samples, counted, &["response_flags=\"UH\""]), 2.0);
+        assert_eq!(sum(&samples, counted, &[",destination_ip=\"2001:db8::1\"}"]), 2.0);
+    }
+    for name in ["sent_bytes", "received_bytes"] {
         let name = format!("istio_tcp_{name}_total{{");
         let with_flags = |s: &&String| s.starts_with(&name) && s.contains("BlackHole");
         assert_eq!(samples.keys().find(with_flags), None);
@@ -215,7 +216,7 @@ fn a_scrape_still_shows_what_it_has_shown() {
 #[test]
 fn sums_run_over_all_workers() {
     let samples = scrape(&busy_hub());
-    assert_eq!(sum(&samples, "istio_tcp_connections_opened_total", &[]), 6.0);
+    assert_eq!(sum(&samples, "istio_tcp_connections_opened_total", &[]), 8.0);
     assert_eq!(samples["egret_accepts_total{result=\"accepted\"}"], 8.0);
     assert_eq!(samples["egret_worker_busy_seconds_total{worker=\"1\"}"], 1.5);
     assert_eq!(samples["egret_connect_duration_seconds_count"], 2.0);
@@ -293,7 +294,7 @@ fn a_label_set_that_all_workers_have_given_up_leaves_and_begins_anew() {
         worker.set_now(seconds * SECOND);
         let index = worker.series.find(key(&source, &cluster(host)));
         worker.series.cells(index).opened.add(1);
-        let flagged = worker.series.with_flags(index, ResponseFlags::UpstreamReset);
+        let flagged = worker.series.with_flags(index, ResponseFlags::UpstreamRemoteReset);
         worker.series.cells(flagged).closed.add(1);
     };
     let opened = |host: &str| {

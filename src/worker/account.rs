@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::access_log::{Decider, NameOrigin, Outcome, Protocol, Record};
 use crate::gate::{Answered, Attribution, DecidedBy, Route, RouteAction, Unfollowed};
-use crate::metrics::{CloseReason, Detected, ResponseFlags, SeriesIndex, SeriesKey};
+use crate::metrics::{CloseReason, Detected, ResponseFlags, SeriesCells, SeriesIndex, SeriesKey};
 use crate::registry::snapshot::{Cluster, Decision, Match, NameTrust, Shown};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
@@ -26,12 +26,11 @@ use log::{best_name, decider, origin, outcome};
 pub(super) enum Account {
     /// Its labels are not known yet; what it moves meanwhile is accounted when they are.
     Unsettled,
-    /// A series of the TCP metrics.
-    Tcp {
-        series: SeriesIndex,
-        /// For the access log, if it is on.
-        log: Option<Box<LogContext>>,
-    },
+    /// A series of the TCP metrics, from the time that there is an upstream connection. `log`: for
+    /// the access log, if it is on.
+    Labelled { series: SeriesIndex, log: Option<Box<LogContext>> },
+    /// A series of the TCP metrics, which counts it as open.
+    Tcp { series: SeriesIndex, log: Option<Box<LogContext>> },
     /// Its requests, one by one.
     Requests,
     /// It has ended, and that is counted.
@@ -103,10 +102,11 @@ impl<K: Kernel> Connection<K> {
         cx: &mut Context<K>,
     ) {
         let ends = (self.source, self.original_destination);
-        let blocked = matches!(decision.verdict, Verdict::BlackHole);
-        let flags = match blocked {
-            true => CloseReason::BlackHole.response_flags(),
-            false => ResponseFlags::None,
+        let is_relaying = self.is_relaying();
+        // A blocked connection has no label set without flags: it is never open.
+        let flags = match decision.verdict {
+            Verdict::BlackHole if !is_relaying => CloseReason::BlackHole.response_flags(),
+            Verdict::BlackHole | Verdict::Passthrough | Verdict::Service(..) => ResponseFlags::None,
         };
         let name = shown.name().map(Name::as_str);
         let series = cx.series(snapshot, decision.verdict, ends, name, flags);
@@ -123,32 +123,37 @@ impl<K: Kernel> Connection<K> {
         });
         self.let_go(cx);
         cx.metrics.series.hold(series);
-        self.account = Account::Tcp { series, log };
-        if blocked {
-            return;
-        }
-        let cells = cx.metrics.series.cells(series);
-        cells.received_bytes.add(self.directions[Side::Downstream as usize].bytes);
-        if self.is_relaying() {
-            cells.opened.add(1);
-            cells.sent_bytes.add(self.directions[Side::Upstream as usize].written);
+        self.account = Account::Labelled { series, log };
+        if is_relaying {
+            self.count_opened(cx);
         }
     }
 
     /// The series that it was accounted to, if it was one, may go.
     fn let_go(&mut self, cx: &mut Context<K>) {
-        if let Account::Tcp { series, .. } =
-            std::mem::replace(&mut self.account, Account::Unsettled)
-        {
+        let before = std::mem::replace(&mut self.account, Account::Unsettled);
+        debug_assert!(!matches!(before, Account::Tcp { .. }), "it counts as open");
+        if let Account::Labelled { series, .. } = before {
             cx.metrics.series.release(series);
         }
     }
 
-    /// The upstream connection is made.
-    pub(super) fn count_opened(&self, cx: &Context<K>) {
-        if let Account::Tcp { series, .. } = self.account {
-            cx.metrics.series.cells(series).opened.add(1);
-        }
+    /// There is an upstream connection: if the labels are known, it counts as open, and so do the
+    /// bytes that have come.
+    pub(super) fn count_opened(&mut self, cx: &Context<K>) {
+        self.account = match std::mem::replace(&mut self.account, Account::Unsettled) {
+            Account::Labelled { series, log } => {
+                let cells = cx.metrics.series.cells(series);
+                cells.opened.add(1);
+                cells.received_bytes.add(self.directions[Side::Downstream as usize].bytes);
+                cells.sent_bytes.add(self.directions[Side::Upstream as usize].written);
+                Account::Tcp { series, log }
+            }
+            other @ (Account::Unsettled
+            | Account::Tcp { .. }
+            | Account::Requests
+            | Account::Ended) => other,
+        };
     }
 
     /// Bytes have come from `side`.
@@ -216,19 +221,33 @@ impl<K: Kernel> Connection<K> {
             let decision = snapshot.decide(self.source.ip(), self.original_destination, shown);
             self.settle(&snapshot, &decision, shown, protocol, cx);
         }
-        match &mut self.account {
+        match std::mem::replace(&mut self.account, Account::Ended) {
             Account::Unsettled | Account::Ended => {}
-            Account::Tcp { series, log } => {
-                let log = log.take();
-                let flagged = cx.metrics.series.with_flags(*series, reason.response_flags());
-                cx.metrics.series.cells(flagged).closed.add(1);
-                cx.metrics.series.release(*series);
-                self.account = Account::Ended;
-                if let Some(log) = log {
-                    self.log_connection(*log, reason, cx);
-                }
+            Account::Labelled { series, log } => {
+                self.account_closed((series, log), SeriesCells::count_failed, reason, cx);
             }
-            Account::Requests => self.account_unanswered(reason, cx),
+            Account::Tcp { series, log } => {
+                self.account_closed((series, log), SeriesCells::count_closed, reason, cx);
+            }
+            Account::Requests => {
+                self.account = Account::Requests;
+                self.account_unanswered(reason, cx);
+            }
+        }
+    }
+
+    fn account_closed(
+        &self,
+        (series, log): (SeriesIndex, Option<Box<LogContext>>),
+        count: fn(&SeriesCells),
+        reason: CloseReason,
+        cx: &mut Context<K>,
+    ) {
+        let flagged = cx.metrics.series.with_flags(series, reason.response_flags());
+        count(cx.metrics.series.cells(flagged));
+        cx.metrics.series.release(series);
+        if let Some(log) = log {
+            self.log_connection(*log, reason, cx);
         }
     }
 
@@ -237,7 +256,11 @@ impl<K: Kernel> Connection<K> {
         while let Some(answered) = self.gate.pop_unanswered(cx.now) {
             let cut = answered.status == 0 && reason == CloseReason::Finished;
             // The upstream has closed instead of responding.
-            let flags = if cut { ResponseFlags::UpstreamReset } else { reason.response_flags() };
+            let flags = match reason {
+                CloseReason::UpstreamReset => ResponseFlags::UpstreamTerminated,
+                _ if cut => ResponseFlags::UpstreamTerminated,
+                _ => reason.response_flags(),
+            };
             self.account_answered(answered, flags, cx);
         }
     }
@@ -287,7 +310,9 @@ impl<K: Kernel> Connection<K> {
     /// `destination_service_name`, for the list of connections.
     pub(super) fn cluster_name<'a>(&'a self, cx: &'a Context<K>) -> &'a str {
         match &self.account {
-            Account::Tcp { series, .. } => cx.metrics.series.cluster_name(*series),
+            Account::Labelled { series, .. } | Account::Tcp { series, .. } => {
+                cx.metrics.series.cluster_name(*series)
+            }
             Account::Requests => match self.gate.route() {
                 Some(route) => &route.cluster.value.service_name,
                 None => "",
@@ -326,7 +351,7 @@ impl<K: Kernel> Context<K> {
         let verdict = snapshot.lookup(destination);
         let flags = reason.response_flags();
         let series = self.series(&snapshot, verdict, ends, None, flags);
-        self.metrics.series.cells(series).closed.add(1);
+        self.metrics.series.cells(series).count_failed();
         if !self.access_log.is_on() {
             return;
         }

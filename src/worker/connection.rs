@@ -223,6 +223,20 @@ impl<K: Kernel> Connection<K> {
         self.upstream = upstream;
     }
 
+    /// What follows the upstream connection that is being closed: there is none from here on.
+    fn take_closing(&mut self) -> Option<Then> {
+        match std::mem::replace(&mut self.upstream, Upstream::None) {
+            Upstream::Closing(then) => Some(then),
+            other @ (Upstream::Undecided { .. }
+            | Upstream::None
+            | Upstream::Connecting(_)
+            | Upstream::Up(_)) => {
+                self.upstream = other;
+                None
+            }
+        }
+    }
+
     /// Keeps the gauges of connections whose first bytes are awaited, and of what they hold.
     fn leave_undecided(&mut self, cx: &Context<K>) {
         if self.is_undecided() {

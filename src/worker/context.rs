@@ -207,9 +207,10 @@ impl<K: Kernel> Context<K> {
         self.metrics.publish();
     }
 
-    /// Whether the access log is on.
-    pub(super) fn logging(&self) -> Logging {
-        if self.access_log.is_on() { Logging::On } else { Logging::Off }
+    /// What a gate has to know of the moment: the time, and whether the access log is on.
+    #[inline]
+    pub(super) fn moment(&self) -> (Micros, Logging) {
+        (self.now, if self.access_log.is_on() { Logging::On } else { Logging::Off })
     }
 
     pub(super) fn log(&self, record: Record) {

@@ -1,6 +1,7 @@
 //! A whole worker on real sockets, one step at a time: random peers that end anywhere, and an
 //! oracle of who may receive which byte.
 
+mod accounts;
 mod attempts;
 mod http1;
 mod http2;

@@ -139,7 +139,7 @@ fn a_reset_becomes_a_reset_after_the_bytes_before_it() {
     assert_eq!((closed("downstream_reset"), closed("upstream_reset")), (5.0, 5.0));
     let flagged =
         |flags| proxy.sum("istio_tcp_connections_closed_total", &[("response_flags", flags)]);
-    assert_eq!((flagged("DC"), flagged("UC")), (5.0, 5.0));
+    assert_eq!((flagged("DC"), flagged("UR")), (5.0, 5.0));
 }
 
 #[test]

@@ -55,8 +55,10 @@ fn blocks(capture: Capture, black_hole: &'static str, end: End) {
     }
     assert_eq!(requests(&lab), 0, "connection requests left the node");
     let scrape = proxy.scrape();
-    assert_eq!(scrape.sum(OPENED, &[]), 0, "nothing was opened");
-    assert_eq!(scrape.series(OPENED, &[BLACK_HOLE]), 0);
+    for metric in [OPENED, CLOSED] {
+        assert_eq!(scrape.sum(metric, &[("response_flags", "UH")]), 20);
+        assert_eq!(scrape.sum(metric, &[]), 20);
+    }
     assert_eq!(scrape.series(SENT, &[BLACK_HOLE]), 0);
     assert_eq!(scrape.series(RECEIVED, &[BLACK_HOLE]), 0);
     assert_eq!(scrape.sum(ENDED, &[("reason", "blackhole")]), 20);

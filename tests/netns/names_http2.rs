@@ -134,7 +134,7 @@ fn a_request_whose_upstream_refuses_is_answered_503_and_logged() {
     let failed = [
         ("destination_service_name", "dead.test"),
         ("response_code", "503"),
-        ("response_flags", "UF"),
+        ("response_flags", "UF,URX"),
     ];
     proxy.wait_for_metric(REQUESTS, &failed, 1);
     assert_eq!((proxy.metric(OPENED, &[]), proxy.metric(CLOSED, &[])), (0, 0));
@@ -142,7 +142,7 @@ fn a_request_whose_upstream_refuses_is_answered_503_and_logged() {
         serde_json::from_str(std::fs::read_to_string(&log).ok()?.trim_end()).ok()
     });
     let fields = ["response_code", "response_flags", "name", "upstream_host", "protocol"];
-    let expected = serde_json::json!([503, "UF", "dead.test", "203.0.113.13:8080", "HTTP/2"]);
+    let expected = serde_json::json!([503, "UF,URX", "dead.test", "203.0.113.13:8080", "HTTP/2"]);
     assert_eq!(serde_json::json!(fields.map(|field| &line[field])), expected, "{line:#}");
     proxy.finish();
 }

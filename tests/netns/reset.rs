@@ -45,7 +45,7 @@ fn a_reset_at_a_random_offset_never_looks_like_the_end_of_the_stream() {
     proxy.wait_for_metric(CLOSED, &[], 300);
     let scrape = proxy.scrape();
     assert_eq!(scrape.sum(CLOSED, &[("response_flags", "DC")]), 150, "downstream resets");
-    assert_eq!(scrape.sum(CLOSED, &[("response_flags", "UC")]), 150, "upstream resets");
+    assert_eq!(scrape.sum(CLOSED, &[("response_flags", "UR")]), 150, "upstream resets");
     assert!(scrape.sum(SPLICED, &[]) > 0, "some of it was spliced");
     proxy.finish();
 }
@@ -166,7 +166,7 @@ const VANISHED: &str = "table inet vanished {
 
 #[test]
 fn a_peer_that_has_vanished_is_noticed_after_timeouts_user() {
-    for (part, label) in [(Part::Outside, "UC"), (Part::Pod, "DC")] {
+    for (part, label) in [(Part::Outside, "UR"), (Part::Pod, "DC")] {
         let lab = Lab::new();
         lab.tally.expect_strangers();
         let proxy = Proxy::start(&lab, &Options { user: "1s", ..Options::default() });

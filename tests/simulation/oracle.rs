@@ -60,6 +60,15 @@ fn accounts(metrics: &str) {
             "{gauge}: {values:?}"
         );
     }
+    let counted = |what: &str| -> Vec<&str> {
+        let name = format!("istio_tcp_connections_{what}_total{{");
+        metrics.lines().filter_map(|line| line.strip_prefix(&name)).collect()
+    };
+    assert_eq!(
+        counted("opened"),
+        counted("closed"),
+        "whatever was opened is closed, under its labels"
+    );
 }
 
 // Policy.

@@ -126,7 +126,8 @@ fn a_state_is_changed_in_one_place() {
         functions_with("self.upstream = "),
         counts([
             ("src/worker/connection.rs: leave_undecided", 1),
-            ("src/worker/connection.rs: set_upstream", 1)
+            ("src/worker/connection.rs: set_upstream", 1),
+            ("src/worker/connection.rs: take_closing", 1)
         ]),
         "a gauge depends on whether the first bytes are awaited; who sets it elsewhere forgets it"
     );

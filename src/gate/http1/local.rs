@@ -53,13 +53,16 @@ impl Http1 {
         &mut self,
         held: &[u8],
         policy: &Policy<'_>,
-        flags: ResponseFlags,
         reason: CloseReason,
     ) -> Option<Box<Reply>> {
         if self.pending.is_none() && self.requests.refusal().is_none() {
             return None;
         }
         let reply = self.local_reply(503, held, policy);
+        let flags = match reply.answered.first() {
+            Some(answered) => answered.request.route.unreachable_flags(reason),
+            None => reply.flags,
+        };
         self.pending = None;
         Some(Box::new(Reply { flags, reason, ..reply }))
     }

@@ -35,7 +35,7 @@ impl Http2 {
                 self.refuse_by(frames, error);
             }
             Leg::Up(_) => {
-                self.notes.push(note(error));
+                self.notes.push(Note::Refused(error));
                 self.refuse(bytes, stream, reset, CloseReason::BadRequest);
             }
         }
@@ -64,14 +64,14 @@ impl Http2 {
             frames = self.farewell(self.requests.last_stream(), frames);
             self.course = Course::Draining(CloseReason::BadRequest);
         }
-        self.notes.extend(error.map(note));
+        self.notes.extend(error.map(Note::Refused));
         self.say(frames);
         self.gone = Some(Gone { bytes, instead: http2::reset(stream, ErrorCode::Cancel) });
     }
 
     /// Nothing that the client sends can be read any more.
     pub(super) fn refuse_all(&mut self, error: FrameError) {
-        self.notes.push(Note::FramesRefused(error));
+        self.notes.push(Note::Refused(error.into()));
         self.say(http2::goaway(self.requests.last_stream(), error.code()));
         self.course = Course::Over(CloseReason::BadRequest);
     }
@@ -111,10 +111,10 @@ impl Http2 {
         &mut self,
         held: &[u8],
         policy: &Policy<'_>,
-        flags: ResponseFlags,
         reason: CloseReason,
     ) -> Option<Box<Reply>> {
         let First { route, stream, claimed, .. } = *self.first.take()?;
+        let flags = route.unreachable_flags(reason);
         let mut held = &held[self.allowed.min(held.len())..];
         let failed = route.action.clone();
         let mut waiting = vec![(stream, route, claimed)];
@@ -162,14 +162,6 @@ impl Http2 {
                 return request;
             }
         }
-    }
-}
-
-/// What is counted.
-fn note(malformed: Malformed) -> Note {
-    match malformed {
-        Malformed::Request(error) => Note::RequestRefused(error),
-        Malformed::Frames(error) => Note::FramesRefused(error),
     }
 }
 

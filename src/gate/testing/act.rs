@@ -7,7 +7,7 @@ use super::{Fin, ROOM, Reach, SOURCE, Sent, Show, policy, told};
 use crate::gate::{
     Action, Attribution, DecidedBy, Leg, Note, Outcome, Reply, Route, RouteAction, Unfollowed,
 };
-use crate::metrics::{CloseReason, Detected, ResponseFlags};
+use crate::metrics::{CloseReason, Detected};
 use crate::registry::Verdict;
 use crate::registry::snapshot::Target;
 use crate::relay::Side;
@@ -115,19 +115,17 @@ impl Show {
     fn connect_or_not(&mut self, address: Option<SocketAddr>) {
         match (address, self.reach) {
             (Some(address), Reach::Up) => self.connect(address),
-            (None, _) => self.unreachable(CloseReason::NoEndpoint, ResponseFlags::BlackHole),
-            (_, Reach::Down) => {
-                self.unreachable(CloseReason::ConnectRefused, ResponseFlags::UpstreamFailed);
-            }
+            (None, _) => self.unreachable(CloseReason::NoEndpoint),
+            (_, Reach::Down) => self.unreachable(CloseReason::ConnectRefused),
         }
     }
 
-    fn unreachable(&mut self, reason: CloseReason, flags: ResponseFlags) {
+    fn unreachable(&mut self, reason: CloseReason) {
         self.is_undecided = false;
         let sent = &self.sides[Side::Downstream as usize];
         let held = &sent.bytes[sent.decided..sent.arrived];
         let policy = policy(&self.snapshot, Leg::None, ROOM);
-        match self.gate.unreachable(held, &policy, (flags, reason)) {
+        match self.gate.unreachable(held, &policy, reason) {
             Some(reply) => self.reply(&reply),
             None => self.end(reason.label()),
         }
@@ -194,8 +192,7 @@ impl Show {
             | Note::UnverifiedName
             | Note::NameConflict
             | Note::BlockedStream
-            | Note::FramesRefused(_)
-            | Note::RequestRefused(_)
+            | Note::Refused(_)
             | Note::ResponseUnframed(_) => format!("{note:?}"),
         });
     }

@@ -131,7 +131,7 @@ fn a_request_waits_for_a_response_and_for_nothing_else() {
 #[test]
 fn a_request_that_reaches_nobody_is_answered_503_and_counted_once() {
     for (host, reach, reason, flags) in [
-        ("a.example", Reach::Down, CloseReason::ConnectRefused, ResponseFlags::UpstreamFailed),
+        ("a.example", Reach::Down, CloseReason::ConnectRefused, ResponseFlags::ConnectFailed),
         ("none.example", Reach::Up, CloseReason::NoEndpoint, ResponseFlags::BlackHole),
     ] {
         let mut show = Show::new(&snapshot(GATED));
@@ -151,11 +151,9 @@ fn a_request_that_reaches_nobody_is_answered_503_and_counted_once() {
 fn without_a_request_that_waits_nothing_is_said_when_no_upstream_is_reached() {
     for bytes in [&b""[..], b"GE", b"SSH", PREFACE] {
         let (mut gate, snapshot) = (sent(GATED, bytes).gate, snapshot(GATED));
-        let why = (ResponseFlags::UpstreamFailed, CloseReason::ConnectRefused);
-        assert!(
-            gate.unreachable(b"", &policy(&snapshot, Leg::None, ROOM), why).is_none(),
-            "{gate:?}"
-        );
+        let policy = policy(&snapshot, Leg::None, ROOM);
+        let said = gate.unreachable(b"", &policy, CloseReason::ConnectRefused);
+        assert!(said.is_none(), "{gate:?}");
     }
 }
 

@@ -281,7 +281,7 @@ fn junk_behind_the_first_request_ends_with_goaway_in_any_pieces() {
         assert_eq!(show.seen.upstreams, [(A, first.clone())], "cut at {cut}");
         assert_eq!(show.seen.client, [&GREETING[..], &goaway(1, 1)].concat(), "cut at {cut}");
         assert_eq!(show.seen.end.as_deref(), Some("bad_request"));
-        assert!(show.seen.notes.contains("FramesRefused(PushPromise)"), "{:?}", show.seen.notes);
+        assert!(show.seen.notes.contains("Refused(Frames(PushPromise))"), "{:?}", show.seen.notes);
     }
 }
 
@@ -303,7 +303,7 @@ fn streams_that_wait_for_an_upstream_are_answered_503_when_none_can_be_reached()
             assert_eq!(show.seen.upstreams, []);
             assert_eq!(show.seen.end.as_deref(), Some("connect_refused"));
             assert_eq!(show.seen.accounted.len(), usize::from(last / 2) + 1);
-            assert!(show.seen.accounted.iter().all(|one| one.ends_with("UpstreamFailed")));
+            assert!(show.seen.accounted.iter().all(|one| one.ends_with("ConnectFailed")));
         }
     }
 }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 
 use hashbrown::HashTable;
 
+use super::flags::Shown;
 use crate::metrics::labels::Labels;
 use crate::metrics::series::{AddCells, Overflow, Series};
 
@@ -13,7 +14,7 @@ use crate::metrics::series::{AddCells, Overflow, Series};
 #[derive(Debug)]
 pub(super) struct Fold<C> {
     series_max: usize,
-    groups: Vec<Group<C>>,
+    pub(super) groups: Vec<Group<C>>,
     /// Where a group stands, by the hash of its label set.
     places: HashTable<usize>,
     /// What found no room, here or at a worker, by source.
@@ -28,7 +29,9 @@ pub(in crate::metrics) struct Group<C> {
     pub(in crate::metrics) labels: Arc<Labels>,
     hash: u64,
     /// Of the label set without its flags.
-    base_hash: u64,
+    pub(super) base_hash: u64,
+    /// Of connections.
+    pub(super) shown: Shown,
     parts: Vec<Arc<Series<C>>>,
     /// What the workers have given up of it; never changed, because a scrape may be reading it.
     past: Option<Arc<C>>,
@@ -48,7 +51,8 @@ impl<C> Clone for Group<C> {
 impl<C: AddCells> Group<C> {
     fn new(labels: Labels, series: Arc<Series<C>>) -> Self {
         let (hash, base_hash) = (series.hash, series.base_hash);
-        Self { labels: Arc::new(labels), hash, base_hash, parts: vec![series], past: None }
+        let shown = Shown::default();
+        Self { labels: Arc::new(labels), hash, base_hash, shown, parts: vec![series], past: None }
     }
 
     /// Keeps of what workers have given up only the numbers.

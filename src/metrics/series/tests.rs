@@ -134,7 +134,7 @@ fn an_idle_label_set_gives_its_place_away_with_all_its_flags() {
     let plain = table.find(key(&source, &old));
     let known = table.remember(plain);
     table.hold(plain);
-    let flagged = table.with_flags(plain, ResponseFlags::UpstreamReset);
+    let flagged = table.with_flags(plain, ResponseFlags::UpstreamRemoteReset);
     table.find(key(&source, &cluster("busy")));
     let is_other = |table: &mut SeriesTable<SeriesCells>| {
         let index = table.find(key(&source, &new));

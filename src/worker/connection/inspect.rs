@@ -2,7 +2,10 @@
 
 use super::direction::{Receive, Source};
 use super::{Account, Connection, Next, Then, Upstream};
-use crate::gate::{Action, Inspected, Leg, Note, Outcome, Policy, Reply};
+use crate::gate::{
+    Action, HeldSnapshot, Inspected, Leg, Logging, Malformed, Micros, Note, Outcome, Policy, Reply,
+};
+use crate::judge::RequestError;
 use crate::metrics::{CloseReason, Detected, ResponseFlags};
 use crate::relay::{Side, State};
 use crate::sys::kernel::{Expect, Kernel};
@@ -42,9 +45,6 @@ impl<K: Kernel> Connection<K> {
 
     fn inspect_buffer(&mut self, side: Side, cx: &mut Context<K>) -> Next {
         let (passing, stop) = self.ask(side, cx);
-        if side == Side::Upstream {
-            self.account_ended(cx);
-        }
         match stop {
             Stop::Act(Action::End(reason)) => return Next::End(reason),
             Stop::Nothing | Stop::Hold | Stop::Drop(..) | Stop::Act(_) if passing > 0 => {
@@ -74,9 +74,6 @@ impl<K: Kernel> Connection<K> {
             return Next::Advance(side);
         }
         let (passing, stop) = self.ask(side, cx);
-        if side == Side::Upstream {
-            self.account_ended(cx);
-        }
         let is_relaying = self.is_relaying();
         let direction = &mut self.directions[side as usize];
         direction.clear_next(passing);
@@ -152,13 +149,13 @@ impl<K: Kernel> Connection<K> {
     #[inline(always)]
     fn ask(&mut self, side: Side, cx: &mut Context<K>) -> (usize, Stop) {
         let mut passing = 0;
-        loop {
+        let stop = loop {
             match self.outcome(side, &mut passing, self.leg(), cx) {
                 // All of it.
-                Outcome::Pass(_) => return (passing, Stop::Nothing),
-                Outcome::Hold => return (passing, Stop::Hold),
-                Outcome::Drop(bytes) => return (passing, Stop::Drop(bytes, Vec::new())),
-                Outcome::Replace(bytes, instead) => return (passing, Stop::Drop(bytes, instead)),
+                Outcome::Pass(_) => break Stop::Nothing,
+                Outcome::Hold => break Stop::Hold,
+                Outcome::Drop(bytes) => break Stop::Drop(bytes, Vec::new()),
+                Outcome::Replace(bytes, instead) => break Stop::Drop(bytes, instead),
                 Outcome::Inject(bytes) => {
                     let back = side.peer();
                     self.directions[back as usize].insert_cleared(&bytes);
@@ -172,9 +169,13 @@ impl<K: Kernel> Connection<K> {
                     self.attribute_nameless(&snapshot, found, cx);
                 }
                 Outcome::Act(Action::Unfollow(unfollowed)) => self.unfollow(*unfollowed, cx),
-                Outcome::Act(action) => return (passing, Stop::Act(action)),
+                Outcome::Act(action) => break Stop::Act(action),
             }
+        };
+        if side == Side::Upstream {
+            self.account_ended(cx);
         }
+        (passing, stop)
     }
 
     /// Adds up what the gate lets pass of the bytes that are undecided, behind the first `passing`.
@@ -188,21 +189,11 @@ impl<K: Kernel> Connection<K> {
         cx: &mut Context<K>,
     ) -> Outcome {
         let is_undecided = self.is_undecided();
-        let logging = cx.logging();
+        let policy = self.policy(side, leg, &cx.snapshot, cx.moment());
         let direction = &self.directions[side as usize];
         let bytes = match direction.undecided() {
             Some((buffer, from)) => &cx.kernel.pool().bytes(buffer)[from..],
             None => direction.carried(),
-        };
-        let policy = Policy {
-            snapshot: &cx.snapshot,
-            source: self.source.ip(),
-            destination: self.original_destination,
-            leg,
-            upstream: self.upstream_inspected(),
-            room: direction.room() as usize,
-            now: cx.now,
-            logging,
         };
         loop {
             let rest = &bytes[*passing..];
@@ -265,9 +256,8 @@ impl<K: Kernel> Connection<K> {
             Note::StreamAnswered(answered) => {
                 self.account_answered(*answered, ResponseFlags::None, cx);
             }
-            Note::FramesRefused(error) => counters.refused_frames(error).add(1),
+            Note::Refused(malformed) => self.count_refused(malformed, cx),
             Note::Unasked(status) => counters.unasked_answers(status).add(1),
-            Note::RequestRefused(error) => counters.refused_requests(error).add(1),
             Note::Due(at) => cx.deadlines.set(at, self.key),
             Note::ResponseUnframed(lost) => {
                 counters.unframed_answers(lost).add(1);
@@ -290,28 +280,52 @@ impl<K: Kernel> Connection<K> {
             // Nothing is received until there is an upstream connection.
             cx.kernel.cancel(wait, self.key.token(Side::Downstream));
         }
-        let policy = self.policy_without_leg(cx);
+        let policy = self.policy(Side::Downstream, Leg::None, &cx.snapshot, cx.moment());
         let Some(attribution) = self.gate.give_up(why, &policy) else { return Next::Rest };
         self.account = Account::Unsettled;
         self.decide(&attribution, cx)
     }
 
-    fn policy_without_leg<'a>(&self, cx: &'a Context<K>) -> Policy<'a> {
+    /// What the gate decides by about what `side` has sent.
+    #[inline(always)]
+    fn policy<'a>(
+        &self,
+        side: Side,
+        leg: Leg,
+        snapshot: &'a HeldSnapshot,
+        (now, logging): (Micros, Logging),
+    ) -> Policy<'a> {
         Policy {
-            snapshot: &cx.snapshot,
+            snapshot,
             source: self.source.ip(),
             destination: self.original_destination,
-            leg: Leg::None,
-            upstream: Inspected::All,
-            room: self.directions[Side::Downstream as usize].room() as usize,
-            now: cx.now,
-            logging: cx.logging(),
+            leg,
+            upstream: self.upstream_inspected(),
+            room: self.directions[side as usize].room() as usize,
+            now,
+            logging,
+        }
+    }
+
+    /// Counts what is refused because it is malformed.
+    #[cold]
+    pub(super) fn count_refused(&self, malformed: Malformed, cx: &Context<K>) {
+        let counters = &cx.metrics.counters;
+        tracing::debug!(downstream.addr = %self.source, %malformed, "refused");
+        match malformed {
+            Malformed::Frames(error) => counters.refused_frames(error).add(1),
+            Malformed::Request(error) => {
+                counters.refused_requests(error).add(1);
+                if error == RequestError::HostMismatch {
+                    counters.name_conflicts.add(1);
+                }
+            }
         }
     }
 
     /// The rest of a request's head has not come in time: what the downstream is told.
     pub(super) fn late_head(&mut self, cx: &Context<K>) -> Option<Box<Reply>> {
-        let policy = self.policy_without_leg(cx);
+        let policy = self.policy(Side::Downstream, Leg::None, &cx.snapshot, cx.moment());
         let held = self.directions[Side::Downstream as usize].carried();
         self.gate.late_head(held, &policy)
     }
@@ -319,13 +333,9 @@ impl<K: Kernel> Connection<K> {
     /// No upstream connection could be made: requests that wait for one are told so.
     #[inline(never)]
     pub(super) fn unreachable(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
-        let flags = match reason {
-            CloseReason::NoEndpoint | CloseReason::RefusedUpstream => ResponseFlags::BlackHole,
-            _ => ResponseFlags::UpstreamFailed,
-        };
-        let policy = self.policy_without_leg(cx);
+        let policy = self.policy(Side::Downstream, Leg::None, &cx.snapshot, cx.moment());
         let held = self.directions[Side::Downstream as usize].carried();
-        match self.gate.unreachable(held, &policy, (flags, reason)) {
+        match self.gate.unreachable(held, &policy, reason) {
             Some(reply) => self.reply(*reply, cx),
             None => Next::End(reason),
         }

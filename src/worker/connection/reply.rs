@@ -3,8 +3,7 @@
 
 use super::direction::Receive;
 use super::{Connection, LINGER_US, Next, PARTING_US, Phase, Then, Upstream};
-use crate::gate::{Malformed, Reply};
-use crate::judge::RequestError;
+use crate::gate::Reply;
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::relay::{Side, State};
 use crate::sys::kernel::{Kernel, Operation, StreamSocket};
@@ -14,17 +13,8 @@ use crate::worker::context::Context;
 impl<K: Kernel> Connection<K> {
     /// Sends a local reply, behind everything that has passed, and then ends.
     pub(super) fn reply(&mut self, reply: Reply, cx: &mut Context<K>) -> Next {
-        let counters = &cx.metrics.counters;
-        match reply.malformed {
-            None => {}
-            Some(Malformed::Frames(error)) => counters.refused_frames(error).add(1),
-            Some(Malformed::Request(refusal)) => {
-                tracing::debug!(downstream.addr = %self.source, %refusal, "request refused");
-                counters.refused_requests(refusal).add(1);
-                if refusal == RequestError::HostMismatch {
-                    counters.name_conflicts.add(1);
-                }
-            }
+        if let Some(malformed) = reply.malformed {
+            self.count_refused(malformed, cx);
         }
         self.gate.replied();
         if !reply.answered.is_empty() {

@@ -144,12 +144,7 @@ impl<K: Kernel> Connection<K> {
         if self.connects() || self.in_flight().any(|(_, side)| side == Side::Upstream) {
             return Next::Rest;
         }
-        if !matches!(self.upstream, Upstream::Closing(_)) {
-            return Next::Rest;
-        }
-        let Upstream::Closing(then) = std::mem::replace(&mut self.upstream, Upstream::None) else {
-            return Next::Rest;
-        };
+        let Some(then) = self.take_closing() else { return Next::Rest };
         if let Some(socket) = self.ends[Side::Upstream as usize].socket.take() {
             cx.kernel.close(socket);
         }

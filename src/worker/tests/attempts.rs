@@ -11,13 +11,13 @@ use super::lab::{End, Lab, Server};
 const ALONE: Duration = Duration::from_millis(250);
 
 /// An address that answers no SYN: its accept queue is full.
-struct Dead {
+pub(super) struct Dead {
     listener: TcpListener,
     _queued: Vec<TcpStream>,
 }
 
 impl Dead {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         listen(&listener, Backlog::new(0).unwrap()).unwrap();
         let address = listener.local_addr().unwrap();
@@ -28,7 +28,7 @@ impl Dead {
         Self { listener, _queued: queued }
     }
 
-    fn address(&self) -> SocketAddr {
+    pub(super) fn address(&self) -> SocketAddr {
         self.listener.local_addr().unwrap()
     }
 }

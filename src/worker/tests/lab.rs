@@ -16,7 +16,7 @@ use crate::admission::Admission;
 use crate::commands::CommandSender;
 use crate::config::{Config, Mode};
 use crate::drain::Drain;
-use crate::metrics::{CloseReason, MetricsHub};
+use crate::metrics::{CloseReason, Format, MetricsHub};
 use crate::registry::service_entry;
 use crate::registry::snapshot::Answers;
 use crate::registry::{Registry, Snapshot};
@@ -24,6 +24,7 @@ use crate::sys::kernel::{Kernel, Recorded};
 use crate::sys::socket::{Listener, Reach};
 use crate::sys::waker::Waker;
 use crate::upstream_guard::ThisHost;
+use crate::worker::connection::Event;
 use crate::worker::{KEEPALIVE, Parts, Worker};
 use crate::workload::Workloads;
 
@@ -141,6 +142,7 @@ pub(super) struct Lab {
     listeners: [TcpListener; 3],
     pub(super) upstreams: Vec<Upstream>,
     pub(super) drain: Drain,
+    hub: MetricsHub,
 }
 
 impl Lab {
@@ -190,12 +192,13 @@ impl Lab {
                 .unwrap();
         let door = listener.local_address().unwrap();
         let view = Rc::<View>::default();
-        let parts = parts(config, &text, listener);
+        let hub = MetricsHub::new(config.metrics.series_max, 1);
+        let parts = parts(config, &text, listener, &hub);
         let drain = parts.drain.clone();
         let kernel = StepKernel::new(BUFFERS, Rc::clone(&view), destination);
         let mut worker = Worker::new(parts, kernel);
         worker.resume_accepts(0);
-        Self { worker, view, door, listeners, upstreams: Vec::new(), drain }
+        Self { worker, view, door, listeners, upstreams: Vec::new(), drain, hub }
     }
 
     /// A client of the worker.
@@ -257,6 +260,16 @@ impl Lab {
         self.worker.cx.metrics.counters.closed(reason).get()
     }
 
+    /// Every connection ends for `reason`.
+    pub(super) fn end(&mut self, reason: CloseReason) {
+        self.worker.visit(0..usize::MAX, || Event::End(reason));
+    }
+
+    /// What a scrape shows now.
+    pub(super) fn scrape(&self) -> String {
+        self.hub.encode(Format::Text, self.drain.phase())
+    }
+
     /// Whether no connection is left, at this moment of the clock.
     pub(super) fn is_empty(&self) -> bool {
         self.worker.connections.is_empty()
@@ -297,10 +310,9 @@ fn entry(letter: &str, server: SocketAddr, port: u16) -> String {
     )
 }
 
-fn parts(config: Config, registry: &str, listener: Listener) -> Parts<Listener> {
+fn parts(config: Config, registry: &str, listener: Listener, hub: &MetricsHub) -> Parts<Listener> {
     let entries = service_entry::parse(registry, Path::new("registry.yaml")).unwrap().0;
     let (access_log, _) = access_log::open(&config.access_log);
-    let metrics = MetricsHub::new(config.metrics.series_max, 1).worker(0);
     let workloads = Arc::new(Workloads::default());
     let (snapshot, _) =
         Snapshot::build(1, Arc::new(config), &entries, workloads, &Answers::default());
@@ -315,7 +327,7 @@ fn parts(config: Config, registry: &str, listener: Listener) -> Parts<Listener> 
         recorded: Recorded::ByConntrack,
         reader: Registry::new(snapshot).reader(),
         admission,
-        metrics,
+        metrics: hub.worker(0),
         access_log,
         drain,
         inbox,

@@ -293,7 +293,7 @@ fn an_upstream_that_cannot_be_reached_is_a_503() {
     read_exactly(&mut client, &ok(b"/1"));
     assert!(read_all(&mut client).starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
     proxy.is_quiet();
-    let labels = [("response_code", "503"), ("response_flags", "UF")];
+    let labels = [("response_code", "503"), ("response_flags", "UF,URX")];
     assert_eq!(proxy.sum("istio_requests_total", &labels), 1.0);
 }
 

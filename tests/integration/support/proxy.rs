@@ -230,13 +230,20 @@ impl Proxy {
         matching.map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect()
     }
 
-    /// Waits until no connection is open and nothing of one is left.
+    /// Waits until no connection is open and nothing of one is left. Then what was counted as
+    /// opened was counted as closed, for each label set.
     pub(crate) fn is_quiet(&self) {
         eventually("no connection is left", || {
             self.sum("egret_connections_active", &[]) == 0.0
                 && self.sum("egret_pipes_in_use", &[]) == 0.0
         });
         assert_eq!(self.sum("egret_completion_queue_overflows_total", &[]), 0.0);
+        let (_, text) = self.get(self.app().addresses.control.metrics, "/metrics");
+        let counted = |what: &str| -> Vec<&str> {
+            let name = format!("istio_tcp_connections_{what}_total{{");
+            text.lines().filter_map(|line| line.strip_prefix(&name)).collect()
+        };
+        assert_eq!(counted("opened"), counted("closed"));
     }
 }
 
