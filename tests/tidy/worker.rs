@@ -135,7 +135,7 @@ fn a_state_is_changed_in_one_place() {
     let places: BTreeMap<_, _> = replaced.iter().flat_map(|text| functions_with(text)).collect();
     assert_eq!(
         places,
-        counts([("src/worker/connection/upstream.rs: continue_closing", 1)]),
+        counts([("src/worker/connection.rs: take_closing", 1)]),
         "only a closing upstream connection gives away what follows it"
     );
 }
