@@ -236,11 +236,14 @@ impl Shared {
     }
 }
 
-/// The first snapshot, before any name is resolved, and its warnings, which are logged.
+/// The first snapshot, before any name is resolved, and its diagnostics, which are logged.
 fn first_generation(loaded: &Loaded) -> (Snapshot, Vec<Diagnostic>) {
     let (snapshot, diagnostics) = loaded.build(1, &Answers::default());
     for diagnostic in &diagnostics {
-        tracing::warn!(problem = %diagnostic, "configuration");
+        match diagnostic.severity {
+            Severity::Warning => tracing::warn!(problem = %diagnostic, "configuration"),
+            Severity::Error => tracing::error!(problem = %diagnostic, "document refused"),
+        }
     }
     (snapshot, diagnostics)
 }
@@ -251,8 +254,8 @@ fn reload_source(
     diagnostics: Vec<Diagnostic>,
     config_file: PathBuf,
 ) -> reload::Source {
-    let load = move || {
-        let mut loaded = load::load(&config_file)?;
+    let load = move |in_use: &Loaded| {
+        let mut loaded = load::load(&config_file, Some(in_use))?;
         if let Err(error) = listen::check_mark(&loaded.config) {
             // It would fail every upstream connection.
             loaded.diagnostics.push(Diagnostic {

@@ -26,6 +26,8 @@ pub const EXIT_BAD_CONFIG: u8 = 64;
 pub struct Outcome {
     /// Whole lines, for standard output.
     pub text: String,
+    /// Whole lines, for standard error: what is wrong beside the answer.
+    pub problems: String,
     /// The exit code.
     pub code: u8,
 }
@@ -43,9 +45,12 @@ pub fn default_config_file() -> PathBuf {
 #[must_use]
 pub fn check(config_file: &Path) -> Outcome {
     let file = config_file.display();
-    match load::load(config_file) {
+    match load::load(config_file, None) {
         Ok(loaded) => {
             let (snapshot, diagnostics) = loaded.build(0, &Answers::default());
+            if !loaded.refused.is_empty() {
+                return refused(&diagnostics, config_file);
+            }
             let mut text = lines(&diagnostics);
             let _ = writeln!(
                 text,
@@ -57,7 +62,7 @@ pub fn check(config_file: &Path) -> Outcome {
                 count(snapshot.workloads.len(), "workload"),
                 loaded.config.outbound_traffic_policy.mode.as_str(),
             );
-            Outcome { text, code: EXIT_OK }
+            Outcome { text, problems: String::new(), code: EXIT_OK }
         }
         Err(diagnostics) => refused(&diagnostics, config_file),
     }
@@ -86,12 +91,19 @@ fn explained(
     config_file: &Path,
     answer: impl FnOnce(&Snapshot) -> Result<String, Vec<Diagnostic>>,
 ) -> Outcome {
-    let answered = load::load(config_file).and_then(|loaded| {
-        let (snapshot, _) = loaded.build(0, &Answers::default());
-        answer(&snapshot)
-    });
-    match answered {
-        Ok(text) => Outcome { text, code: EXIT_OK },
+    let loaded = match load::load(config_file, None) {
+        Ok(loaded) => loaded,
+        Err(diagnostics) => return refused(&diagnostics, config_file),
+    };
+    let (snapshot, _) = loaded.build(0, &Answers::default());
+    match answer(&snapshot) {
+        Ok(text) if loaded.refused.is_empty() => {
+            Outcome { text, problems: String::new(), code: EXIT_OK }
+        }
+        Ok(text) => {
+            let problems = refused(&loaded.diagnostics, config_file).text;
+            Outcome { text, problems, code: EXIT_BAD_CONFIG }
+        }
         Err(diagnostics) => refused(&diagnostics, config_file),
     }
 }
@@ -101,7 +113,7 @@ fn refused(diagnostics: &[Diagnostic], config_file: &Path) -> Outcome {
     let (warnings, file) = (warnings(diagnostics), config_file.display());
     let errors = count(diagnostics.len() - warnings, "error");
     let _ = writeln!(text, "{file}: refused: {errors}, {}", count(warnings, "warning"));
-    Outcome { text, code: EXIT_BAD_CONFIG }
+    Outcome { text, problems: String::new(), code: EXIT_BAD_CONFIG }
 }
 
 fn lines(diagnostics: &[Diagnostic]) -> String {

@@ -7,20 +7,20 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-/// Whether the file can be used in spite of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+/// Whether what it is about can be used in spite of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The file is used; the operator should know.
+    /// It is used; the operator should know.
     Warning,
-    /// The file is refused; the last good generation serves on.
+    /// The file, or the one document in it, is refused; its last good version serves on.
     Error,
 }
 
 /// What is wrong in one place of one file.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
 pub struct Diagnostic {
-    /// Whether the file is still used.
+    /// What follows from it.
     pub severity: Severity,
     /// The file, as it was named on the command line or in the configuration.
     pub file: PathBuf,
@@ -109,7 +109,7 @@ impl Diagnostics {
         Self { file: file.to_path_buf(), diagnostics: Vec::new(), warnings: 0, errors: 0 }
     }
 
-    /// Adds an error: the file is refused.
+    /// Adds an error: what it is about is refused.
     pub fn error(&mut self, finding: Finding) {
         self.errors += 1;
         if self.errors <= DIAGNOSTICS_MAX {
@@ -117,7 +117,7 @@ impl Diagnostics {
         }
     }
 
-    /// Adds a warning: the file is used.
+    /// Adds a warning: what it is about is used.
     pub fn warning(&mut self, finding: Finding) {
         self.warnings += 1;
         if self.warnings <= DIAGNOSTICS_MAX {
@@ -131,12 +131,19 @@ impl Diagnostics {
         self.errors
     }
 
-    /// `value` and the warnings, or every diagnostic if one of them is an error; in the order of
-    /// the file.
+    /// `value` and the warnings, or every diagnostic if one of them is an error.
     ///
     /// # Errors
     /// All diagnostics, warnings included, when the file is refused.
-    pub fn finish<T>(mut self, value: T) -> Result<(T, Vec<Diagnostic>), Vec<Diagnostic>> {
+    pub fn all_or_nothing<T>(self, value: T) -> Result<(T, Vec<Diagnostic>), Vec<Diagnostic>> {
+        let is_good = self.errors == 0;
+        let diagnostics = self.finish();
+        if is_good { Ok((value, diagnostics)) } else { Err(diagnostics) }
+    }
+
+    /// Every diagnostic, in the order of the file.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<Diagnostic> {
         self.diagnostics.sort_by_key(|diagnostic| diagnostic.line);
         let counts = [(Severity::Error, self.errors), (Severity::Warning, self.warnings)];
         for (severity, count) in counts {
@@ -145,7 +152,7 @@ impl Diagnostics {
                 self.diagnostics.push(Finding::whole(message).diagnostic(severity, &self.file));
             }
         }
-        if self.errors == 0 { Ok((value, self.diagnostics)) } else { Err(self.diagnostics) }
+        self.diagnostics
     }
 }
 
@@ -160,7 +167,7 @@ mod tests {
             diagnostics.warning(Finding::at(line, "noise"));
         }
         diagnostics.error(Finding::at(7, "wrong").fix("mend it"));
-        let diagnostics = diagnostics.finish(()).unwrap_err();
+        let diagnostics = diagnostics.finish();
         let texts: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), DIAGNOSTICS_MAX + 2);
         assert!(texts.contains(&"a.yaml:7: error: wrong; mend it".to_owned()));

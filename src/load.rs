@@ -3,6 +3,9 @@
 //! Used at start, at every reload and by `egret check`. [`Sources::read`] touches the file system
 //! and decodes the configuration only, to find the other files; [`Sources::parse`] is pure. What
 //! watches the files, and what becomes of the result, is the control plane's.
+//!
+//! The configuration is good as a whole, or there is no generation. Of the other files each
+//! document is good or refused by itself; `merge` says what serves in the place of a refused one.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -15,13 +18,16 @@ use foldhash::quality::FixedState;
 
 use crate::config::Config;
 use crate::diagnostics::{Diagnostic, Finding, Severity};
-use crate::registry::service_entry::{self, ServiceEntry};
+use crate::registry::service_entry::{self, Contents, ServiceEntry};
 use crate::registry::snapshot::{Answers, Snapshot};
 use crate::sniff::Name;
 use crate::workload::Workloads;
 
+mod merge;
 mod pattern;
 
+use merge::Merged;
+pub use merge::Refused;
 use pattern::PatternError;
 
 /// Far above any real configuration; a larger file is not one.
@@ -39,11 +45,16 @@ pub const CLAIMS_MAX: usize = 1_000_000;
 pub struct Loaded {
     /// The effective configuration.
     pub config: Arc<Config>,
-    /// All service entries, whether they can match or not.
+    /// All service entries, whether they can match or not; of refused documents the versions that
+    /// were in use.
     pub entries: Vec<ServiceEntry>,
     /// Who the sources are.
     pub workloads: Arc<Workloads>,
-    /// Warnings about the files, one by one.
+    /// The file that says so.
+    pub workloads_file: Option<PathBuf>,
+    /// What is not taken as the files have it, each for a reason in `diagnostics`.
+    pub refused: Vec<Refused>,
+    /// About the files, one by one: warnings, and an error for each refusal.
     pub diagnostics: Vec<Diagnostic>,
     /// Whether any pattern of `registry` has matched a file.
     pub registry_files: RegistryFiles,
@@ -67,8 +78,8 @@ pub enum RegistryFiles {
 }
 
 impl Loaded {
-    /// The snapshot with these `answers`. With it all warnings: those about the files, and those
-    /// about what they mean together, such as two service entries that claim the same.
+    /// The snapshot with these `answers`. With it all diagnostics: those about the files, and
+    /// warnings about what they mean together, such as two service entries that claim the same.
     #[must_use]
     pub fn build(&self, generation: u64, answers: &Answers) -> (Snapshot, Vec<Diagnostic>) {
         let (config, workloads) = (Arc::clone(&self.config), Arc::clone(&self.workloads));
@@ -91,12 +102,13 @@ impl Loaded {
     }
 }
 
-/// Reads, parses and validates the configuration in `config_file` and all that it refers to.
+/// Reads, parses and validates the configuration in `config_file` and all that it refers to. What
+/// is refused stays as it is in `former`, the generation in use.
 ///
 /// # Errors
-/// Every diagnostic found, when at least one of them is an error.
-pub fn load(config_file: &Path) -> Result<Loaded, Vec<Diagnostic>> {
-    Sources::read(config_file).parse()
+/// Every diagnostic of the configuration, when at least one of them is an error.
+pub fn load(config_file: &Path, former: Option<&Loaded>) -> Result<Loaded, Vec<Diagnostic>> {
+    Sources::read(config_file).parse(former)
 }
 
 /// The contents of all files of one generation, before their meaning. Always complete enough to
@@ -110,10 +122,14 @@ pub struct Sources {
     /// As in [`Loaded`]; a file that cannot be read counts with the reason.
     pub fingerprint: u64,
     config: Option<Config>,
-    registry: Vec<(PathBuf, String)>,
-    workloads: Option<(PathBuf, String)>,
+    registry: Vec<(PathBuf, Text)>,
+    workloads: Option<(PathBuf, Text)>,
+    /// Of the configuration and its patterns.
     diagnostics: Vec<Diagnostic>,
 }
+
+/// The text of a file, or why it cannot be read.
+type Text = Result<String, Diagnostic>;
 
 impl Sources {
     /// Reads `config_file` and the files that it names, in sorted order.
@@ -121,17 +137,9 @@ impl Sources {
     pub fn read(config_file: &Path) -> Self {
         let mut reader = Reader::default();
         reader.watch(parent(config_file));
-        let text = reader.file(config_file, CONFIG_BYTES_MAX);
-        let config = text.and_then(|text| match Config::parse(&text, config_file) {
-            Ok((config, warnings)) => {
-                reader.diagnostics.extend(warnings);
-                Some(config)
-            }
-            Err(diagnostics) => {
-                reader.diagnostics.extend(diagnostics);
-                None
-            }
-        });
+        let text = reader.file(config_file, CONFIG_BYTES_MAX).map_err(|error| vec![error]);
+        let parsed = text.and_then(|text| Config::parse(&text, config_file));
+        let config = kept(parsed, &mut reader.diagnostics);
         let (mut registry, mut workloads) = (Vec::new(), None);
         if let Some(config) = &config {
             let mut paths = BTreeSet::new();
@@ -140,12 +148,11 @@ impl Sources {
             }
             for path in paths {
                 let text = reader.file(&path, REGISTRY_BYTES_MAX);
-                registry.extend(text.map(|text| (path, text)));
+                registry.push((path, text));
             }
             if let Some(path) = &config.workloads {
                 reader.watch(parent(path));
-                let text = reader.file(path, REGISTRY_BYTES_MAX);
-                workloads = text.map(|text| (path.clone(), text));
+                workloads = Some((path.clone(), reader.file(path, REGISTRY_BYTES_MAX)));
             }
         }
         Self {
@@ -159,55 +166,54 @@ impl Sources {
         }
     }
 
-    /// What the contents mean.
+    /// What the contents mean; what is refused in them stays as it is in `former`.
     ///
     /// # Errors
-    /// Every diagnostic found, when at least one of them is an error.
-    pub fn parse(self) -> Result<Loaded, Vec<Diagnostic>> {
+    /// Every diagnostic of the configuration, when at least one of them is an error.
+    pub fn parse(self, former: Option<&Loaded>) -> Result<Loaded, Vec<Diagnostic>> {
+        let Self { files, directories, fingerprint, config, registry, workloads, .. } = self;
         let mut diagnostics = self.diagnostics;
-        let mut entries = Vec::new();
-        let has_registry_file = !self.registry.is_empty();
-        for (path, text) in self.registry {
-            entries.extend(kept(service_entry::parse(&text, &path), &mut diagnostics));
-        }
-        let workloads = self
-            .workloads
-            .and_then(|(path, text)| kept(Workloads::parse(&text, &path), &mut diagnostics));
-        diagnostics.extend(too_many(entries.iter().flatten()));
-        let registry_files = match &self.config {
-            Some(config) if config.registry.is_empty() => RegistryFiles::NoPattern,
-            _ if has_registry_file => RegistryFiles::Some,
-            _ => RegistryFiles::None,
+        let is_refused = diagnostics.iter().any(|one| one.severity == Severity::Error);
+        let Some(config) = config.filter(|_| !is_refused) else { return Err(diagnostics) };
+        let registry_files = match registry.as_slice() {
+            _ if config.registry.is_empty() => RegistryFiles::NoPattern,
+            [] => RegistryFiles::None,
+            _ => RegistryFiles::Some,
         };
-        let refused = diagnostics.iter().any(|diagnostic| diagnostic.severity == Severity::Error);
-        let Some(config) = self.config.filter(|_| !refused) else { return Err(diagnostics) };
+        let contents = registry.into_iter().map(|(path, text)| {
+            let contents = match text {
+                Ok(text) => Contents::parse(&text, &path),
+                Err(error) => Contents::unreadable(error),
+            };
+            (path, contents)
+        });
+        let in_use = former.map_or(&[][..], |former| &former.entries);
+        let Merged { entries, mut refused, diagnostics: of_registry } =
+            merge::registry(contents.collect(), in_use);
+        diagnostics.extend(of_registry);
+        let workloads_file = workloads.as_ref().map(|(path, _)| path.clone());
+        let workloads = workloads.map(|(path, text)| {
+            let parsed =
+                text.map_err(|error| vec![error]).and_then(|text| Workloads::parse(&text, &path));
+            kept(parsed, &mut diagnostics).map(Arc::new).unwrap_or_else(|| {
+                let former = former.filter(|one| one.workloads_file.as_ref() == Some(&path));
+                refused.push(Refused::file(path, former.is_some()));
+                former.map(|one| Arc::clone(&one.workloads)).unwrap_or_default()
+            })
+        });
         Ok(Loaded {
             config: Arc::new(config),
-            entries: entries.into_iter().flatten().collect(),
-            workloads: Arc::new(workloads.unwrap_or_default()),
+            entries,
+            workloads: workloads.unwrap_or_default(),
+            workloads_file,
+            refused,
             diagnostics,
             registry_files,
-            files: self.files,
-            directories: self.directories,
-            fingerprint: self.fingerprint,
+            files,
+            directories,
+            fingerprint,
         })
     }
-}
-
-/// The error at the entry with which the registry becomes too large.
-fn too_many<'a>(entries: impl Iterator<Item = &'a ServiceEntry>) -> Option<Diagnostic> {
-    let mut claims = 0;
-    for entry in entries {
-        claims += entry.claims();
-        if claims > CLAIMS_MAX {
-            let message =
-                format!("more than {CLAIMS_MAX} hosts and addresses, each times its ports");
-            let finding =
-                Finding::at(entry.origin.line, message).fix("remove entries, or their ports");
-            return Some(finding.diagnostic(Severity::Error, &entry.origin.file));
-        }
-    }
-    None
 }
 
 struct Reader {
@@ -226,8 +232,8 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// The text of the file at `path`, or a diagnostic.
-    fn file(&mut self, path: &Path, bytes_max: u64) -> Option<String> {
+    /// The text of the file at `path`.
+    fn file(&mut self, path: &Path, bytes_max: u64) -> Text {
         self.files.insert(path.to_path_buf());
         let result = read(path, bytes_max);
         self.hasher.write(path.as_os_str().as_encoded_bytes());
@@ -239,13 +245,7 @@ impl Reader {
             }
             Err(finding) => self.hasher.write(finding.message.as_bytes()),
         }
-        match result {
-            Ok(text) => Some(text),
-            Err(finding) => {
-                self.diagnostics.push(finding.diagnostic(Severity::Error, path));
-                None
-            }
-        }
+        result.map_err(|finding| finding.diagnostic(Severity::Error, path))
     }
 
     /// The files that match `pattern`, a field of `config_file`.

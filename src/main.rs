@@ -76,7 +76,8 @@ Examples:
     /// Print what would happen to a connection: the verdict, what decides, and why
     #[command(after_help = "\
 It reads the files, opens no connection and resolves no names. It also says whether the connection
-would wait for its name, and where Egret would connect.
+would wait for its name, and where Egret would connect. Documents that are refused are named on
+standard error and left out, as they are at start; the exit code is 64 then.
 
 Examples:
   egret explain 203.0.113.7:443
@@ -157,6 +158,7 @@ fn main() -> ExitCode {
 
 fn report(outcome: &check::Outcome) -> ExitCode {
     // A reader that has gone away (`| head`) has seen enough.
+    let _ = std::io::stderr().write_all(outcome.problems.as_bytes());
     let _ = std::io::stdout().write_all(outcome.text.as_bytes());
     ExitCode::from(outcome.code)
 }
@@ -169,7 +171,7 @@ fn run(config_file: PathBuf, debug_endpoints: bool) -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let loaded = match load::load(&config_file) {
+    let loaded = match load::load(&config_file, None) {
         Ok(loaded) => loaded,
         Err(diagnostics) => {
             for diagnostic in diagnostics {

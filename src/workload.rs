@@ -61,7 +61,7 @@ impl Workloads {
                 diagnostics.error(finding.fix("to name no workload, write `workloads: []`"));
             }
         }
-        diagnostics.finish(workloads)
+        diagnostics.all_or_nothing(workloads)
     }
 
     /// The workload that owns `source`; the unknown one if none does.
@@ -121,7 +121,7 @@ impl Workloads {
         for (name, slot) in slots {
             fields.read_optional(name, slot, label);
         }
-        if addresses.is_empty() && fields.get("addresses").is_none_or(is_empty_list) {
+        if addresses.is_empty() && fields.get("addresses").is_none_or(values::is_empty_list) {
             let fix = "list the workload's addresses under `addresses`";
             let finding = Finding::at(node.line, "a workload without addresses owns no connection");
             fields.diagnostics().error(finding.fix(fix));
@@ -142,10 +142,6 @@ impl Workloads {
         }
         fields.refuse_others();
     }
-}
-
-fn is_empty_list(node: &Node<'_>) -> bool {
-    values::items(node).is_ok_and(<[Node<'_>]>::is_empty)
 }
 
 fn label(node: &Node<'_>) -> Result<Box<str>, Finding> {

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::prefix;
 use crate::registry::service_entry::ByAddress;
@@ -25,21 +25,25 @@ pub(super) use text::text;
 /// Names listed in one line; more are counted.
 const NAMES_MAX: usize = 3;
 
-/// A connection that is asked about.
-#[derive(Debug, Clone)]
+/// A connection that is asked about; one line of a batch.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Question {
     /// The workload; `None`: an unknown one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<IpAddr>,
     /// Where it connects to.
     pub destination: SocketAddr,
     /// The name that it shows, without a port.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<String>,
     /// What it speaks; `None`: every answer that there can be.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub speaks: Option<Speaks>,
 }
 
 /// What a connection speaks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Speaks {
     /// HTTP/1 or HTTP/2: the name stands in Host.
@@ -204,9 +208,20 @@ fn vouched(snapshot: &Snapshot, standing: NameTrust) -> Option<String> {
 }
 
 /// The entries that would decide if the destination were an address that their names resolve to.
-fn unless_resolved(snapshot: &Snapshot, destination: SocketAddr) -> Option<String> {
+/// What is found otherwise than by the port alone stays found.
+fn unless_resolved(
+    snapshot: &Snapshot,
+    destination: SocketAddr,
+    reading: &Reading,
+) -> Option<String> {
+    if reading.is_by_address || reading.is_by_name {
+        return None;
+    }
     let is_one = |service: &&Arc<Service>| {
-        service.port == destination.port() && service.reach.by_address == ByAddress::Resolved
+        service.port == destination.port()
+            && service.reach.by_address == ByAddress::Resolved
+            // Where HTTP has its hosts, another Host is nobody's.
+            && (reading.speaks != Speaks::Http || service.reach.by_name.is_none())
     };
     let entries: Vec<String> = snapshot.services().filter(is_one).map(|s| by_entry(s)).collect();
     let (shown, left_out) = entries.split_at(entries.len().min(NAMES_MAX));

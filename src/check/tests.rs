@@ -175,6 +175,30 @@ fn what_an_answer_of_dns_would_decide_is_said() {
                 for service entry default/db (/r.yaml:1)\n\
                 decided by   outboundTrafficPolicy.mode ALLOW_ANY: no service entry matches\n";
     assert!(text.contains(said), "{text}");
+
+    // What is found by its name is found at these addresses, too.
+    let text =
+        with_name("", &(db + &web.replace("443", "5000")), "192.0.2.1:5000", "a.example.com");
+    assert!(text.contains("matched      host a.example.com and port 5000\n"), "{text}");
+    assert!(!text.contains("unless"), "{text}");
+}
+
+#[test]
+fn a_refused_document_is_named_and_the_others_are_explained() {
+    let directory = TempDir::new().unwrap();
+    let file = directory.path().join("egret.yaml");
+    fs::write(&file, "registry: [r.yaml]\n").unwrap();
+    let ports = "ports: [{number: 80, name: h, protocol: HTTP}]";
+    let good = entry("good", &format!("hosts: [a.example.com], {ports}"));
+    let bad = entry("bad", &format!("hosts: [a_b], {ports}"));
+    fs::write(directory.path().join("r.yaml"), good + &bad).unwrap();
+    let checked = check(&file);
+    assert_eq!(checked.code, EXIT_BAD_CONFIG);
+    assert!(checked.text.contains("r.yaml:9: error: "), "{}", checked.text);
+    assert!(checked.text.ends_with("egret.yaml: refused: 1 error, 0 warnings\n"));
+    let explained = explain(&file, &asked("192.0.2.1:80", Some("a.example.com")));
+    assert_eq!((explained.code, explained.problems), (EXIT_BAD_CONFIG, checked.text));
+    assert!(explained.text.contains("decided by   service entry default/good"));
 }
 
 #[test]

@@ -52,7 +52,7 @@ pub(super) fn config(
         }
         Err(finding) => diagnostics.error(finding),
     }
-    diagnostics.finish(config)
+    diagnostics.all_or_nothing(config)
 }
 
 fn sections(config: &mut Config, mut root: Fields<'_, '_>, directory: &Path) {

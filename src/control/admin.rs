@@ -21,8 +21,9 @@ use tokio::sync::oneshot;
 use super::reload::Outcome;
 use super::{DebugEndpoints, Shared, lock};
 use crate::commands::{Command, CommandSender, ConnectionInfo, ConnectionPage};
-use crate::config::Mode;
-use crate::diagnostics::Diagnostic;
+use crate::config::{Config, Mode};
+use crate::diagnostics::Severity;
+use crate::load::Refused;
 
 /// Connections in one answer, unless `limit` says otherwise.
 const CONNECTIONS_SHOWN: usize = 1_000;
@@ -68,9 +69,20 @@ pub(super) fn router(shared: Arc<Shared>, ip: IpAddr) -> Router {
         .with_state(shared)
 }
 
+/// The configuration in use, and, if there are any, the documents that are not taken.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct InUse<'a> {
+    #[serde(flatten)]
+    config: &'a Config,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    refused_documents: Vec<Refused>,
+}
+
 async fn config(State(shared): State<Arc<Shared>>) -> Response {
     let snapshot = shared.registry.current();
-    match serde_yaml::to_string(&*snapshot.config) {
+    let refused_documents = lock(&shared.reload.status).documents.clone();
+    match serde_yaml::to_string(&InUse { config: &snapshot.config, refused_documents }) {
         Ok(yaml) => ([(header::CONTENT_TYPE, "application/yaml")], yaml).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
@@ -82,15 +94,17 @@ async fn registry(State(shared): State<Arc<Shared>>) -> Response {
         Mode::AllowAny => "ALLOW_ANY",
         Mode::RegistryOnly => "REGISTRY_ONLY",
     };
-    let (warnings, refused) = {
+    let (warnings, refused, documents) = {
         let status = lock(&shared.reload.status);
-        (lines(&status.diagnostics), lines(&status.refused))
+        let (warnings, errors) = (Severity::Warning, Severity::Error);
+        (status.lines(warnings), status.lines(errors), status.documents.clone())
     };
     let answer = json!({
         "generation": snapshot.generation,
         "outboundTrafficPolicy": mode,
         "warnings": warnings,
         "refused": refused,
+        "refusedDocuments": documents,
         "services": snapshot.services().collect::<Vec<_>>(),
         "names": shared.names.view(),
     });
@@ -237,10 +251,6 @@ fn is_own_host(host: &str, own: IpAddr) -> bool {
         Ok(ip) => ip.to_canonical().is_loopback() || ip == own,
         Err(_) => bare.eq_ignore_ascii_case("localhost"),
     }
-}
-
-fn lines(diagnostics: &[Diagnostic]) -> Vec<String> {
-    diagnostics.iter().map(Diagnostic::to_string).collect()
 }
 
 /// JSON for people: on several lines, with one at the end.

@@ -2,14 +2,16 @@
 //!
 //! One helper thread waits for file events, for the poll and for requests (SIGHUP, the admin
 //! server). It loads everything anew, so parsing a large registry delays no scrape, and it gives
-//! way to the workers. Good files become the next generation in one pointer swap; bad ones change
-//! nothing, are logged once and counted. Connections that are open keep the verdict they have.
+//! way to the workers. What is good becomes the next generation in one pointer swap; a bad
+//! configuration changes nothing, a bad document nothing but itself ([`crate::load`]). Both are
+//! logged once and counted. Connections that are open keep the verdict they have.
 //!
 //! The same thread publishes a generation when the addresses of a name have changed ([`super::dns`]
 //! tells it), from the files that are in use: only one thread publishes, so none is lost.
 //!
 //! Knows nothing of YAML or of globs: [`Loader`] does. What to watch comes from it as well.
 
+use std::collections::HashSet;
 use std::hash::{BuildHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -24,7 +26,7 @@ use super::{LogControl, lock};
 use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::diagnostics::{Diagnostic, Severity};
-use crate::load::Loaded;
+use crate::load::{Loaded, Refused};
 use crate::metrics::{ControlCounters, ReloadResult};
 use crate::registry::{Answers, Registry, Retired};
 
@@ -32,6 +34,7 @@ mod basis;
 mod handle;
 mod signature;
 mod source;
+mod status;
 #[cfg(test)]
 mod tests;
 mod watch;
@@ -41,6 +44,7 @@ pub(super) use handle::Handle;
 use handle::Message;
 use signature::Signature;
 pub use source::{Loader, Outcome, Source};
+pub(super) use status::Status;
 use watch::Watcher;
 pub use watch::Watching;
 
@@ -53,15 +57,6 @@ const QUIET_MAX: Duration = Duration::from_secs(1);
 const READS_MAX: usize = 20;
 /// How often the files are looked at, beside the events; see [`Source::poll`].
 pub const POLL: Duration = Duration::from_secs(2);
-
-/// What is wrong with the files, for the admin server.
-#[derive(Debug, Default)]
-pub(super) struct Status {
-    /// Warnings of the generation in use.
-    pub(super) diagnostics: Vec<Diagnostic>,
-    /// Why the files as they are now were refused; empty when they are in use.
-    pub(super) refused: Vec<Diagnostic>,
-}
 
 /// What a reload acts on.
 pub(super) struct Target {
@@ -93,7 +88,7 @@ struct Reloader {
     directories: Vec<PathBuf>,
     basis: Basis,
     retired: Retired,
-    /// Of the refusal that was logged last; `None` once the files are good again.
+    /// Of the refusal of all files that was logged last; `None` once there is a generation of them.
     refusal: Option<u64>,
     /// How files and directories looked when they were read last.
     signature: Signature,
@@ -117,7 +112,7 @@ impl Reloader {
         watcher.watch(&directories, &files);
         let signature = Signature::take(&files, &directories);
         target.counters.config_generation.set(target.registry.current().generation);
-        target.counters.config_last_success_s.set(unix_time_s());
+        note_documents(&target.counters, &source.first.refused);
         let basis = Basis::new(source.first);
         target.wanted.send_replace(basis.wanted());
         Self {
@@ -223,7 +218,7 @@ impl Reloader {
     fn read(&mut self) -> Result<Loaded, Vec<Diagnostic>> {
         for _ in 0..READS_MAX {
             self.signature = Signature::take(&self.files, &self.directories);
-            let loaded = (self.load)();
+            let loaded = (self.load)(self.basis.loaded());
             if Signature::take(&self.files, &self.directories) == self.signature {
                 self.recheck = self.signature.is_fresh();
                 return loaded;
@@ -248,25 +243,23 @@ impl Reloader {
     }
 
     fn accept(&mut self, loaded: Loaded, cause: Cause) -> Outcome {
-        let current = self.target.registry.current();
         let counters = Arc::clone(&self.target.counters);
-        counters.config_last_success_s.set(unix_time_s());
         let was_refused = self.refusal.take().is_some();
-        let mut status = lock(&self.status);
-        status.refused.clear();
+        lock(&self.status).refused.clear();
+        note_documents(&counters, &loaded.refused);
         if loaded.fingerprint == self.basis.fingerprint() {
             if was_refused {
                 tracing::info!("configuration is again the one in use");
             }
+            let generation = self.target.registry.current().generation;
+            let outcome = Outcome::of(&loaded, generation, Outcome::Unchanged { generation });
             if cause == Cause::Change {
-                counters.reloads(ReloadResult::Unchanged).add(1);
+                counters.reloads(outcome.counted()).add(1);
             }
-            return Outcome::Unchanged { generation: current.generation };
+            return outcome;
         }
-        drop(status);
-
-        let new = Arc::clone(&loaded.config);
-        self.basis.replace(loaded);
+        let current = self.target.registry.current();
+        let (new, former) = (Arc::clone(&loaded.config), self.basis.replace(loaded));
         let generation = self.publish();
         self.target.wanted.send_if_modified(|wanted| {
             let new = self.basis.wanted();
@@ -275,15 +268,28 @@ impl Reloader {
                 true
             }
         });
-        counters.reloads(ReloadResult::Success).add(1);
-        let status = lock(&self.status);
-        tracing::info!(generation, warnings = status.diagnostics.len(), "configuration reloaded");
-        for diagnostic in &status.diagnostics {
-            tracing::warn!(problem = %diagnostic, "configuration problem");
-        }
-        drop(status);
+        self.log(&former);
         self.apply_live(&current.config, &new);
-        Outcome::Success { generation }
+        let outcome = Outcome::of(self.basis.loaded(), generation, Outcome::Success { generation });
+        counters.reloads(outcome.counted()).add(1);
+        outcome
+    }
+
+    /// Logs what is wrong with the files in use; an error once, as long as it stays.
+    fn log(&self, former: &Loaded) {
+        let known: HashSet<&Diagnostic> = former.diagnostics.iter().collect();
+        let status = lock(&self.status);
+        let count = |severity| status.diagnostics.iter().filter(|d| d.severity == severity).count();
+        let generation = self.target.registry.current().generation;
+        let (warnings, refused) = (count(Severity::Warning), status.documents.len());
+        tracing::info!(generation, warnings, refused, "configuration reloaded");
+        for diagnostic in &status.diagnostics {
+            match diagnostic.severity {
+                Severity::Warning => tracing::warn!(problem = %diagnostic, "configuration problem"),
+                Severity::Error if known.contains(diagnostic) => {}
+                Severity::Error => tracing::error!(problem = %diagnostic, "document refused"),
+            }
+        }
     }
 
     /// Publishes the files in use with the addresses that are known for their names.
@@ -292,7 +298,9 @@ impl Reloader {
         let (snapshot, diagnostics) = self.basis.build(generation);
         self.target.registry.publish(snapshot, &mut self.retired);
         self.target.counters.config_generation.set(generation);
-        lock(&self.status).diagnostics = diagnostics;
+        let mut status = lock(&self.status);
+        status.diagnostics = diagnostics;
+        status.documents.clone_from(&self.basis.loaded().refused);
         generation
     }
 
@@ -362,6 +370,14 @@ impl Reloader {
             }
         }
         self.follow(&files, &directories);
+    }
+}
+
+/// Says in the metrics how many documents each file has that are not taken from it.
+fn note_documents(counters: &ControlCounters, refused: &[Refused]) {
+    counters.set_refused_documents(refused.iter().map(|one| &*one.file));
+    if refused.is_empty() {
+        counters.config_last_success_s.set(unix_time_s());
     }
 }
 

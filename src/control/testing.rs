@@ -66,6 +66,8 @@ pub(super) fn load(directory: &Path) -> Result<Loaded, Vec<Diagnostic>> {
         config: Arc::new(config),
         entries: Vec::new(),
         workloads: Arc::default(),
+        workloads_file: None,
+        refused: Vec::new(),
         diagnostics: Vec::new(),
         registry_files: RegistryFiles::NoPattern,
         files,
@@ -79,8 +81,22 @@ pub(super) fn source(directory: &Path, watching: Watching, poll: Duration) -> (S
     let first = load(directory).unwrap_or_else(|diagnostics| panic!("{diagnostics:?}"));
     let path = directory.to_owned();
     let (snapshot, diagnostics) = first.build(1, &Answers::default());
-    let load = Box::new(move || load(&path));
+    let load = Box::new(move |_: &Loaded| load(&path));
     (Source { load, first, diagnostics, poll, watching }, snapshot)
+}
+
+/// A source that reads real files, `config_file` and those that it names, and the first
+/// generation's snapshot.
+pub(super) fn real_source(
+    config_file: &Path,
+    watching: Watching,
+    poll: Duration,
+) -> (Source, Snapshot) {
+    let config_file = config_file.to_owned();
+    let first = crate::load::load(&config_file, None).unwrap();
+    let (snapshot, diagnostics) = first.build(1, &Answers::default());
+    let load = move |in_use: &Loaded| crate::load::load(&config_file, Some(in_use));
+    (Source { load: Box::new(load), first, diagnostics, poll, watching }, snapshot)
 }
 
 /// What a reload acts on, for `registry`; `loud` is no log level.

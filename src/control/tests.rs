@@ -9,13 +9,14 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::reload::Watching;
-use super::testing::{Answer, config, get, http, source, wait_until};
+use super::testing::{Answer, config, get, http, real_source, source, wait_until};
 use super::*;
 use crate::commands::{ConnectionInfo, ConnectionPage};
 use crate::config;
 use crate::drain::Phase;
 use crate::metrics::testing::{another_maker, cluster, read_strictly, workload};
 use crate::metrics::{Format, ReloadResult, ResponseFlags, SeriesKey};
+use crate::registry::Snapshot;
 use crate::sys::waker::Waker;
 
 struct Bench {
@@ -32,9 +33,17 @@ struct Bench {
 fn bench(debug: DebugEndpoints) -> Bench {
     let directory = tempfile::tempdir().unwrap();
     std::fs::write(directory.path().join("a.yaml"), "info one end").unwrap();
+    let read = source(directory.path(), Watching::PollOnly, Duration::from_secs(3600));
+    bench_of(directory, read, debug)
+}
+
+fn bench_of(
+    directory: TempDir,
+    (source, first): (reload::Source, Snapshot),
+    debug: DebugEndpoints,
+) -> Bench {
     let control = Control::bind(&config()).unwrap();
     let addresses = control.addresses();
-    let (source, first) = source(directory.path(), Watching::PollOnly, Duration::from_secs(3600));
     let (registry, drain) = (Registry::new(first), Drain::default());
     let metrics = MetricsHub::new(100, 1);
     let (log, access_log) = access_log::open(&config::AccessLog {
@@ -227,6 +236,44 @@ fn a_reload_on_request_shows_in_registry_config_and_metrics() {
     assert_eq!(reloads(ReloadResult::Success), 1);
     assert_eq!(reloads(ReloadResult::Failure), 1);
     assert_eq!(bench.registry.current().generation, 2);
+}
+
+#[test]
+fn a_refused_document_shows_in_registry_config_and_metrics() {
+    let directory = tempfile::tempdir().unwrap();
+    let entry = |port: u16| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: a}}\n\
+             spec: {{hosts: [a.example], ports: [{{number: {port}, name: h, protocol: HTTP}}]}}\n"
+        )
+    };
+    let file = directory.path().join("egret.yaml");
+    let registry = directory.path().join("r.yaml");
+    std::fs::write(&file, "registry: [r.yaml]\n").unwrap();
+    std::fs::write(&registry, entry(80)).unwrap();
+    let read = real_source(&file, Watching::PollOnly, Duration::from_secs(3600));
+    let bench = bench_of(directory, read, DebugEndpoints::Off);
+    let as_configuration = || bench.get("/config").body;
+    assert!(!as_configuration().contains("refusedDocuments"), "it can be used as a file");
+    assert_eq!(bench.get("/registry").json()["refusedDocuments"], serde_json::json!([]));
+
+    std::fs::write(&registry, entry(0)).unwrap();
+    let answer = bench.post("/reload");
+    assert_eq!((answer.status, &answer.json()["generation"]), (422, &2.into()));
+    let refused = serde_json::json!([{
+        "file": registry, "line": 1, "kind": "ServiceEntry", "namespace": "default", "name": "a",
+        "stale": true,
+    }]);
+    let shown = bench.get("/registry").json();
+    assert_eq!(shown["refusedDocuments"], refused);
+    assert_eq!(shown["services"][0]["stale"], true);
+    assert!(shown["refused"][0].as_str().unwrap().contains("r.yaml:4: error: "), "{shown}");
+    let shown: serde_json::Value = serde_yaml::from_str(&as_configuration()).unwrap();
+    assert_eq!(shown["refusedDocuments"], refused);
+    let scrape = bench.metrics.encode(Format::Text, Phase::Serving);
+    let samples = read_strictly(&scrape, Format::Text);
+    let sample = format!("egret_registry_refused_documents{{file=\"{}\"}}", registry.display());
+    assert_eq!(samples[&sample], 1.0);
 }
 
 /// Plays a worker with `count` connections, 256 to a page, until the channel is closed.

@@ -1,5 +1,7 @@
 //! Files good, broken, missing, huge.
 
+mod one_bad;
+
 use std::os::unix::fs::symlink;
 
 use tempfile::TempDir;
@@ -37,12 +39,12 @@ impl Lab {
     }
 
     fn load(&self) -> Result<Loaded, Vec<Diagnostic>> {
-        load(&self.path("egret.yaml"))
+        load(&self.path("egret.yaml"), None)
     }
 
     /// The only error, of the file `name`.
     fn error(&self, name: &str) -> Diagnostic {
-        let mut diagnostics = self.load().unwrap_err();
+        let mut diagnostics = self.load().map_or_else(|errors| errors, |loaded| loaded.diagnostics);
         diagnostics.retain(|diagnostic| diagnostic.severity == Severity::Error);
         assert_eq!(diagnostics.len(), 1, "{diagnostics:?}");
         assert_eq!(diagnostics[0].file, self.path(name));
@@ -84,11 +86,11 @@ fn the_fingerprint_follows_the_content_only() {
     let broken = Sources::read(&lab.path("egret.yaml"));
     assert_ne!(broken.fingerprint, second);
     assert_eq!(broken.files.len(), 3);
-    assert!(broken.parse().is_err());
+    assert_eq!(broken.parse(None).unwrap().refused.len(), 1);
 }
 
 #[test]
-fn a_broken_registry_file_refuses_the_generation() {
+fn a_broken_registry_file_is_refused_as_a_whole() {
     let lab = Lab::new();
     for (content, line) in [
         (&b""[..], None),
@@ -103,6 +105,11 @@ fn a_broken_registry_file_refuses_the_generation() {
         lab.write("registry.d/b.yaml", content);
         let diagnostic = lab.error("registry.d/b.yaml");
         assert_eq!(diagnostic.line, line, "{diagnostic}");
+        let loaded = lab.load().unwrap();
+        assert_eq!(loaded.entries.len(), 1, "the other file is served");
+        let file = lab.path("registry.d/b.yaml");
+        assert!(loaded.refused.iter().all(|refused| refused.file == file && !refused.stale));
+        assert_eq!(loaded.refused.len(), 1);
     }
 }
 
@@ -207,7 +214,7 @@ fn a_directory_with_brackets_in_its_name_works() {
     let lab = Lab::new();
     lab.write("x[1]/egret.yaml", "registry: [\"r/*.yaml\"]\n");
     lab.write("x[1]/r/a.yaml", ENTRY);
-    let loaded = load(&lab.path("x[1]/egret.yaml")).unwrap();
+    let loaded = load(&lab.path("x[1]/egret.yaml"), None).unwrap();
     assert_eq!(loaded.entries.len(), 1);
     assert!(loaded.directories.contains(&lab.path("x[1]/r")), "{:?}", loaded.directories);
 }

@@ -283,13 +283,21 @@ pub(super) const CATALOGUE: &[Row] = &[
     ),
     counter(
         "egret_config_reloads_total",
-        "Reloads by result: success, failure (the last good generation serves on) or unchanged.",
+        "Reloads by result: success, failure (what was good before serves on) or unchanged.",
         |out| out.control_by_value::<ReloadResult>("result", |c| &c.reloads),
     ),
     gauge(
         "egret_config_last_success_timestamp_seconds",
         "When configuration and registry were last read without an error.",
         |out| out.control(|c| &c.config_last_success_s),
+    ),
+    gauge(
+        "egret_registry_refused_documents",
+        "Documents that are not in use as the file has them, by file; none is not shown.",
+        |out| {
+            let by_file = out.totals.control.refused_documents();
+            by_file.iter().try_for_each(|(file, count)| out.labelled("file", file, *count))
+        },
     ),
     counter(
         "egret_dns_resolutions_total",

@@ -3,10 +3,14 @@
 //! Each structure has one writing thread; every other thread only reads. They hold numbers, and
 //! know neither names nor formats (see `catalogue`).
 
+use std::collections::BTreeMap;
 use std::ops::Deref;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
 
 use strum::{EnumCount, IntoStaticStr, VariantArray};
 
+use super::timing::lock;
 use super::{Cell, CloseReason};
 use crate::http1::FramingError;
 use crate::http2::{FrameError, FrameErrorKind};
@@ -262,7 +266,7 @@ pub enum Shed {
 pub enum ReloadResult {
     /// A new generation was published.
     Success,
-    /// The files were refused; the last good generation serves on.
+    /// The files were refused, or documents in them; what was good before serves in their place.
     Failure,
     /// The files say what they said before.
     Unchanged,
@@ -289,6 +293,8 @@ pub struct ControlCounters {
     /// When the files were last read without an error, in seconds since 1970 (gauge).
     pub config_last_success_s: Cell,
     pub(super) reloads: [Cell; ReloadResult::COUNT],
+    /// Documents that are not taken from the file that has them, by file (gauge).
+    refused_documents: Mutex<BTreeMap<Box<str>, u64>>,
     /// Names whose addresses are kept (gauge).
     pub dns_names: Cell,
     pub(super) dns_resolutions: [Cell; DnsResult::COUNT],
@@ -308,6 +314,25 @@ impl ControlCounters {
     #[must_use]
     pub fn reloads(&self, result: ReloadResult) -> &Cell {
         &self.reloads[result as usize]
+    }
+
+    /// Of each of these files one more document is refused; of all others, none.
+    pub fn set_refused_documents<'a>(&self, files: impl Iterator<Item = &'a Path>) {
+        let mut by_file = BTreeMap::new();
+        for file in files {
+            *by_file.entry(file.to_string_lossy().into()).or_default() += 1;
+        }
+        *self.by_file() = by_file;
+    }
+
+    /// How many documents are refused, by file.
+    #[must_use]
+    pub fn refused_documents(&self) -> BTreeMap<Box<str>, u64> {
+        self.by_file().clone()
+    }
+
+    fn by_file(&self) -> MutexGuard<'_, BTreeMap<Box<str>, u64>> {
+        lock(&self.refused_documents)
     }
 
     /// The counter of questions about names that ended with `result`.

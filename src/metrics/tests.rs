@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -65,6 +66,7 @@ fn busy_hub() -> MetricsHub {
         worker.record_turn(Duration::from_micros(30));
         worker.publish();
     }
+    hub.control().set_refused_documents([Path::new("a.yaml"), Path::new("a.yaml")].into_iter());
     hub
 }
 
@@ -223,6 +225,7 @@ fn sums_run_over_all_workers() {
     assert_eq!(samples["egret_connect_duration_seconds_sum"], 0.004);
     assert_eq!(samples["egret_phase{phase=\"serving\"}"], 1.0);
     assert_eq!(samples["egret_phase{phase=\"draining\"}"], 0.0);
+    assert_eq!(samples["egret_registry_refused_documents{file=\"a.yaml\"}"], 2.0);
     assert!(samples["egret_open_descriptors"] >= 3.0);
 }
 

@@ -1,9 +1,9 @@
 //! Istio's ServiceEntry: the registry's language.
 //!
 //! What a registry file means, as values; the snapshot is built from them. The documents are
-//! decoded in `documents` and judged in `rules`; here are the types and the one decision on them:
-//! what a port can be found by. The rules are Istio's (`pkg/config/validation`); where Egret acts
-//! on less than Istio does, a warning says so.
+//! found in `documents`, decoded in `entry` and judged in `rules`; here are the types and the one
+//! decision on them, what a port can be found by. The rules are Istio's
+//! (`pkg/config/validation`); where Egret acts on less than Istio does, a warning says so.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -20,6 +20,7 @@ use crate::sniff::Name;
 
 mod documents;
 mod endpoints;
+mod entry;
 mod host;
 mod rules;
 mod syntax;
@@ -52,6 +53,8 @@ pub struct ServiceEntry {
     pub endpoints: Vec<Endpoint>,
     /// Where the document stands.
     pub origin: Origin,
+    /// Its document is refused as it is now: this is the version that was good.
+    pub is_stale: bool,
 }
 
 /// An address that Istio's DNS proxy tells workloads in place of a host's real ones.
@@ -110,7 +113,7 @@ pub enum NameSource {
 }
 
 /// How the upstream address is found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resolution {
     /// It is the original destination.
     None,
@@ -168,16 +171,65 @@ pub enum ByAddress {
     Nothing,
 }
 
-/// The service entries in `text`, which was read from `file`, and the warnings about them. A file
-/// may hold several documents and lists of them.
+/// What a document is. Two versions of one document have the same.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct DocumentId {
+    /// `kind`.
+    pub kind: Box<str>,
+    /// `metadata.namespace`; `default` when the document names none.
+    pub namespace: Box<str>,
+    /// `metadata.name`.
+    pub name: Box<str>,
+}
+
+/// A document that is not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefusedDocument {
+    /// What it is; `None` if that cannot be read.
+    pub id: Option<DocumentId>,
+    /// Its first line.
+    pub line: Option<usize>,
+}
+
+/// What a registry file holds: several documents, and lists of them.
+#[derive(Debug)]
+pub struct Contents {
+    /// The documents that are good.
+    pub entries: Vec<ServiceEntry>,
+    /// Those that are not.
+    pub refused: Vec<RefusedDocument>,
+    /// Whether all that the file holds is known: it is YAML, and each document says what it is.
+    pub is_whole: bool,
+    /// Errors, each a reason for a refusal, and warnings; in the order of the file.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Contents {
+    /// What `text` holds, which was read from `file`.
+    #[must_use]
+    pub fn parse(text: &str, file: &Path) -> Self {
+        documents::parse(text, file)
+    }
+
+    /// What a file holds that cannot be read.
+    #[must_use]
+    pub fn unreadable(error: Diagnostic) -> Self {
+        let (entries, refused) = Default::default();
+        Self { entries, refused, is_whole: false, diagnostics: vec![error] }
+    }
+}
+
+/// The service entries in `text`, all of which are good, and the warnings about them: for tests.
 ///
 /// # Errors
 /// Every diagnostic found, when at least one of them is an error.
+#[cfg(any(test, feature = "internals"))]
 pub fn parse(
     text: &str,
     file: &Path,
 ) -> Result<(Vec<ServiceEntry>, Vec<Diagnostic>), Vec<Diagnostic>> {
-    documents::parse(text, file)
+    let Contents { entries, refused, is_whole, diagnostics } = Contents::parse(text, file);
+    if is_whole && refused.is_empty() { Ok((entries, diagnostics)) } else { Err(diagnostics) }
 }
 
 /// The names whose addresses `entries` need.
@@ -187,6 +239,13 @@ pub fn names_to_resolve(entries: &[ServiceEntry]) -> BTreeSet<Name> {
 }
 
 impl ServiceEntry {
+    /// What the document is.
+    #[must_use]
+    pub fn id(&self) -> DocumentId {
+        let (namespace, name) = (self.namespace.clone(), self.name.clone());
+        DocumentId { kind: "ServiceEntry".into(), namespace, name }
+    }
+
     /// `namespace/name`.
     #[must_use]
     pub fn full_name(&self) -> String {

@@ -216,10 +216,11 @@ impl Snapshot {
     #[must_use]
     pub fn awaits_name(&self, destination: SocketAddr) -> bool {
         let (address, port) = (destination.ip().to_canonical(), destination.port());
-        if !self.reads_names(port) {
+        let at = self.index.at(port);
+        if !self.reads_names_at(port, at) {
             return false;
         }
-        let Some(at) = self.index.at(port) else { return self.mode() == Mode::RegistryOnly };
+        let Some(at) = at else { return self.mode() == Mode::RegistryOnly };
         at.depends_on_names(address)
             || self.mode() == Mode::RegistryOnly && at.find(address, Shown::Nothing).is_none()
     }
@@ -358,21 +359,15 @@ fn reach_of_host(of_port: Reach, rank: usize) -> Reach {
 }
 
 /// One host and port of one namespace is one service for Istio, with the endpoints of every entry
-/// that has it.
+/// that has it and finds them in the same way.
 fn merge_endpoints(services: &mut [Service]) {
-    let mut groups: HashMap<(u64, u16), Vec<usize>> = HashMap::new();
+    let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
     for (position, service) in services.iter().enumerate() {
-        groups.entry((service.cluster.hash, service.port)).or_default().push(position);
+        groups.entry(service.group()).or_default().push(position);
     }
     for positions in groups.into_values().filter(|positions| positions.len() > 1) {
-        let first = &services[positions[0]];
-        let is_same = |n: &usize| {
-            let other = &services[*n];
-            other.cluster == first.cluster && other.resolution == first.resolution
-        };
-        let same: Vec<usize> = positions.iter().copied().filter(is_same).collect();
-        let merged = service::Merged::of(same.iter().map(|n| &services[*n]));
-        for position in same {
+        let merged = service::Merged::of(positions.iter().map(|n| &services[*n]));
+        for position in positions {
             services[position].replace_endpoints(&merged);
         }
     }

@@ -131,6 +131,12 @@ pub(crate) fn items<'n>(node: &'n Node<'n>) -> Result<&'n [Node<'n>], Finding> {
     }
 }
 
+/// Whether it is a list without items.
+#[must_use]
+pub(crate) fn is_empty_list(node: &Node<'_>) -> bool {
+    items(node).is_ok_and(<[Node<'_>]>::is_empty)
+}
+
 /// `text`, cut to a length that fits a message.
 #[must_use]
 pub(crate) fn shortened(text: &str) -> String {

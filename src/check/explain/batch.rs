@@ -4,33 +4,19 @@
 //! `tls`, `other`) are optional. A line out repeats the question and has one reading, or one for
 //! each protocol where they differ.
 
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::{Question, Reading, Speaks, readings, waits};
+use super::{Question, Reading, readings, waits};
 use crate::diagnostics::{Diagnostic, Finding, Severity};
 use crate::registry::snapshot::Snapshot;
-
-/// One line in.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<IpAddr>,
-    destination: SocketAddr,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    host: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    speaks: Option<Speaks>,
-}
 
 /// One line out.
 #[derive(Debug, Serialize)]
 struct Answer<'a> {
     #[serde(flatten)]
-    question: &'a Line,
+    question: &'a Question,
     waits: String,
     readings: Vec<Reading>,
 }
@@ -46,9 +32,9 @@ pub(crate) fn answers(
 ) -> Result<String, Vec<Diagnostic>> {
     let (mut text, mut diagnostics) = (String::new(), Vec::new());
     for (index, line) in lines.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-        match serde_json::from_str::<Line>(line) {
-            Ok(line) => {
-                text.push_str(&answer(snapshot, &line));
+        match serde_json::from_str::<Question>(line) {
+            Ok(question) => {
+                text.push_str(&answer(snapshot, &question));
                 text.push('\n');
             }
             Err(error) => diagnostics.push(refused(index + 1, &error, file)),
@@ -57,14 +43,13 @@ pub(crate) fn answers(
     if diagnostics.is_empty() { Ok(text) } else { Err(diagnostics) }
 }
 
-fn answer(snapshot: &Snapshot, line: &Line) -> String {
-    let Line { source, destination, host, speaks } = line.clone();
-    let question = Question { source, destination, host, speaks };
-    let mut readings = readings(snapshot, &question);
+fn answer(snapshot: &Snapshot, question: &Question) -> String {
+    let mut readings = readings(snapshot, question);
     if readings.iter().skip(1).all(|other| other.is_same(&readings[0])) {
         readings.truncate(1);
     }
-    let answer = Answer { question: line, waits: waits(snapshot, destination), readings };
+    let waits = waits(snapshot, question.destination);
+    let answer = Answer { question, waits, readings };
     serde_json::to_string(&answer).expect("an answer is strings and numbers under string keys")
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn text(snapshot: &Snapshot, question: &Question) -> String {
     lines.push(("waits", waits(snapshot, destination)));
     lines.extend(first.matched.clone().map(|line| ("matched", line)));
     lines.extend(first.standing.clone().map(|line| ("standing", line)));
-    let unless = unless_resolved(snapshot, destination).filter(|_| !first.is_by_address);
+    let unless = unless_resolved(snapshot, destination, &first);
     lines.extend(unless.map(|line| ("unless", line)));
     lines.push(("decided by", first.decided_by));
     lines.push(("verdict", first.verdict.into()));

@@ -11,9 +11,8 @@ use tempfile::TempDir;
 
 use super::testing::{DnsServer, Say};
 use super::*;
-use crate::control::reload::{self, Outcome, Source, Watching};
-use crate::control::testing::{target, wait_until};
-use crate::load;
+use crate::control::reload::{self, Outcome, Watching};
+use crate::control::testing::{real_source, target, wait_until};
 use crate::metrics::ReloadResult;
 use crate::registry::Registry;
 use crate::registry::snapshot::Target;
@@ -80,15 +79,8 @@ impl Bench {
         write_config(&directory, &[server.address]);
         write_registry(&directory, hosts);
         let config_file = directory.path().join("egret.yaml");
-        let first = load::load(&config_file).unwrap();
-        let (snapshot, diagnostics) = first.build(1, &Answers::default());
-        let source = Source {
-            load: Box::new(move || load::load(&config_file)),
-            first,
-            diagnostics,
-            poll: Duration::from_secs(3600),
-            watching: Watching::PollOnly,
-        };
+        let (source, snapshot) =
+            real_source(&config_file, Watching::PollOnly, Duration::from_secs(3600));
         let registry = Registry::new(snapshot);
         let (wanted, names_wanted) = watch::channel(Wanted::default());
         let (target, counters) = target(&registry, wanted);

@@ -25,11 +25,17 @@ impl Basis {
         Self { loaded, names, answers: Answers::default() }
     }
 
-    /// Goes over to other files; the addresses of names that stay are kept.
-    pub(super) fn replace(&mut self, loaded: Loaded) {
-        let answers = std::mem::take(&mut self.answers);
-        *self = Self::new(loaded);
-        self.adopt(&answers);
+    /// Goes over to other files, and returns the former ones; the addresses of names that stay are
+    /// kept.
+    pub(super) fn replace(&mut self, loaded: Loaded) -> Loaded {
+        let former = std::mem::replace(self, Self::new(loaded));
+        self.adopt(&former.answers);
+        former.loaded
+    }
+
+    /// What the files in use mean.
+    pub(super) fn loaded(&self) -> &Loaded {
+        &self.loaded
     }
 
     /// As long as the files say the same, it is the same.
@@ -50,7 +56,7 @@ impl Basis {
         is_new
     }
 
-    /// The snapshot, and the warnings about the files and about what the addresses make of them.
+    /// The snapshot, and all diagnostics: about the files, and about what addresses make of them.
     pub(super) fn build(&self, generation: u64) -> (Snapshot, Vec<Diagnostic>) {
         self.loaded.build(generation, &self.answers)
     }

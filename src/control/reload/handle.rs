@@ -41,7 +41,11 @@ impl Handle {
     /// Starts the thread.
     pub(in crate::control) fn start(source: Source, target: Target) -> std::io::Result<Self> {
         let (inbox, messages) = channel();
-        let status = Status { diagnostics: source.diagnostics.clone(), refused: Vec::new() };
+        let status = Status {
+            diagnostics: source.diagnostics.clone(),
+            documents: source.first.refused.clone(),
+            refused: Vec::new(),
+        };
         let status = Arc::new(Mutex::new(status));
         let mut reloader = Reloader::new(source, target, Arc::clone(&status), inbox.clone());
         let thread = start_behind_workers("egret-reload", move || reloader.run(&messages))?;

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use super::watch::Watching;
-use crate::diagnostics::Diagnostic;
+use crate::diagnostics::{Diagnostic, Severity};
 use crate::load::Loaded;
+use crate::metrics::ReloadResult;
 
-/// Reads all files anew.
-pub type Loader = Box<dyn FnMut() -> Result<Loaded, Vec<Diagnostic>> + Send>;
+/// Reads all files anew; what is refused in them stays as it is in the generation in use.
+pub type Loader = Box<dyn FnMut(&Loaded) -> Result<Loaded, Vec<Diagnostic>> + Send>;
 
 /// Where generations come from, and what is known of the first one.
 pub struct Source {
@@ -15,7 +16,7 @@ pub struct Source {
     pub load: Loader,
     /// What the first generation was built from.
     pub first: Loaded,
-    /// The warnings of the first generation, as [`Loaded::build`] gave them.
+    /// The diagnostics of the first generation, as [`Loaded::build`] gave them.
     pub diagnostics: Vec<Diagnostic>,
     /// How often the files are looked at, beside the events. [`POLL`], except in tests.
     pub poll: Duration,
@@ -37,11 +38,32 @@ pub enum Outcome {
         /// The generation in use.
         generation: u64,
     },
-    /// The files were refused.
+    /// The files were refused, or some documents in them.
     Failure {
-        /// The generation that serves on.
+        /// The generation in use: a new one if other documents have changed.
         generation: u64,
         /// Why, one line each, with file and line.
         problems: Vec<String>,
     },
+}
+
+impl Outcome {
+    /// What came of `loaded`, which is in use as this generation: a failure if documents are
+    /// refused in it, else `good`.
+    pub(super) fn of(loaded: &Loaded, generation: u64, good: Self) -> Self {
+        if loaded.refused.is_empty() {
+            return good;
+        }
+        let errors = loaded.diagnostics.iter().filter(|one| one.severity == Severity::Error);
+        Self::Failure { generation, problems: errors.map(Diagnostic::to_string).collect() }
+    }
+
+    /// As what it counts.
+    pub(super) fn counted(&self) -> ReloadResult {
+        match self {
+            Self::Success { .. } => ReloadResult::Success,
+            Self::Unchanged { .. } => ReloadResult::Unchanged,
+            Self::Failure { .. } => ReloadResult::Failure,
+        }
+    }
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::*;
-use crate::control::testing::{load, source, target, wait_until};
+use crate::control::testing::{load, real_source, source, target, wait_until};
 
 /// A running reload thread over a directory of files.
 struct Bench {
@@ -234,7 +234,7 @@ fn own_reads_are_no_reason_to_read_again() {
         source(directory.path(), Watching::EventsAndPoll, Duration::from_secs(3600));
     let (read, reads) = channel();
     let path = directory.path().to_owned();
-    source.load = Box::new(move || {
+    source.load = Box::new(move |_| {
         let _ = read.send(());
         load(&path)
     });
@@ -314,7 +314,7 @@ fn files_that_never_stop_changing_are_refused() {
     let (directory, mut reloader, counters) = reloader();
     let path = directory.path().to_owned();
     let mut round = 0;
-    reloader.load = Box::new(move || {
+    reloader.load = Box::new(move |_| {
         let loaded = load(&path);
         round += 1;
         fs::write(path.join("a.yaml"), format!("info {} end", "x".repeat(round))).unwrap();
@@ -323,10 +323,83 @@ fn files_that_never_stop_changing_are_refused() {
     assert!(matches!(reloader.reload(Cause::Change), Outcome::Failure { generation: 1, .. }));
     assert_eq!(counters.reloads(ReloadResult::Failure).get(), 1);
     let path = directory.path().to_owned();
-    reloader.load = Box::new(move || load(&path));
+    reloader.load = Box::new(move |_| load(&path));
     reloader.look();
     let last = "x".repeat(super::READS_MAX);
     assert_eq!(reloader.target.registry.current().config.registry, [last]);
+}
+
+/// A document of this name, host and port; port 0 is refused.
+fn document(name: &str, port: u16) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+         spec: {{hosts: [{name}.example], ports: [{{number: {port}, name: h, protocol: HTTP}}]}}\n\
+         ---\n"
+    )
+}
+
+#[test]
+fn a_refused_document_is_logged_and_counted_while_the_others_are_published() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, documents: &[(&str, u16)]| {
+        let text: String = documents.iter().map(|(name, port)| document(name, *port)).collect();
+        fs::write(directory.path().join(name), text).unwrap();
+    };
+    fs::write(directory.path().join("egret.yaml"), "registry: ['*-r.yaml']\n").unwrap();
+    write("a-r.yaml", &[("one", 80), ("two", 0)]);
+    write("b-r.yaml", &[("three", 80)]);
+    let config_file = directory.path().join("egret.yaml");
+    let (source, first) = real_source(&config_file, Watching::PollOnly, Duration::from_secs(3600));
+    let registry = Registry::new(first);
+    let (target, counters) = target(&registry, watch::Sender::default());
+    let status = Arc::default();
+    let mut reloader = Reloader::new(source, target, Arc::clone(&status), channel().0);
+    let ports = || -> Vec<(String, u16)> {
+        let snapshot = registry.current();
+        let port = |s: &Arc<crate::registry::snapshot::Service>| (s.host.to_string(), s.port);
+        snapshot.services().map(port).collect()
+    };
+    let port = |host: &str, port| (format!("{host}.example"), port);
+    let a = directory.path().join("a-r.yaml").to_string_lossy().into_owned();
+    let refused = || counters.refused_documents().into_iter().collect::<Vec<_>>();
+    assert_eq!(refused(), [(a.as_str().into(), 1)]);
+    assert_eq!(counters.config_last_success_s.get(), 0, "they were never all good");
+    assert_eq!(ports(), [port("one", 80), port("three", 80)]);
+
+    let log = Log::default();
+    tracing::subscriber::with_default(log.clone(), || {
+        // The same problem is logged no second time.
+        write("b-r.yaml", &[("three", 81)]);
+        let outcome = reloader.reload(Cause::Change);
+        let Outcome::Failure { generation: 2, problems } = outcome else { panic!("{outcome:?}") };
+        assert!(problems[0].starts_with(&format!("{a}:9: error: ")), "{problems:?}");
+        assert_eq!((log.errors(), ports()), (0, vec![port("one", 80), port("three", 81)]));
+        // A second one is.
+        write("a-r.yaml", &[("one", 0), ("two", 0)]);
+        assert!(matches!(reloader.reload(Cause::Change), Outcome::Failure { generation: 3, .. }));
+        assert_eq!((log.errors(), ports()), (1, vec![port("one", 80), port("three", 81)]));
+        assert_eq!(refused(), [(a.as_str().into(), 2)]);
+        let stale: Vec<bool> = lock(&status).documents.iter().map(|one| one.stale).collect();
+        assert_eq!(stale, [true, false]);
+        // Read once more they are refused once more, and nothing is published.
+        assert!(matches!(reloader.reload(Cause::Change), Outcome::Failure { generation: 3, .. }));
+        assert_eq!(log.errors(), 1);
+        assert_eq!(counters.reloads(ReloadResult::Failure).get(), 3);
+        assert_eq!(counters.config_last_success_s.get(), 0);
+        // A configuration that is refused changes nothing at all.
+        write("b-r.yaml", &[("three", 82)]);
+        fs::write(&config_file, "registry: ['*-r.yaml']\nnonsense: 1\n").unwrap();
+        assert!(matches!(reloader.reload(Cause::Change), Outcome::Failure { generation: 3, .. }));
+        assert_eq!((log.errors(), ports()), (2, vec![port("one", 80), port("three", 81)]));
+        assert_eq!(lock(&status).lines(Severity::Error).len(), 3);
+    });
+
+    fs::write(&config_file, "registry: ['*-r.yaml']\n").unwrap();
+    write("a-r.yaml", &[("one", 83), ("two", 84)]);
+    assert_eq!(reloader.reload(Cause::Change), Outcome::Success { generation: 4 });
+    assert_eq!(ports(), [port("one", 83), port("three", 82), port("two", 84)]);
+    assert_eq!((refused(), lock(&status).lines(Severity::Error)), (vec![], vec![]));
+    assert!(counters.config_last_success_s.get() > 1_700_000_000);
 }
 
 /// Counts error events.
@@ -372,17 +445,8 @@ fn a_registry_whose_files_are_gone_is_refused_and_one_that_says_empty_is_not() {
     fs::create_dir(path("r")).unwrap();
     fs::write(path("r/a.yaml"), entry).unwrap();
     fs::write(path("egret.yaml"), "registry: [r/*.yaml, more/*.yaml]\n").unwrap();
-    let config_file = path("egret.yaml");
-    let load = move || crate::load::load(&config_file);
-    let first = load().unwrap();
-    let (snapshot, diagnostics) = first.build(1, &Answers::default());
-    let source = Source {
-        load: Box::new(load),
-        first,
-        diagnostics,
-        poll: Duration::from_millis(20),
-        watching: Watching::PollOnly,
-    };
+    let (source, snapshot) =
+        real_source(&path("egret.yaml"), Watching::PollOnly, Duration::from_millis(20));
     let registry = Registry::new(snapshot);
     let (target, counters) = target(&registry, watch::Sender::default());
     let handle = Handle::start(source, target).unwrap();

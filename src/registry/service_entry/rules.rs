@@ -3,6 +3,8 @@
 //! Applied to each entry once its fields are read. An error here is one in Istio too; a warning
 //! says where Egret does less than Istio, or where the entry does more than its author may think.
 
+use std::collections::HashSet;
+
 use super::syntax::{check_labels, is_dns_label};
 use super::{ByAddress, Protocol, Reach, Resolution, ServiceEntry};
 use crate::diagnostics::Finding;
@@ -12,7 +14,7 @@ use crate::yaml::{Node, Value, values};
 
 pub(super) fn check_resolution(entry: &ServiceEntry, fields: &mut Fields<'_, '_>) {
     let resolution = entry.resolution;
-    let endpoints = fields.get("endpoints").is_some_and(|node| !is_empty_list(node));
+    let endpoints = fields.get("endpoints").is_some_and(|node| !values::is_empty_list(node));
     if resolution == Resolution::None && endpoints {
         let line = fields.line_of("endpoints");
         let message = "resolution NONE connects to the original destination and takes no endpoints";
@@ -69,7 +71,7 @@ fn check_dns(entry: &ServiceEntry, fields: &mut Fields<'_, '_>) {
 
 fn check_dynamic_dns(entry: &ServiceEntry, fields: &mut Fields<'_, '_>) {
     for name in ["addresses", "endpoints"] {
-        if fields.get(name).is_some_and(|node| !is_empty_list(node)) {
+        if fields.get(name).is_some_and(|node| !values::is_empty_list(node)) {
             let line = fields.line_of(name);
             let message = format!("resolution DYNAMIC_DNS takes no {name}");
             fields.diagnostics().error(Finding::at(line, message).fix(format!("remove `{name}`")));
@@ -109,7 +111,7 @@ pub(super) fn warn_of_reach(
         let fix = format!("write `*.{}` for the names below that domain", &end[1..]);
         fields.diagnostics().warning(Finding::at(line, message).fix(fix));
     }
-    if fields.get("ports").is_none_or(is_empty_list) {
+    if fields.get("ports").is_none_or(values::is_empty_list) {
         let message = format!("{name} has no ports and matches nothing");
         let line = fields.line_of("ports");
         return fields.diagnostics().warning(Finding::at(line, message).fix("add `ports`"));
@@ -149,11 +151,11 @@ fn values_of<'n>(fields: &mut Fields<'n, '_>, name: &'static str) -> &'n [Node<'
 pub(super) fn check_export_to(fields: &mut Fields<'_, '_>) -> bool {
     let nodes = values_of(fields, "exportTo");
     let texts: Vec<&str> = nodes.iter().filter_map(|node| values::text(node).ok()).collect();
+    let mut seen = HashSet::new();
     for (node, text) in nodes.iter().zip(&texts) {
-        let (shown, repeats) =
-            (values::shortened(text), texts.iter().filter(|t| *t == text).count());
+        let shown = values::shortened(text);
         let message = match *text {
-            _ if repeats > 1 => format!("`spec.exportTo` names `{shown}` twice"),
+            _ if !seen.insert(text) => format!("`spec.exportTo` names `{shown}` twice"),
             "*" | "~" if texts.len() > 1 => format!("`spec.exportTo`: `{shown}` stands alone"),
             "." | "*" | "~" => continue,
             _ if is_dns_label(text) => continue,
@@ -249,8 +251,4 @@ pub(super) fn warn_unused(fields: &mut Fields<'_, '_>, name: &'static str, path:
         let line = fields.line_of(name);
         fields.diagnostics().warning(Finding::at(line, format!("{path}.{name}` is not acted on")));
     }
-}
-
-pub(super) fn is_empty_list(node: &Node<'_>) -> bool {
-    values::items(node).is_ok_and(<[Node<'_>]>::is_empty)
 }

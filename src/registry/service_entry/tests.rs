@@ -484,3 +484,14 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_long_list_of_namespaces_is_read_in_one_pass() {
+    let web = "ports: [{number: 80, name: h, protocol: HTTP}]";
+    let mut list: Vec<String> = (0..50_000).map(|n| format!("n{n}")).collect();
+    let with =
+        |list: &[String]| spec(&["hosts: [a.b]", web, &format!("exportTo: [{}]", list.join(", "))]);
+    assert!(with(&list).is_ok());
+    list.push("n0".into());
+    assert!(with(&list).unwrap_err()[0].contains("names `n0` twice"));
+}

@@ -4,7 +4,8 @@
 //! Istio has one service per host, and so have the metrics here: a connection is accounted to the
 //! host by which it was found, or to the entry's first host when it was found by address.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -45,7 +46,7 @@ pub enum Target {
     },
     /// Resolution STATIC or DNS: one of these, round robin, the next on failure. Empty with STATIC
     /// if none can be connected to, and with DNS as long as no name has resolved.
-    Endpoints(Vec<SocketAddr>),
+    Endpoints(Arc<[SocketAddr]>),
 }
 
 /// Where a connection goes that has found a service.
@@ -86,11 +87,13 @@ pub struct Service {
     /// The addresses that Istio has allocated for the host.
     pub allocated: Box<[IpAddr]>,
     /// With resolution DNS: the names whose addresses are its endpoints.
-    pub resolved_names: Box<[Name]>,
+    pub resolved_names: Arc<[Name]>,
     /// The endpoints' addresses that the entry itself lists.
-    listed_endpoints: Box<[IpAddr]>,
+    listed_endpoints: Arc<[IpAddr]>,
     /// Where the document stands.
     pub origin: Origin,
+    /// The document is refused as it is now: this is the version that was good.
+    is_stale: bool,
     /// If it is found by them: the addresses that DNS gave for its host and its endpoints, and at
     /// which port a connection to each of them goes there; `None`: it goes to the endpoints.
     resolved: BTreeMap<IpAddr, Option<u16>>,
@@ -141,6 +144,7 @@ impl Service {
             resolved_names,
             listed_endpoints,
             origin: entry.origin.clone(),
+            is_stale: entry.is_stale,
             resolved,
             standing,
             cursor: AtomicUsize::new(0),
@@ -174,20 +178,22 @@ impl Service {
         self.cluster.value.service_namespace.as_deref().unwrap_or_default()
     }
 
-    /// Both have the endpoints of all entries with their host and port.
-    pub(super) fn shares_endpoints(&self, other: &Self) -> bool {
-        let are_endpoints = matches!(self.target, Target::Endpoints(_));
-        (&self.cluster, self.port, self.resolution)
-            == (&other.cluster, other.port, other.resolution)
-            && are_endpoints
+    /// Services that are equal in this are one: they have the endpoints of all.
+    pub(super) fn group(&self) -> (Identity<Cluster>, u16, Resolution) {
+        (self.cluster.clone(), self.port, self.resolution)
     }
 
-    /// Takes over the endpoints of all entries with its host and port.
+    /// Both have the endpoints of all entries of their group.
+    pub(super) fn shares_endpoints(&self, other: &Self) -> bool {
+        matches!(self.target, Target::Endpoints(_)) && self.group() == other.group()
+    }
+
+    /// Takes over the endpoints of all entries of its group.
     pub(super) fn replace_endpoints(&mut self, merged: &Merged) {
         if let Target::Endpoints(own) = &mut self.target {
             own.clone_from(&merged.endpoints);
-            self.resolved_names = merged.names.clone().into();
-            self.listed_endpoints = merged.listed.clone().into();
+            self.resolved_names = Arc::clone(&merged.names);
+            self.listed_endpoints = Arc::clone(&merged.listed);
         }
     }
 
@@ -241,34 +247,31 @@ impl Service {
     }
 }
 
-/// The endpoints of several services together, each once.
-#[derive(Debug, Default)]
+/// The endpoints of several services together, each once; shared by all of them.
+#[derive(Debug)]
 pub(super) struct Merged {
-    endpoints: Vec<SocketAddr>,
-    names: Vec<Name>,
-    listed: Vec<IpAddr>,
+    endpoints: Arc<[SocketAddr]>,
+    names: Arc<[Name]>,
+    listed: Arc<[IpAddr]>,
 }
 
 impl Merged {
-    pub(super) fn of<'a>(services: impl Iterator<Item = &'a Service>) -> Self {
-        let mut merged = Self::default();
-        for service in services {
-            if let Target::Endpoints(own) = &service.target {
-                add_missing(&mut merged.endpoints, own);
-                add_missing(&mut merged.names, &service.resolved_names);
-                add_missing(&mut merged.listed, &service.listed_endpoints);
-            }
+    pub(super) fn of<'a>(services: impl Iterator<Item = &'a Service> + Clone) -> Self {
+        let endpoints = services.clone().flat_map(|service| match &service.target {
+            Target::Endpoints(own) => &own[..],
+            Target::OriginalDestination { .. } => &[],
+        });
+        Self {
+            endpoints: each_once(endpoints),
+            names: each_once(services.clone().flat_map(|service| &*service.resolved_names)),
+            listed: each_once(services.flat_map(|service| &*service.listed_endpoints)),
         }
-        merged
     }
 }
 
-fn add_missing<T: Clone + PartialEq>(to: &mut Vec<T>, from: &[T]) {
-    for one in from {
-        if !to.contains(one) {
-            to.push(one.clone());
-        }
-    }
+fn each_once<'a, T: Clone + Eq + Hash + 'a>(all: impl Iterator<Item = &'a T>) -> Arc<[T]> {
+    let mut seen = HashSet::new();
+    all.filter(|one| seen.insert(*one)).cloned().collect()
 }
 
 /// What connections to `host` on `port` are accounted to.
@@ -287,13 +290,13 @@ fn target(
     port: &Port,
     host: &HostPattern,
     answers: &Answers,
-) -> (Target, Box<[Name]>) {
+) -> (Target, Arc<[Name]>) {
     let target_port = port.target_port;
     let addresses_of = |name: &Name| answers.current(name.as_str());
     let at = |number: u16| move |ip: &IpAddr| SocketAddr::new(*ip, number);
     match entry.resolution {
         Resolution::None | Resolution::DynamicDns => {
-            (Target::OriginalDestination { target_port }, Box::default())
+            (Target::OriginalDestination { target_port }, [].into())
         }
         Resolution::Dns if entry.endpoints.is_empty() => {
             let number = target_port.unwrap_or(port.number);
@@ -313,7 +316,7 @@ fn target(
                     }
                 }
             }
-            (Target::Endpoints(endpoints), names.into())
+            (Target::Endpoints(endpoints.into()), names.into())
         }
     }
 }
@@ -346,7 +349,7 @@ fn resolved(
 impl Serialize for Service {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         use serde::ser::SerializeStruct;
-        let mut view = serializer.serialize_struct("Service", 10)?;
+        let mut view = serializer.serialize_struct("Service", 11)?;
         view.serialize_field("entry", &self.entry)?;
         view.serialize_field("host", &self.cluster.value.service_name)?;
         let addresses: Vec<String> = self.addresses.iter().map(prefix::display).collect();
@@ -356,13 +359,14 @@ impl Serialize for Service {
         view.serialize_field("resolution", self.resolution.label())?;
         let (endpoints, target_port) = match &self.target {
             Target::OriginalDestination { target_port } => (&[][..], *target_port),
-            Target::Endpoints(endpoints) => (endpoints.as_slice(), None),
+            Target::Endpoints(endpoints) => (&**endpoints, None),
         };
         view.serialize_field("targetPort", &target_port)?;
         view.serialize_field("endpoints", endpoints)?;
         let names: Vec<&str> = self.resolved_names.iter().map(Name::as_str).collect();
         view.serialize_field("resolvedNames", &names)?;
         view.serialize_field("origin", &self.origin)?;
+        view.serialize_field("stale", &self.is_stale)?;
         view.end()
     }
 }

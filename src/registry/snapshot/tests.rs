@@ -36,6 +36,7 @@ fn entry(name: &str, addresses: &[&str], ports: &[u16]) -> ServiceEntry {
         resolution: Resolution::None,
         endpoints: vec![],
         origin: Origin { file: Path::new("r.yaml").into(), line: 1 },
+        is_stale: false,
     }
 }
 
@@ -145,7 +146,7 @@ fn endpoints_take_turns_and_honour_their_ports() {
     let (snapshot, _) = build(vec![database]);
     let service = snapshot.services().next().unwrap();
     let addresses = ["192.0.2.8:15432", "192.0.2.9:7"].map(|text| text.parse().unwrap());
-    assert_eq!(service.target, Target::Endpoints(addresses.to_vec()));
+    assert_eq!(service.target, Target::Endpoints(addresses.into()));
     let turns: Vec<usize> = (0..4).map(|_| service.next_endpoint()).collect();
     assert_eq!(turns, [0, 1, 0, 1]);
     let dump = serde_json::to_value(service).unwrap();
@@ -168,7 +169,7 @@ fn static_without_endpoints_matches_and_leads_nowhere() {
     nowhere.resolution = Resolution::Static;
     let (snapshot, _) = build(vec![nowhere]);
     assert_eq!(found(&snapshot, "192.0.2.1:1").unwrap().0, "ns/nowhere");
-    assert_eq!(snapshot.services().next().unwrap().target, Target::Endpoints(vec![]));
+    assert_eq!(snapshot.services().next().unwrap().target, Target::Endpoints([].into()));
 }
 
 #[test]

@@ -139,7 +139,7 @@ impl Proxy {
         let config_file = directory.path().join("egret.yaml");
         std::fs::write(directory.path().join("registry.yaml"), &setup.registry).unwrap();
         std::fs::write(&config_file, setup.to_yaml()).unwrap();
-        let mut loaded = load::load(&config_file).unwrap();
+        let mut loaded = load::load(&config_file, None).unwrap();
         loaded.config = Arc::new(setup.apply(&loaded.config));
         let options = Options {
             config_file,

@@ -275,7 +275,7 @@ fn answers_are_endpoints_of_named_services_and_addresses_of_opaque_ones() {
     let verdict = claimed(&none, "192.0.2.1:443", NameSource::Sni, "a.example.com");
     assert_eq!(verdict, Some(("a.example.com".into(), Match::Host)));
     for service in none.services() {
-        assert_eq!(service.target, Target::Endpoints(vec![]));
+        assert_eq!(service.target, Target::Endpoints([].into()));
         assert_eq!((service.next_endpoint(), service.next_endpoint()), (0, 0));
         assert_eq!(service.resolved_names.len(), 1);
     }
@@ -765,4 +765,54 @@ fn a_host_with_an_unset_protocol_is_one_of_the_virtual_hosts_of_its_port() {
     }
     let beside_tcp = [unset, web, tcp];
     assert_eq!(found(&beside_tcp, "192.0.2.9:80", "b.example.com"), None);
+}
+
+/// An entry of the host `a.example.com`, with one endpoint.
+fn part(name: &str, resolution: Resolution, endpoint: EndpointAddress) -> ServiceEntry {
+    let mut one = named(&["a.example.com"], Protocol::Http);
+    one.name = name.into();
+    one.resolution = resolution;
+    one.endpoints = vec![Endpoint { address: endpoint, ports: vec![] }];
+    one
+}
+
+#[test]
+fn endpoints_are_merged_by_how_they_are_found_whatever_stands_between() {
+    let ip = |text: &str| EndpointAddress::Ip(text.parse().unwrap());
+    let dns = |text: &str| EndpointAddress::Name(name(text));
+    let entries = [
+        part("a", Resolution::Static, ip("192.0.2.1")),
+        part("b", Resolution::Dns, dns("b.example.net")),
+        part("c", Resolution::Dns, dns("c.example.net")),
+        part("d", Resolution::Static, ip("192.0.2.4")),
+    ];
+    let answers = answers(&[("b.example.net", &["192.0.2.2"]), ("c.example.net", &["192.0.2.3"])]);
+    let snapshot = with(registry_only(), &entries, &answers);
+    let endpoints: Vec<Vec<String>> = snapshot
+        .services()
+        .map(|service| match &service.target {
+            Target::Endpoints(list) => list.iter().map(ToString::to_string).collect(),
+            Target::OriginalDestination { .. } => panic!("it has endpoints"),
+        })
+        .collect();
+    let listed = ["192.0.2.1:80", "192.0.2.4:80"].map(String::from).to_vec();
+    let resolved = ["192.0.2.2:80", "192.0.2.3:80"].map(String::from).to_vec();
+    assert_eq!(endpoints, [listed.clone(), resolved.clone(), resolved, listed]);
+}
+
+#[test]
+fn the_endpoints_of_many_entries_of_one_host_are_held_once() {
+    let address = |n: u32| EndpointAddress::Ip(std::net::Ipv4Addr::from(0x0a00_0000 + n).into());
+    let entries: Vec<_> =
+        (0..5_000).map(|n| part(&format!("e{n}"), Resolution::Static, address(n))).collect();
+    let snapshot = with(registry_only(), &entries, &Answers::default());
+    let lists: Vec<_> = snapshot
+        .services()
+        .map(|service| match &service.target {
+            Target::Endpoints(list) => Arc::clone(list),
+            Target::OriginalDestination { .. } => panic!("it has endpoints"),
+        })
+        .collect();
+    assert_eq!((lists.len(), lists[0].len()), (5_000, 5_000));
+    assert!(lists.iter().all(|list| Arc::ptr_eq(list, &lists[0])));
 }
