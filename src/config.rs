@@ -38,6 +38,8 @@ pub struct Config {
     pub registry: Vec<String>,
     /// File that maps source addresses to workloads, joined likewise.
     pub workloads: Option<PathBuf>,
+    /// The cluster of the workloads that name none.
+    pub cluster_id: Box<str>,
     /// Upstream sockets.
     pub upstream: Upstream,
     /// How long a connection may wait for what.
@@ -258,6 +260,7 @@ impl Default for Config {
             names: Names::default(),
             registry: Vec::new(),
             workloads: None,
+            cluster_id: "Kubernetes".into(),
             upstream: Upstream {
                 mark: Some(1337),
                 allow: Vec::new(),

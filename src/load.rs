@@ -192,19 +192,22 @@ impl Sources {
             merge::registry(contents.collect(), in_use);
         diagnostics.extend(of_registry);
         let workloads_file = workloads.as_ref().map(|(path, _)| path.clone());
+        let nobody = || Arc::new(Workloads::none(&config.cluster_id));
         let workloads = workloads.map(|(path, text)| {
-            let parsed =
-                text.map_err(|error| vec![error]).and_then(|text| Workloads::parse(&text, &path));
+            let parsed = text
+                .map_err(|error| vec![error])
+                .and_then(|text| Workloads::parse(&text, &path, &config.cluster_id));
             kept(parsed, &mut diagnostics).map(Arc::new).unwrap_or_else(|| {
                 let former = former.filter(|one| one.workloads_file.as_ref() == Some(&path));
                 refused.push(Refused::file(path, former.is_some()));
-                former.map(|one| Arc::clone(&one.workloads)).unwrap_or_default()
+                former.map_or_else(nobody, |one| Arc::clone(&one.workloads))
             })
         });
+        let workloads = workloads.unwrap_or_else(nobody);
         Ok(Loaded {
             config: Arc::new(config),
             entries,
-            workloads: workloads.unwrap_or_default(),
+            workloads,
             workloads_file,
             refused,
             diagnostics,

@@ -9,11 +9,15 @@ use std::path::Path;
 use ipnet::IpNet;
 use serde::Serialize;
 
+use crate::config::Config;
 use crate::diagnostics::{Diagnostic, Diagnostics, Finding};
 use crate::identity::Identity;
 use crate::prefix::{self, Prefixes};
 use crate::yaml::fields::Fields;
 use crate::yaml::{self, Node, values};
+
+/// What a label says that is not known.
+pub(crate) const UNKNOWN: &str = "unknown";
 
 /// One workload's identity, as it stands in the `source_*` labels. `None` prints as `unknown`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize)]
@@ -42,19 +46,30 @@ pub struct Workloads {
 
 impl Default for Workloads {
     fn default() -> Self {
-        let unknown = Identity::new(Workload::default());
-        Self { prefixes: Prefixes::default(), len: 0, unknown }
+        Self::none(&Config::default().cluster_id)
     }
 }
 
 impl Workloads {
-    /// The workloads in `text`, which was read from `file`, and the warnings about it.
+    /// No workload is known; all sources are in the cluster `cluster_id`.
+    #[must_use]
+    pub fn none(cluster_id: &str) -> Self {
+        let unknown = Workload { cluster: Some(cluster_id.into()), ..Workload::default() };
+        Self { prefixes: Prefixes::default(), len: 0, unknown: Identity::new(unknown) }
+    }
+
+    /// The workloads in `text`, which was read from `file`, and the warnings about it. They are in
+    /// the cluster `cluster_id` if the file does not say another one.
     ///
     /// # Errors
     /// Every diagnostic found, when at least one of them is an error.
-    pub fn parse(text: &str, file: &Path) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
+    pub fn parse(
+        text: &str,
+        file: &Path,
+        cluster_id: &str,
+    ) -> Result<(Self, Vec<Diagnostic>), Vec<Diagnostic>> {
         let mut diagnostics = Diagnostics::new(file);
-        let mut workloads = Self::default();
+        let mut workloads = Self::none(cluster_id);
         match yaml::only_document(text) {
             Ok(root) => workloads.read(&root, &mut diagnostics),
             Err(finding) => {
@@ -109,7 +124,8 @@ impl Workloads {
         fields.read("addresses", &mut addresses, |node| {
             values::list(node, |item| Ok((item.line, prefix::parse(item)?)))
         });
-        let mut workload = Workload::default();
+        let mut workload =
+            Workload { cluster: self.unknown.value.cluster.clone(), ..Workload::default() };
         let slots = [
             ("workload", &mut workload.workload),
             ("namespace", &mut workload.namespace),
@@ -120,6 +136,12 @@ impl Workloads {
         ];
         for (name, slot) in slots {
             fields.read_optional(name, slot, label);
+        }
+        if let Some(missing) = dropped_by_kiali(&workload) {
+            let message =
+                format!("Kiali drops the series of a workload with a namespace and {missing}");
+            let fix = "write it, or leave out the namespace";
+            fields.diagnostics().warning(Finding::at(node.line, message).fix(fix));
         }
         if addresses.is_empty() && fields.get("addresses").is_none_or(values::is_empty_list) {
             let fix = "list the workload's addresses under `addresses`";
@@ -144,7 +166,23 @@ impl Workloads {
     }
 }
 
-fn label(node: &Node<'_>) -> Result<Box<str>, Finding> {
+/// What Kiali misses in the series of `workload`, if it takes them for bad ones: those with a
+/// namespace, and without a name or a cluster (`IsBadSourceTelemetry` in Kiali's
+/// `graph/telemetry/istio/util`).
+fn dropped_by_kiali(workload: &Workload) -> Option<&'static str> {
+    let is_known =
+        |label: &Option<Box<str>>| label.as_deref().is_some_and(|label| label != UNKNOWN);
+    if !is_known(&workload.namespace) {
+        return None;
+    }
+    if !is_known(&workload.workload) && !is_known(&workload.app) {
+        return Some("neither `workload` nor `app`");
+    }
+    (!is_known(&workload.cluster)).then_some("no `cluster`")
+}
+
+/// The value of a label.
+pub(crate) fn label(node: &Node<'_>) -> Result<Box<str>, Finding> {
     /// Longer than any Kubernetes name or SPIFFE ID in use; a label is repeated in every series.
     const BYTES_MAX: usize = 512;
     let text = values::text(node)?;

@@ -65,11 +65,7 @@ struct Requests {
 
 impl Requests {
     fn new(worker: WorkerMetrics) -> Self {
-        let cluster = Cluster {
-            service_name: "PassthroughCluster".into(),
-            service: None,
-            service_namespace: None,
-        };
+        let cluster = Cluster::reserved("PassthroughCluster");
         let (source, cluster) = (Identity::new(Workload::default()), Identity::new(cluster));
         Self { worker, source, cluster }
     }

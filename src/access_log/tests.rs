@@ -26,7 +26,7 @@ fn address(text: &str) -> SocketAddr {
 }
 
 fn cluster(name: &str) -> Arc<Cluster> {
-    Arc::new(Cluster { service_name: name.into(), service: None, service_namespace: None })
+    Arc::new(Cluster::reserved(name))
 }
 
 fn service() -> Arc<Service> {

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::diagnostics::{Diagnostic, Diagnostics, Finding};
 use crate::prefix;
+use crate::workload;
 use crate::yaml::fields::Fields;
 use crate::yaml::{self, Node, values};
 
@@ -82,6 +83,7 @@ fn sections(config: &mut Config, mut root: Fields<'_, '_>, directory: &Path) {
     root.read_optional("workloads", &mut config.workloads, |node| {
         Ok(directory.join(not_empty(node)?))
     });
+    root.read("clusterId", &mut config.cluster_id, workload::label);
     if let Some(fields) = root.section("upstream") {
         upstream(&mut config.upstream, fields);
     }

@@ -50,6 +50,7 @@ names:
     dnsServers: [10.0.0.53, '[::1]:5353'] }
 registry: ['a/*.yaml', '/abs/b.yaml']
 workloads: w.yaml
+clusterId: here
 upstream: { mark: 0x10, allow: [127.0.0.1/8, '::ffff:10.0.0.1'], privateAddresses: block }
 timeouts: { connect: 250ms, idle: 2h, halfClose: 5s, head: 4s, user: 30s }
 limits: { connections: 7, perSource: 3, heldBytes: 2097152 }
@@ -74,6 +75,7 @@ accessLog: { format: text, path: access.log }
         },
         "registry": ["etc/a/*.yaml", "/abs/b.yaml"],
         "workloads": "etc/w.yaml",
+        "clusterId": "here",
         "upstream": {
             "mark": 16, "allow": ["127.0.0.0/8", "10.0.0.1"], "privateAddresses": "block",
         },
@@ -235,7 +237,7 @@ fn the_annotated_file_names_every_field_with_its_default_and_a_comment() {
             }
         }
     }
-    assert_eq!(fields, 39);
+    assert_eq!(fields, 40);
 }
 
 fn has_comment(name: &str, node: &Node<'_>) -> usize {

@@ -106,6 +106,10 @@ pub(super) const CATALOGUE: &[Row] = &[
         "Bytes of an answer as they came, head and framing included.",
         |out| out.of_requests(Measure::ResponseBytes),
     ),
+    gauge("istio_build", "Always 1; the version stands in the label tag.", |out| {
+        let labels = [("component", "proxy"), ("tag", env!("CARGO_PKG_VERSION"))];
+        out.all_labelled(&labels, 1)
+    }),
     gauge("egret_connections_active", "Connections held now, over all workers.", |out| {
         out.sum(|w| &w.connections_active)
     }),

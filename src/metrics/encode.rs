@@ -120,7 +120,16 @@ impl Lines<'_> {
 
     /// The value where the label `name` is `label`.
     pub(super) fn labelled(&mut self, name: &str, label: &str, value: u64) -> fmt::Result {
-        self.with(&[(name, label)], value)
+        self.all_labelled(&[(name, label)], value)
+    }
+
+    /// The value where the labels are these.
+    pub(super) fn all_labelled<const N: usize>(
+        &mut self,
+        labels: &[(&str, &str); N],
+        value: u64,
+    ) -> fmt::Result {
+        self.with(labels, value)
     }
 
     /// A cell of the workers, summed.

@@ -10,10 +10,8 @@ use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
 use super::ResponseFlags;
 use crate::registry::snapshot::Cluster;
-use crate::workload::Workload;
+use crate::workload::{UNKNOWN, Workload};
 
-/// What Istio prints where nothing is known.
-const UNKNOWN: &str = "unknown";
 /// What Istio prints for a canonical revision that is not known.
 const LATEST: &str = "latest";
 /// `destination_service` of the series that takes what found no room.
@@ -36,11 +34,7 @@ impl Labels {
     /// The series that takes what found no room of this source: of the destination only
     /// `destination_service` says something, and, of requests, that they are some.
     pub(super) fn to_other(&self) -> Self {
-        let cluster = Cluster {
-            service_name: UNKNOWN.into(),
-            service: Some(OTHER.into()),
-            service_namespace: None,
-        };
+        let cluster = Cluster { service: Some(OTHER.into()), ..Cluster::reserved(UNKNOWN) };
         Self {
             source: Arc::clone(&self.source),
             cluster: Arc::new(cluster),
@@ -85,8 +79,8 @@ impl Labels {
         label("source_app", app);
         label("source_version", known(&source.version));
         label("source_cluster", known(&source.cluster));
-        label("destination_workload", UNKNOWN);
-        label("destination_workload_namespace", UNKNOWN);
+        label("destination_workload", known(&cluster.workload));
+        label("destination_workload_namespace", known(&cluster.service_namespace));
         label("destination_principal", UNKNOWN);
         label("destination_app", UNKNOWN);
         label("destination_version", UNKNOWN);

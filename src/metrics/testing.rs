@@ -24,6 +24,7 @@ pub(crate) fn cluster(host: &str) -> Identity<Cluster> {
     identity(Cluster {
         service_name: host.into(),
         service: Some(host.into()),
+        workload: Some("entry".into()),
         service_namespace: Some("egress".into()),
     })
 }
@@ -52,7 +53,7 @@ pub(crate) fn another_maker() -> IpAddr {
 
 /// A reserved cluster.
 pub(crate) fn reserved(name: &str) -> Identity<Cluster> {
-    identity(Cluster { service_name: name.into(), service: None, service_namespace: None })
+    identity(Cluster::reserved(name))
 }
 
 fn identity<T: Hash>(value: T) -> Identity<T> {

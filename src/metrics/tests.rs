@@ -81,8 +81,8 @@ fn istio_labels_stand_in_istios_order() {
          source_canonical_service=\"shop\\\"\\\\\\n\u{1b}[31m\",\
          source_canonical_revision=\"latest\",source_workload_namespace=\"default\",\
          source_principal=\"unknown\",source_app=\"unknown\",source_version=\"unknown\",\
-         source_cluster=\"unknown\",destination_workload=\"unknown\",\
-         destination_workload_namespace=\"unknown\",destination_principal=\"unknown\",\
+         source_cluster=\"unknown\",destination_workload=\"entry\",\
+         destination_workload_namespace=\"egress\",destination_principal=\"unknown\",\
          destination_app=\"unknown\",destination_version=\"unknown\",\
          destination_service=\"api.example\",destination_canonical_service=\"unknown\",\
          destination_canonical_revision=\"latest\",destination_service_name=\"api.example\",\

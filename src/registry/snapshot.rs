@@ -378,7 +378,7 @@ fn precedence(entry: &ServiceEntry) -> impl Ord + use<'_> {
 }
 
 fn reserved(name: &str) -> Identity<Cluster> {
-    Identity::new(Cluster { service_name: name.into(), service: None, service_namespace: None })
+    Identity::new(Cluster::reserved(name))
 }
 
 #[cfg(test)]

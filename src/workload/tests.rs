@@ -3,7 +3,7 @@
 use super::*;
 
 fn parse(text: &str) -> Result<(Workloads, Vec<Diagnostic>), Vec<Diagnostic>> {
-    Workloads::parse(text, Path::new("w.yaml"))
+    Workloads::parse(text, Path::new("w.yaml"), "here")
 }
 
 fn name(workloads: &Workloads, source: &str) -> Option<String> {
@@ -68,4 +68,39 @@ fn a_bad_file_is_refused_with_its_line() {
         assert_eq!(diagnostics[0].line, line, "{text:?}: {diagnostics:?}");
     }
     assert!(parse("workloads: []").unwrap().0.is_empty());
+}
+
+#[test]
+fn a_workload_is_in_the_cluster_that_it_names_or_else_in_that_of_the_node() {
+    let text = "workloads:
+- { addresses: [10.0.0.1], workload: a }
+- { addresses: [10.0.0.2], workload: b, cluster: there }
+";
+    let (workloads, _) = parse(text).unwrap();
+    for (source, cluster) in [("10.0.0.1", "here"), ("10.0.0.2", "there"), ("10.0.0.3", "here")] {
+        let found = workloads.find(source.parse().unwrap());
+        assert_eq!(found.value.cluster.as_deref(), Some(cluster), "{source}");
+    }
+    let found = Workloads::default();
+    let found = found.find("10.0.0.1".parse().unwrap());
+    assert_eq!(found.value.cluster.as_deref(), Some("Kubernetes"));
+}
+
+#[test]
+fn a_workload_that_kiali_would_drop_is_a_warning() {
+    for (fields, warns) in [
+        ("workload: a, namespace: n", false),
+        ("app: a, namespace: n", false),
+        ("workload: a", false),
+        ("version: v1", false),
+        ("namespace: unknown", false),
+        ("namespace: n", true),
+        ("namespace: n, workload: unknown, app: unknown", true),
+        ("namespace: n, app: a, cluster: unknown", true),
+    ] {
+        let text = format!("workloads: [{{ addresses: [10.0.0.1], {fields} }}]");
+        let (_, warnings) = parse(&text).unwrap();
+        let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(texts.iter().any(|text| text.contains("Kiali")), warns, "{fields}: {texts:?}");
+    }
 }

@@ -105,7 +105,7 @@ pub(crate) fn yaml(bytes: &[u8]) {
         let again = Config::parse(&dumped, Path::new("file.yaml")).map(|(config, _)| config);
         assert_eq!(again.as_ref(), Ok(&config), "what is dumped says something else");
     }
-    read(text, Workloads::parse(text, file));
+    read(text, Workloads::parse(text, file, "Kubernetes"));
     if let Some(entries) = read(text, service_entry::parse(text, file)) {
         decides(&entries);
     }

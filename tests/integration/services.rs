@@ -58,6 +58,9 @@ fn static_endpoints_are_used_in_turn_and_accounted_to_the_host() {
         ("destination_service_name", "db.example.com"),
         ("destination_service", "db.example.com"),
         ("destination_service_namespace", "shop"),
+        ("destination_workload", "db"),
+        ("destination_workload_namespace", "shop"),
+        ("source_cluster", "Kubernetes"),
         ("response_flags", "-"),
     ];
     assert_eq!(proxy.sum("istio_tcp_connections_opened_total", &labels), 6.0);

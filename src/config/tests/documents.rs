@@ -65,6 +65,7 @@ names:
     refuseGetBodies: false, latin1: pass, dnsServers: [10.0.0.53] }
 registry: ['a/*.yaml']
 workloads: w.yaml
+clusterId: here
 upstream: { mark: 16, allow: [127.0.0.1], privateAddresses: block }
 timeouts: { connect: 250ms, idle: 2h, halfClose: 5s, head: 4s, user: 30s }
 limits: { connections: 7, perSource: 3, heldBytes: 2097152 }

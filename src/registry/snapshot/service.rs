@@ -31,8 +31,19 @@ pub struct Cluster {
     /// `destination_service` of a connection that showed no name: the entry's host; `None` prints
     /// as `unknown`.
     pub service: Option<Box<str>>,
-    /// `destination_service_namespace`: the entry's namespace; `None` prints as `unknown`.
+    /// `destination_workload`: the entry's name; `None` prints as `unknown`.
+    pub workload: Option<Box<str>>,
+    /// `destination_service_namespace`, `destination_workload_namespace`: the entry's namespace;
+    /// `None` prints as `unknown`.
     pub service_namespace: Option<Box<str>>,
+}
+
+impl Cluster {
+    /// What is accounted to a name of Egret's own, to no service entry.
+    #[must_use]
+    pub fn reserved(name: &str) -> Self {
+        Self { service_name: name.into(), service: None, workload: None, service_namespace: None }
+    }
 }
 
 /// Where a service's connections go.
@@ -178,9 +189,11 @@ impl Service {
         self.cluster.value.service_namespace.as_deref().unwrap_or_default()
     }
 
-    /// Services that are equal in this are one: they have the endpoints of all.
-    pub(super) fn group(&self) -> (Identity<Cluster>, u16, Resolution) {
-        (self.cluster.clone(), self.port, self.resolution)
+    /// Services that are equal in this are one: they have the endpoints of all. One is a host in a
+    /// namespace, whichever entries have it.
+    pub(super) fn group(&self) -> (Box<str>, Option<Box<str>>, u16, Resolution) {
+        let Cluster { service_name, service_namespace, .. } = &*self.cluster.value;
+        (service_name.clone(), service_namespace.clone(), self.port, self.resolution)
     }
 
     /// Both have the endpoints of all entries of their group.
@@ -280,6 +293,7 @@ pub(super) fn cluster(entry: &ServiceEntry, host: &HostPattern) -> Identity<Clus
     Identity::new(Cluster {
         service_name: host.clone(),
         service: Some(host),
+        workload: Some(entry.name.clone()),
         service_namespace: Some(entry.namespace.clone()),
     })
 }

@@ -449,7 +449,7 @@ fn one_host_of_two_entries_has_the_endpoints_of_both() {
     ];
     let workloads = "workloads:\n- {workload: w, namespace: team, addresses: [10.0.0.1]}\n\
                      - {workload: x, namespace: shop, addresses: [10.0.0.2]}\n";
-    let (workloads, _) = Workloads::parse(workloads, Path::new("w.yaml")).unwrap();
+    let (workloads, _) = Workloads::parse(workloads, Path::new("w.yaml"), "Kubernetes").unwrap();
     let (snapshot, warnings) =
         Snapshot::build(1, Arc::default(), &entries, Arc::new(workloads), &Answers::default());
     let texts: Vec<&str> = warnings.iter().map(|problem| problem.message.as_str()).collect();
