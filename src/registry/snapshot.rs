@@ -211,8 +211,8 @@ impl Snapshot {
         names.enabled && (at.is_some_and(AtPort::declares_names) || names.decide_on(port))
     }
 
-    /// Whether a name could still change what [`Snapshot::lookup`] says about a connection to
-    /// `destination`, or give a connection that it blocks a chance.
+    /// Whether a connection to `destination` waits for its name: it could change what
+    /// [`Snapshot::lookup`] says, or is what a blocked connection is answered and counted by.
     #[must_use]
     pub fn awaits_name(&self, destination: SocketAddr) -> bool {
         let (address, port) = (destination.ip().to_canonical(), destination.port());
@@ -223,6 +223,15 @@ impl Snapshot {
         let Some(at) = at else { return self.mode() == Mode::RegistryOnly };
         at.depends_on_names(address)
             || self.mode() == Mode::RegistryOnly && at.find(address, Shown::Nothing).is_none()
+    }
+
+    /// Whether a name could change what [`Snapshot::lookup`] says about a connection to
+    /// `destination`.
+    #[must_use]
+    pub fn depends_on_name(&self, destination: SocketAddr) -> bool {
+        let (address, port) = (destination.ip().to_canonical(), destination.port());
+        let at = self.index.at(port);
+        self.reads_names_at(port, at) && at.is_some_and(|at| at.depends_on_names(address))
     }
 
     /// The verdict on a connection from `source` to `destination`, or on one of its requests.

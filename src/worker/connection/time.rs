@@ -76,7 +76,7 @@ impl<K: Kernel> Connection<K> {
 
     /// One that has sent nothing, or HTTP/2 without a request, is not late: pools and channels
     /// connect ahead. Where the address lets it pass it is connected meanwhile, so that the server
-    /// may speak first.
+    /// may speak first. Where no name would let it pass either, there is nothing to wait for.
     fn visit_silent(&mut self, is_late: bool, cx: &mut Context<K>) -> Next {
         if cx.draining {
             return Next::Linger(CloseReason::Drained);
@@ -88,7 +88,10 @@ impl<K: Kernel> Connection<K> {
         let (source, destination) = (self.source.ip(), self.original_destination);
         let decision = snapshot.decide(source, destination, Shown::Nothing);
         if matches!(decision.verdict, Verdict::BlackHole) {
-            return Next::Rest;
+            return match snapshot.depends_on_name(destination) {
+                true => Next::Rest,
+                false => self.give_up(Detected::Deadline, cx),
+            };
         }
         self.set_upstream(Upstream::None, cx);
         self.follow(&snapshot, decision, Protocol::Tcp, cx)

@@ -54,6 +54,19 @@ fn a_silent_connection_ends_when_an_idle_one_does() {
 }
 
 #[test]
+fn a_silent_connection_that_neither_address_nor_name_allows_ends_at_the_deadline() {
+    let mut lab = Lab::new(Mode::RegistryOnly, true);
+    let mut client = lab.connect();
+    lab.pass(4);
+    assert_eq!(lab.phase(), "waiting");
+    lab.pass(3);
+    client.read();
+    assert!(client.has_ended() && !client.was_reset);
+    assert_eq!((lab.closed(CloseReason::BlackHole), lab.upstreams.len()), (1, 0));
+    lab.close(client);
+}
+
+#[test]
 fn where_the_address_allows_it_the_server_may_speak_first() {
     let mut lab = Lab::new(Mode::AllowAny, false);
     let mut client = lab.connect();

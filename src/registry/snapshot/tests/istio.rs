@@ -14,6 +14,11 @@ use serde::Deserialize;
 use super::*;
 use crate::sniff::Authority;
 
+mod rows;
+
+/// The workload that calls; it is in no workloads file.
+const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 77, 1, 2));
+
 /// One registry, and what Istio makes of it.
 #[derive(Deserialize)]
 struct Scenario {
@@ -152,16 +157,24 @@ fn accepted(scenario: &Scenario, found: &mut Found) -> Option<Vec<ServiceEntry>>
     agree.then_some(entries)
 }
 
+impl Call {
+    fn host(&self) -> Option<Host> {
+        self.name.as_ref().map(|name| Authority::parse(name.as_bytes()).unwrap().host)
+    }
+
+    fn shown<'a>(&self, host: Option<&'a Host>) -> Shown<'a> {
+        match (&*self.speaks, host) {
+            ("http", host) => Shown::Http(host),
+            ("tls", Some(Host::Name(name))) => Shown::Tls(Some(name)),
+            ("tls", _) => Shown::Tls(None),
+            _ => Shown::Nothing,
+        }
+    }
+}
+
 fn verdict(snapshot: &Snapshot, call: &Call) -> String {
-    let host = call.name.as_ref().map(|name| Authority::parse(name.as_bytes()).unwrap().host);
-    let shown = match (&*call.speaks, &host) {
-        ("http", host) => Shown::Http(host.as_ref()),
-        ("tls", Some(crate::sniff::Host::Name(name))) => Shown::Tls(Some(name)),
-        ("tls", _) => Shown::Tls(None),
-        _ => Shown::Nothing,
-    };
-    let source = IpAddr::from([10, 77, 1, 2]);
-    match snapshot.decide(source, call.destination, shown).verdict {
+    let host = call.host();
+    match snapshot.decide(SOURCE, call.destination, call.shown(host.as_ref())).verdict {
         Verdict::Service(service, _) => format!("service {}", service.host),
         Verdict::Passthrough => "passthrough".into(),
         Verdict::BlackHole => "blackhole".into(),

@@ -181,6 +181,15 @@ fn only_connections_that_a_name_could_change_wait_for_it() {
         assert_eq!(awaits(&any, destination), in_allow_any, "{destination}");
         assert_eq!(awaits(&only, destination), in_registry_only, "{destination}");
     }
+    // Where a name could let it pass, and not only say what is blocked.
+    for (destination, depends) in [
+        ("192.0.2.1:80", true),
+        ("192.0.2.7:80", false),
+        ("192.0.2.1:5000", false),
+        ("192.0.2.1:9999", false),
+    ] {
+        assert_eq!(only.depends_on_name(destination.parse().unwrap()), depends, "{destination}");
+    }
     let mut off = registry_only();
     off.names.enabled = false;
     assert!(!awaits(&with(off, &entries, &Answers::default()), "192.0.2.1:80"));
