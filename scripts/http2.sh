@@ -6,7 +6,7 @@
 #     scripts/http2.sh --timeout N  h2spec waits N seconds in a test (default 3)
 #
 # Debian's packages, and in ~/.cache/egret/http2 h2spec and the programs of tests/http2/go, are
-# installed once. tests/http2/run.py says what is compared, and how. The program is $EGRET_BINARY;
+# installed once; with --all Maven's of tests/http2/java, too. tests/http2/run.py says what is compared, and how. The program is $EGRET_BINARY;
 # else one is built, optimised but without link-time optimisation.
 #
 # Needs Rust, Go 1.21 or newer, which fetches the version that go.mod names, and root: an ordinary
@@ -26,10 +26,13 @@ main() {
     case ${1:-} in -h | --help) print_header "$0" && exit 0 ;; esac
     need_packages python3=python3 ip=iproute2 nft=nftables curl=curl nghttp=nghttp2-client \
         nghttpd=nghttp2-server
-    [[ " $* " != *" --all "* ]] ||
-        need_packages nghttpx=nghttp2-proxy lighttpd=lighttpd h2o=h2o node=nodejs
     mkdir -p "$CACHE/bin"
     build_go
+    if [[ " $* " == *" --all "* ]]; then
+        need_packages nghttpx=nghttp2-proxy lighttpd=lighttpd h2o=h2o node=nodejs \
+            javac=openjdk-17-jdk-headless mvn=maven
+        build_java
+    fi
     against_real_peers "$HTTP2" "$CACHE" "$@"
 }
 
@@ -39,6 +42,18 @@ build_go() {
     [[ -x $CACHE/bin/h2spec ]] || CGO_ENABLED=0 GOBIN=$CACHE/bin go install "$H2SPEC" ||
         die "go could not build h2spec"
     (cd "$HTTP2/go" && go build -trimpath -o "$CACHE/bin/peers" .) || die "go could not build them"
+}
+
+build_java() {
+    if ! cmp --silent "$HTTP2/java/pom.xml" "$CACHE/java/pom.xml"; then
+        say "fetching the JVM's peers"
+        rm -rf "$CACHE/java"
+        mvn --quiet --batch-mode --file "$HTTP2/java/pom.xml" dependency:copy-dependencies \
+            -DoutputDirectory="$CACHE/java/jars" || die "mvn could not fetch them"
+        cp "$HTTP2/java/pom.xml" "$CACHE/java/pom.xml"
+    fi
+    javac -cp "$CACHE/java/jars/*" -d "$CACHE/java/classes" "$HTTP2/java/Peers.java" ||
+        die "javac could not compile them"
 }
 
 main "$@"

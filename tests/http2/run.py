@@ -77,8 +77,22 @@ def go(kind):
     return lambda place: [[os.path.join(place.cache, "bin/peers"), kind, str(place.port)]]
 
 
+def java(cache, *arguments):
+    return ["java", "-Xmx128m", "-cp", f"{cache}/java/classes:{cache}/java/jars/*", "Peers", *arguments]
+
+
+def vertx(place):
+    return [java(place.cache, "vertx", str(place.port))]
+
+
 QUICK = [Peer("go", go("server")), Peer("nghttpd", nghttpd), Peer("grpc", go("grpc-server"))]
-NIGHTLY = [Peer("lighttpd", lighttpd), Peer("h2o", h2o), Peer("node", node), Peer("nghttpx", nghttpx)]
+NIGHTLY = [
+    Peer("lighttpd", lighttpd),
+    Peer("h2o", h2o),
+    Peer("node", node),
+    Peer("nghttpx", nghttpx),
+    Peer("vertx", vertx),
+]
 
 NODE_CLIENT = """
 const http2 = require('http2');
@@ -103,6 +117,10 @@ CLIENTS = {
     "nghttp": lambda bin, at: ["sh", "-c", f"nghttp -ns -m {REQUESTS} http://{at}/ | grep -o ' [0-9][0-9][0-9]  *[0-9KM]* '"],
     "go": lambda bin, at: [f"{bin}/peers", "client", at, str(REQUESTS)],
     "node": lambda bin, at: ["node", "-e", NODE_CLIENT, f"http://{at}", str(REQUESTS)],
+    # It offers h2c with its first request.
+    "jdk": lambda bin, at: java(os.path.dirname(bin), "jdk", f"http://{at}/", str(REQUESTS)),
+    # It offers TLS with each request: these stay HTTP/1.1.
+    "apache": lambda bin, at: java(os.path.dirname(bin), "apache", f"http://{at}/", str(REQUESTS)),
     "h2load": lambda bin, at: ["sh", "-c", f"h2load -n {REQUESTS} -c 4 -m 10 http://{at}/ | grep -E '^(requests|status)'"],
 }
 GRPC = {"grpc-go": lambda bin, at: [f"{bin}/peers", "grpc-client", at, str(REQUESTS)]}

@@ -186,16 +186,38 @@ fn what_has_no_name_is_blocked_by_the_address() {
     let mut client = proxy.connect(destination());
     client.write_all(b"SSH-2.0-x\r\n").unwrap();
     assert_eq!(read_to_reset(&mut client), (true, 0));
-    let silent = proxy.connect(destination());
     let mut slow = proxy.connect(destination());
     slow.write_all(b"\x16\x03").unwrap();
     assert_eq!(read_to_reset(&mut slow), (true, 0));
-    let waits = || proxy.sum("egret_recognising_connections", &[]) == 1.0;
-    assert!(waits(), "one that has sent nothing is not late");
-    drop(silent);
+    // No name would let it pass.
+    assert_eq!(read_to_reset(&mut proxy.connect(destination())), (true, 0));
     proxy.is_quiet();
     let labels = [("destination_service_name", "BlackHoleCluster"), ("response_flags", "UH")];
     assert_eq!(proxy.sum("istio_tcp_connections_closed_total", &labels), 3.0);
+}
+
+#[test]
+fn a_silent_client_that_a_name_could_let_pass_is_not_late() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = destination().port();
+    let proxy = Proxy::start(Setup {
+        mode: Mode::RegistryOnly,
+        registry: entry("known.test", "HTTP", server.local_addr().unwrap())
+            .replace("number: 8080", &format!("number: {port}")),
+        names: "deadline: 100ms".to_owned(),
+        ..Setup::default()
+    });
+    let mut client = proxy.connect(destination());
+    let mut slow = proxy.connect(destination());
+    slow.write_all(b"\x16\x03").unwrap();
+    assert_eq!(read_all(&mut slow), "", "it is late");
+    let request = b"GET / HTTP/1.1\r\nHost: known.test\r\n\r\n";
+    client.write_all(request).unwrap();
+    let mut got = vec![0; request.len()];
+    server.accept().unwrap().0.read_exact(&mut got).unwrap();
+    assert_eq!(got, request);
+    drop(client);
+    proxy.is_quiet();
 }
 
 #[test]
