@@ -104,6 +104,7 @@ fn with_capacity(settings: &config::AccessLog, records_max: usize) -> (AccessLog
 impl AccessLog {
     /// Whether records are wanted: one relaxed load.
     #[must_use]
+    #[inline]
     pub fn is_on(&self) -> bool {
         self.shared.on.load(Ordering::Relaxed)
     }

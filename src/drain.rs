@@ -76,6 +76,7 @@ impl Drain {
 
     /// Where the process stands.
     #[must_use]
+    #[inline]
     pub fn phase(&self) -> Phase {
         match self.inner.phase.load(Ordering::Acquire) {
             0 => Phase::Starting,

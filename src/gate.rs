@@ -90,6 +90,7 @@ impl Gate {
     /// What becomes of `bytes`, which `side` has sent. They begin where the last bytes ended that
     /// passed or were dropped, and are none only when all has passed and no upstream connection
     /// exists.
+    #[inline]
     pub(crate) fn inspect(
         &mut self,
         side: Side,
@@ -97,26 +98,49 @@ impl Gate {
         policy: &Policy<'_>,
         tables: &mut Tables,
     ) -> Outcome {
-        let found = match self {
-            Self::Open => return Outcome::Pass(bytes.len()),
+        match self {
+            Self::Open => Outcome::Pass(bytes.len()),
             Self::Http1(http) => match http.inspect(side, bytes, policy, tables) {
-                Ok(outcome) => return outcome,
-                Err(http1::Departure::Unreadable(why)) => return self.unfollow(why),
-                Err(http1::Departure::Http2(switched)) => {
-                    self.upgrade(switched.frames);
-                    return self.inspect(side, bytes, policy, tables);
-                }
+                Ok(outcome) => outcome,
+                Err(departure) => self.depart(departure, side, bytes, policy, tables),
             },
-            Self::Http2(http) => return http.inspect(side, bytes, policy),
+            Self::Http2(http) => http.inspect(side, bytes, policy),
             Self::Tls(tls) => {
                 let watched = match side {
                     Side::Downstream => tls.requested(bytes),
                     Side::Upstream => tls.responded(bytes),
                 };
-                return self.watch(watched, bytes.len());
+                self.watch(watched, bytes.len())
             }
-            Self::Detect(detect) => detect.inspect(side, bytes, policy, tables),
-        };
+            Self::Detect(detect) => {
+                let found = detect.inspect(side, bytes, policy, tables);
+                self.found(found)
+            }
+        }
+    }
+
+    /// The connection is not followed as HTTP/1 any more.
+    #[cold]
+    fn depart(
+        &mut self,
+        departure: http1::Departure,
+        side: Side,
+        bytes: &[u8],
+        policy: &Policy<'_>,
+        tables: &mut Tables,
+    ) -> Outcome {
+        match departure {
+            http1::Departure::Unreadable(why) => self.unfollow(why),
+            http1::Departure::Http2(switched) => {
+                self.upgrade(switched.frames);
+                self.inspect(side, bytes, policy, tables)
+            }
+        }
+    }
+
+    /// What detection has come to.
+    #[inline(never)]
+    fn found(&mut self, found: detect::Found) -> Outcome {
         match found {
             detect::Found::Nothing(outcome) => outcome,
             detect::Found::Labels(action) => {

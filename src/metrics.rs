@@ -44,6 +44,7 @@ pub struct Cell(AtomicU64);
 
 impl Cell {
     /// Adds `n`; only the owner may call this.
+    #[inline]
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
     }

@@ -66,6 +66,7 @@ impl Retired {
 
 impl Reader {
     /// The current snapshot.
+    #[inline]
     pub fn load(&mut self) -> &Arc<Snapshot> {
         self.cache.load()
     }

@@ -157,12 +157,14 @@ impl Default for Half {
 impl Half {
     /// Where it stands.
     #[must_use]
+    #[inline]
     pub fn state(&self) -> State {
         self.state
     }
 
     /// What is to be done next.
     #[must_use]
+    #[inline]
     pub fn next(&self) -> Step {
         match self.state {
             State::Receiving => Step::Receive,
@@ -186,6 +188,7 @@ impl Half {
     }
 
     /// `bytes` (not 0) came from the source into a buffer.
+    #[inline]
     pub fn received(&mut self, bytes: u32) {
         assert_eq!(self.state, State::Receiving, "bytes arrive only when they were asked for");
         self.streak_bytes = match bytes {
@@ -196,6 +199,7 @@ impl Half {
     }
 
     /// The next `bytes` (not 0) of the buffer may pass.
+    #[inline]
     pub fn pass(&mut self, bytes: u32) {
         let State::Deciding { from, length } = self.state else {
             panic!("nothing is to be decided in state {:?}", self.state);
@@ -213,6 +217,7 @@ impl Half {
     }
 
     /// The target took `bytes` of the buffer.
+    #[inline]
     pub fn sent(&mut self, bytes: u32) -> Sent {
         let State::Sending { sent, until, length } = self.state else {
             panic!("bytes were sent in state {:?}", self.state);
@@ -233,12 +238,14 @@ impl Half {
 
     /// Its last piece was a large one: it may come to ask for a pipe.
     #[must_use]
+    #[inline]
     pub fn moves_bulk(&self) -> bool {
         self.streak_bytes > 0
     }
 
     /// It moves bulk, and a pipe would be cheaper than buffers.
     #[must_use]
+    #[inline]
     pub fn wants_pipe(&self) -> bool {
         self.state == State::Receiving && self.streak_bytes >= BULK_BYTES << self.doublings
     }

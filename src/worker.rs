@@ -383,6 +383,7 @@ impl<K: Kernel> Worker<K> {
     }
 }
 
+#[inline]
 fn micros_between(from: Instant, to: Instant) -> Micros {
     u64::try_from(to.saturating_duration_since(from).as_micros()).unwrap_or(u64::MAX)
 }

@@ -68,30 +68,41 @@ guarded! {
     fn is_served() -> Option<CloseReason>;
     fn is_draining() -> bool;
     fn is_unframed() -> bool;
-    fn holds_nothing() -> bool;
     fn unseen(side: Side) -> u64;
     fn skipped(side: Side, bytes: u64);
     fn head_since() -> Option<Micros>;
     fn late_head(held: &[u8], policy: &Policy<'_>) -> Option<Box<Reply>>;
     fn owes_response() -> bool;
     fn is_at_rest() -> bool;
-    fn pop_ended() -> Option<Answered>;
     fn pop_unanswered(now: Micros) -> Option<Answered>;
 }
 
 impl GuardedGate {
-    /// See [`Gate::inspect`].
+    /// Shows the gate the bytes behind the first `passing`, which have been allowed, and adds up
+    /// what it lets pass of them. Returns what it says then; [`Outcome::Pass`]: all may pass.
+    /// `asks_on`: there is no upstream connection, so a gate that has let all pass may have more to
+    /// say (see [`Gate::inspect`]).
+    #[inline]
     pub(crate) fn inspect(
         &mut self,
         side: Side,
-        bytes: &[u8],
+        (bytes, passing): (&[u8], &mut usize),
+        asks_on: bool,
         policy: &Policy<'_>,
         tables: &mut Tables,
     ) -> Outcome {
         let outcome = self.enter(|gate| {
-            #[cfg(any(test, feature = "internals"))]
-            planted::panic_at(bytes);
-            gate.inspect(side, bytes, policy, tables)
+            loop {
+                let rest = &bytes[*passing..];
+                #[cfg(any(test, feature = "internals"))]
+                planted::panic_at(rest);
+                let outcome = gate.inspect(side, rest, policy, tables);
+                let Outcome::Pass(bytes) = outcome else { return outcome };
+                *passing += bytes;
+                if bytes == rest.len() && !asks_on {
+                    return outcome;
+                }
+            }
         });
         outcome.unwrap_or_else(|| Outcome::Act(Action::End(CloseReason::InternalError)))
     }
@@ -125,6 +136,14 @@ impl GuardedGate {
         matches!(self, Self::Sound(Gate::Detect(_)) | Self::Failed { detecting: true })
     }
 
+    /// See [`Gate::holds_nothing`]: only reads a field.
+    pub(crate) fn holds_nothing(&self) -> bool {
+        match self {
+            Self::Sound(gate) => gate.holds_nothing(),
+            Self::Failed { .. } => false,
+        }
+    }
+
     /// See [`Gate::route`]: only reads a field.
     pub(crate) fn route(&self) -> Option<&Rc<Route>> {
         match self {
@@ -138,6 +157,14 @@ impl GuardedGate {
         match self {
             Self::Sound(gate) => gate.protocol(),
             Self::Failed { .. } => Protocol::Tcp,
+        }
+    }
+
+    /// See [`Gate::pop_ended`]: only takes what is there.
+    pub(crate) fn pop_ended(&mut self) -> Option<Answered> {
+        match self {
+            Self::Sound(gate) => gate.pop_ended(),
+            Self::Failed { .. } => None,
         }
     }
 

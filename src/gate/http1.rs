@@ -128,6 +128,7 @@ impl Http1 {
         Self { kept, route: Some(route), ..Self::new(Mode::Observed, None) }
     }
 
+    #[inline]
     pub(super) fn inspect(
         &mut self,
         side: Side,
@@ -207,21 +208,16 @@ impl Http1 {
     /// What becomes of the pending head, with which `bytes` begin.
     fn decide(&mut self, bytes: &[u8], policy: &Policy<'_>, tables: &mut Tables) -> Outcome {
         let Some(head) = &self.pending else { return Outcome::Hold };
-        let asker = Asker {
-            generation: policy.snapshot.generation,
-            mode: Mode::Gated,
-            source: policy.source,
-            destination: policy.destination,
-        };
         let leg = self.leg(policy);
         let host = head.host.as_ref();
+        let generation = policy.snapshot.generation;
         let route = match &self.route {
-            Some(last) if last.asker == asker && last.host.as_ref() == host => last,
+            // Who asks is the same on one connection.
+            Some(last) if last.asker.generation == generation && last.host.as_ref() == host => last,
             _ => {
-                let decide = || {
-                    let (source, destination) = (policy.source, policy.destination);
-                    Route::decide(policy.snapshot, source, destination, host.cloned())
-                };
+                let (source, destination) = (policy.source, policy.destination);
+                let asker = Asker { generation, mode: Mode::Gated, source, destination };
+                let decide = || Route::decide(policy.snapshot, source, destination, host.cloned());
                 let route = self.route.insert(tables.routes.find(asker, host, decide));
                 if route.standing == NameTrust::Unverified {
                     return Outcome::Note(Note::UnverifiedName);

@@ -267,7 +267,10 @@ impl Snapshot {
     ) -> Option<(&Arc<Service>, Match)> {
         let at = self.index.at(destination.port())?;
         let port = destination.port();
-        let shown = if self.reads_names_at(port, Some(at)) { shown } else { Shown::Nothing };
+        let shown = match shown {
+            Shown::Http(_) | Shown::Tls(_) if self.reads_names_at(port, Some(at)) => shown,
+            Shown::Http(_) | Shown::Tls(_) | Shown::Nothing => Shown::Nothing,
+        };
         let (position, matched) = at.find(destination.ip().to_canonical(), shown)?;
         let position = match matched {
             Match::Host | Match::Wildcard if !self.namesakes.is_empty() => {

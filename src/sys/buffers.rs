@@ -189,6 +189,7 @@ impl BufferPool {
 
     /// Buffers that receives could be given after a refill.
     #[must_use]
+    #[inline]
     pub fn free(&self) -> usize {
         usize::from(self.offered) + self.free.len()
     }
@@ -200,6 +201,7 @@ impl BufferPool {
     }
 
     /// Takes a buffer back.
+    #[inline]
     pub fn release(&mut self, buffer: Buffer) {
         let place = &mut self.places[usize::from(buffer.id)];
         assert_eq!(*place, Place::Held, "buffer {} was released", buffer.id);
@@ -209,6 +211,7 @@ impl BufferPool {
 
     /// The bytes in `buffer`.
     #[must_use]
+    #[inline]
     pub fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
         let start = self.address(buffer.id).cast::<u8>().as_ptr();
         // SAFETY: the range lies inside `memory` (the id was checked when the kernel returned it,

@@ -137,7 +137,7 @@ impl<K: Kernel> Connection<K> {
                     resumes = true;
                     self.advance(Side::Upstream, cx)
                 }
-                Next::TakeUp(side, arrived) => self.take_up(side, arrived, cx),
+                Next::TakeUpEarly(side) => self.take_up_early(side, cx),
                 Next::Inspect(side) => self.inspect(side, cx),
                 Next::Ended(side) => self.ended(side, cx),
                 Next::Lost(side, by) => self.lost(side, by, cx),

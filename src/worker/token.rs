@@ -32,6 +32,7 @@ pub(super) struct Key {
 
 impl Key {
     /// The token of this connection's operations on `side`.
+    #[inline]
     pub(super) fn token(self, side: Side) -> Token {
         Target::Connection(self, side).encode()
     }
@@ -69,6 +70,7 @@ pub(super) enum Target {
 
 impl Target {
     /// The token.
+    #[inline]
     pub(super) fn encode(self) -> Token {
         let (kind, generation, slot, which) = match self {
             Self::Listener(index) => (0, 0, index, 0),
@@ -82,6 +84,7 @@ impl Target {
     }
 
     /// The inverse of [`Self::encode`].
+    #[inline]
     pub(super) fn decode(token: Token) -> Self {
         let slot = u32::try_from((token.0 >> 1) & FIELD_MASK).unwrap_or(u32::MAX);
         let generation = u32::try_from((token.0 >> (1 + FIELD_BITS)) & FIELD_MASK).unwrap_or(0);

@@ -122,19 +122,21 @@ impl AtPort {
                 false => (service, Match::Address),
             });
         }
-        let is_found_elsewhere = match (self.prefixes.longest(address), shown) {
-            // As Envoy matches: the address first, then the names there.
-            (Some((_, place)), Shown::Tls(Some(_))) => place.by_sni.is_none(),
-            _ => true,
-        };
         let in_prefix = self.prefixes.longest_that(address, |prefix, place| {
             place.find(shown).map(|(service, by_sni)| match by_sni {
                 true => (service, Match::PrefixAndSni(prefix)),
                 false => (service, Match::Prefix(prefix)),
             })
         });
-        let by_name = || self.by_name(shown).filter(|_| is_found_elsewhere);
+        let by_name = || self.by_name(shown).filter(|_| !self.is_prefix_before_sni(address, shown));
         in_prefix.or_else(by_name).or_else(|| self.unlisted(address, shown))
+    }
+
+    /// As Envoy matches: the address first, then the names there. So an SNI finds nothing elsewhere
+    /// where the longest prefix has names of its own.
+    fn is_prefix_before_sni(&self, address: IpAddr, shown: Shown<'_>) -> bool {
+        matches!(shown, Shown::Tls(_))
+            && self.prefixes.longest(address).is_some_and(|(_, place)| place.by_sni.is_some())
     }
 
     /// Whether what a connection to `address` shows could change what it finds.

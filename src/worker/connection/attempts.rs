@@ -16,7 +16,7 @@ use crate::metrics::CloseReason;
 use crate::registry::snapshot::{Service, Target};
 use crate::relay::Side;
 use crate::sys::kernel::{Errno, Kernel, Operation, StreamSocket};
-use crate::upstream_guard::{self, LedBy, Permitted};
+use crate::upstream_guard::{self, LedBy, Permitted, Refused};
 use crate::worker::context::Context;
 use crate::worker::token::AttemptNumber;
 
@@ -181,7 +181,13 @@ impl<K: Kernel> Connection<K> {
     fn attempt(&mut self, address: SocketAddr, cx: &mut Context<K>) -> Next {
         let Upstream::Connecting(connecting) = &mut self.upstream else { return Next::Rest };
         connecting.address = address;
-        let socket = match open(address, connecting.led_to(address), cx) {
+        let led_by = connecting.led_to(address);
+        let (permitted, is_own) = {
+            let (host, upstream) = (cx.admission.host(), &cx.snapshot.config.upstream);
+            let permitted = upstream_guard::check(address, led_by, upstream.into(), &host);
+            (permitted, host.is_own(self.source.ip()))
+        };
+        let socket = match open(address, permitted, cx) {
             Ok(socket) => socket,
             Err(reason) => return Next::AttemptFailed(reason),
         };
@@ -190,7 +196,6 @@ impl<K: Kernel> Connection<K> {
             Some(_) => AttemptNumber::Second,
         };
         cx.kernel.connect(&socket, &address, self.key.attempt_token(number));
-        let is_own = cx.admission.host().is_own(self.source.ip());
         let flow = if is_own { remember_flow(&socket, address, cx) } else { None };
         if connecting.is_choosing() {
             cx.deadlines.set(cx.now + NEXT_ATTEMPT_US, self.key);
@@ -229,14 +234,6 @@ impl<K: Kernel> Connection<K> {
         let candidates = connecting.candidates.as_mut()?;
         let address = candidates.next(wants_v4, |address| cx.has_failed(address))?;
         Some(self.attempt(address, cx))
-    }
-
-    /// Attempts that have had `timeouts.connect` are cancelled: they complete as failed.
-    pub(super) fn visit_attempts(&self, cx: &mut Context<K>) {
-        let Upstream::Connecting(connecting) = &self.upstream else { return };
-        for attempt in connecting.begun_by(cx.now.saturating_sub(cx.limits.connect_us)) {
-            cx.kernel.cancel(Operation::Connect, self.key.attempt_token(attempt.number));
-        }
     }
 
     /// An attempt's connect has completed.
@@ -319,10 +316,11 @@ impl<K: Kernel> Connection<K> {
         }
     }
 
-    /// The connects in flight are not wanted any more.
-    pub(super) fn cancel_attempts(&self, cx: &mut Context<K>) {
+    /// The connects in flight that began at `time` or before are not wanted any more: they complete
+    /// as failed.
+    pub(super) fn cancel_attempts(&self, time: Micros, cx: &mut Context<K>) {
         let Upstream::Connecting(connecting) = &self.upstream else { return };
-        for attempt in connecting.begun_by(Micros::MAX) {
+        for attempt in connecting.begun_by(time) {
             cx.kernel.cancel(Operation::Connect, self.key.attempt_token(attempt.number));
         }
     }
@@ -345,11 +343,9 @@ impl<K: Kernel> Context<K> {
 /// A socket for an attempt, if the address may be connected to.
 fn open<K: Kernel>(
     address: SocketAddr,
-    led_by: LedBy,
+    permitted: Result<Permitted, Refused>,
     cx: &mut Context<K>,
 ) -> Result<K::Socket, CloseReason> {
-    let upstream = &cx.snapshot.config.upstream;
-    let permitted = upstream_guard::check(address, led_by, upstream.into(), &cx.admission.host());
     match permitted {
         Ok(Permitted::Plainly) => {}
         Ok(Permitted::PrivateFromDns) => cx.metrics.counters.private_upstreams.add(1),
@@ -359,7 +355,8 @@ fn open<K: Kernel>(
             return Err(CloseReason::RefusedUpstream);
         }
     }
-    let socket = cx.kernel.open_socket(&address, upstream.mark).map_err(reason_of)?;
+    let socket =
+        cx.kernel.open_socket(&address, cx.snapshot.config.upstream.mark).map_err(reason_of)?;
     if let Some(timeout) = cx.snapshot.config.timeouts.user {
         socket.set_user_timeout(timeout);
     }

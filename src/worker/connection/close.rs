@@ -4,7 +4,7 @@
 use super::Lost;
 use super::direction::{Direction, Held, Source};
 use super::{Connection, LostBy, Next, Phase, RESET_WAIT_US, Upstream, Watched};
-use crate::gate::Tables;
+use crate::gate::{Micros, Tables};
 use crate::metrics::CloseReason;
 use crate::relay::Side;
 use crate::sys::kernel::{Errno, Kernel, StreamSocket};
@@ -139,7 +139,7 @@ impl<K: Kernel> Connection<K> {
         for (operation, side) in self.in_flight() {
             cx.kernel.cancel(operation, self.key.token(side));
         }
-        self.cancel_attempts(cx);
+        self.cancel_attempts(Micros::MAX, cx);
         let phase = self.last_phase(reason, cx);
         self.set_phase(phase, cx);
         // What is held back will not pass.

@@ -238,6 +238,11 @@ impl<P> Direction<P> {
         }
     }
 
+    /// Whether anything has come early.
+    pub(super) fn has_early(&self) -> bool {
+        self.backlog.as_ref().is_some_and(|backlog| !backlog.early.is_empty())
+    }
+
     /// The next arrival that came early.
     pub(super) fn pop_early(&mut self) -> Option<Arrived> {
         let arrived = self.backlog.as_mut()?.early.pop_front();

@@ -195,24 +195,7 @@ impl<K: Kernel> Connection<K> {
             Some((buffer, from)) => &cx.kernel.pool().bytes(buffer)[from..],
             None => direction.carried(),
         };
-        loop {
-            let rest = &bytes[*passing..];
-            match self.gate.inspect(side, rest, &policy, &mut cx.tables) {
-                Outcome::Pass(bytes) => {
-                    *passing += bytes;
-                    // See `inspect_carried`.
-                    if bytes == rest.len() && !is_undecided {
-                        return Outcome::Pass(bytes);
-                    }
-                }
-                other @ (Outcome::Hold
-                | Outcome::Drop(_)
-                | Outcome::Replace(..)
-                | Outcome::Inject(_)
-                | Outcome::Note(_)
-                | Outcome::Act(_)) => return other,
-            }
-        }
+        self.gate.inspect(side, (bytes, passing), is_undecided, &policy, &mut cx.tables)
     }
 
     #[inline(always)]

@@ -77,6 +77,14 @@ impl<K: Kernel> Connection<K> {
         }
     }
 
+    /// The half takes up what has come early.
+    pub(super) fn take_up_early(&mut self, side: Side, cx: &mut Context<K>) -> Next {
+        match self.directions[side as usize].pop_early() {
+            Some(arrived) => self.take_up(side, arrived, cx),
+            None => Next::Rest,
+        }
+    }
+
     /// Something has come that cannot pass now, or ever.
     #[inline(never)]
     fn take_up_elsewhere(

@@ -76,8 +76,8 @@ pub(super) enum Next {
     Advance(Side),
     /// The upstream half goes on, and then the downstream's bytes that may have waited for it.
     AdvanceAndResume,
-    /// This has come from the side.
-    TakeUp(Side, Arrived),
+    /// The half takes up what has come early from the side.
+    TakeUpEarly(Side),
     /// The gate decides about what has come from the side.
     Inspect(Side),
     /// The side has sent FIN, and everything before it has passed.

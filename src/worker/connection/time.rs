@@ -26,7 +26,8 @@ impl<K: Kernel> Connection<K> {
         match (&self.phase, &self.upstream) {
             (Phase::Open, Upstream::Undecided { since }) => self.visit_undecided(*since, cx),
             (Phase::Open, Upstream::Connecting(_)) => {
-                self.visit_attempts(cx);
+                let overdue = cx.now.saturating_sub(cx.limits.connect_us);
+                self.cancel_attempts(overdue, cx);
                 if cx.now.saturating_sub(self.accepted_at) > PERIOD_US_MIN {
                     // Most are connected before this is worth an operation.
                     self.watch(Side::Downstream, cx);

@@ -24,37 +24,49 @@ impl<K: Kernel> Connection<K> {
     /// Takes up what comes next from `side`: what is carried and may pass, what came early, or a
     /// receive.
     fn receive(&mut self, side: Side, cx: &mut Context<K>) -> Next {
-        let multishot = self.takes_all(side);
-        let has_target = side == Side::Upstream || self.is_relaying();
-        let direction = &mut self.directions[side as usize];
-        if has_target && direction.is_cleared() {
-            self.load(side, cx);
-            return Next::Rest;
-        }
-        if let Some(arrived) = direction.pop_early() {
-            return Next::TakeUp(side, arrived);
+        let direction = &self.directions[side as usize];
+        if !direction.is_in_step() {
+            let has_target = side == Side::Upstream || self.is_relaying();
+            if has_target && direction.is_cleared() {
+                self.load(side, cx);
+                return Next::Rest;
+            }
+            if direction.has_early() {
+                return Next::TakeUpEarly(side);
+            }
         }
         if direction.source == Source::Ended {
             return if !direction.carries() { Next::Ended(side) } else { Next::Rest };
         }
-        let room = direction.room();
         let Some(source) = &self.ends[side as usize].socket else { return Next::Rest };
+        let receive = match direction.receive {
+            Receive::No => self.arm(side, source, cx),
+            armed @ (Receive::Once | Receive::Multishot) => armed,
+        };
+        if receive != Receive::No {
+            let direction = &mut self.directions[side as usize];
+            direction.receive = receive;
+            direction.operation = Some(Operation::Receive);
+        }
+        Next::Rest
+    }
+
+    /// Submits a receive from `source`, if there is room for what it brings.
+    fn arm(&self, side: Side, source: &K::Socket, cx: &mut Context<K>) -> Receive {
+        let direction = &self.directions[side as usize];
         let token = self.key.token(side);
-        match direction.receive {
-            Receive::Once | Receive::Multishot => {}
-            Receive::No if multishot => {
-                cx.kernel.receive_multishot(source, direction.expect, token);
-                direction.receive = Receive::Multishot;
-            }
+        if self.takes_all(side) {
+            cx.kernel.receive_multishot(source, direction.expect, token);
+            return Receive::Multishot;
+        }
+        match direction.room() {
             // Until some of what is carried has passed.
-            Receive::No if room == 0 => return Next::Rest,
-            Receive::No => {
+            0 => Receive::No,
+            room => {
                 cx.kernel.receive(source, room, direction.expect, token);
-                direction.receive = Receive::Once;
+                Receive::Once
             }
         }
-        direction.operation = Some(Operation::Receive);
-        Next::Rest
     }
 
     /// Puts what is carried into a buffer, and sends as much of it as may pass.
@@ -100,14 +112,16 @@ impl<K: Kernel> Connection<K> {
 
     /// Whether the half that reads from `side` takes whatever comes, so that a receive may go on by
     /// itself: nothing is held back, and no pipe is in sight.
-    fn takes_all(&mut self, side: Side) -> bool {
-        let holds_nothing = self.gate.holds_nothing();
+    fn takes_all(&self, side: Side) -> bool {
         let direction = &self.directions[side as usize];
-        self.is_relaying() && holds_nothing && !direction.carries() && !direction.half.moves_bulk()
+        self.is_relaying()
+            && self.gate.holds_nothing()
+            && !direction.carries()
+            && !direction.half.moves_bulk()
     }
 
     /// Whether anything waits for the end of a send of the half that reads from `side`.
-    fn notice(&mut self, side: Side, until: u32) -> Notice {
+    fn notice(&self, side: Side, until: u32) -> Notice {
         let direction = &self.directions[side as usize];
         let whole = matches!(&direction.held, Held::Buffer(buffer) if buffer.length() == until);
         let is_last = direction.receive == Receive::Multishot && direction.is_in_step();
