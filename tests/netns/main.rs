@@ -21,6 +21,7 @@ mod limits;
 mod metrics;
 mod names_dns;
 mod names_explain;
+mod names_field;
 mod names_http;
 mod names_http2;
 mod names_log;

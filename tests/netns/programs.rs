@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::lab::{Lab, Part, wait_until};
+use crate::lab::{Lab, Part, wait_until, web};
 
 /// How a program ended, and what it wrote.
 #[derive(Debug)]
@@ -201,8 +201,13 @@ impl Nginx {
     }
 }
 
+/// The server to which nginx is a reverse proxy, for `/behind`.
+pub(crate) fn behind_nginx() -> SocketAddr {
+    web(13, 9000)
+}
+
 fn nginx_conf(root: &Path, listens: &[(&[SocketAddr], &str)]) -> String {
-    let dir = root.display();
+    let (dir, behind) = (root.display(), behind_nginx());
     let listens: String = listens
         .iter()
         .flat_map(|(addresses, how)| addresses.iter().map(move |at| format!("listen {at}{how};")))
@@ -223,6 +228,9 @@ fn nginx_conf(root: &Path, listens: &[(&[SocketAddr], &str)]) -> String {
                 ssl_certificate {dir}/certificate.pem; ssl_certificate_key {dir}/key.pem;
                 location = / {{ return 200 \"site $server_addr:$server_port\"; }}
                 location = /empty {{ return 204; }}
+                location = /behind {{
+                    proxy_pass http://{behind}; proxy_buffer_size 64k; proxy_buffers 8 64k;
+                }}
                 location /files/ {{ root {dir}/$server_addr; dav_methods PUT; }}
             }}
         }}"

@@ -47,6 +47,27 @@ fn field(block: &mut Vec<u8>, name: &str, value: &str) {
     }
 }
 
+#[test]
+fn a_channel_that_connects_long_before_it_calls_is_judged_by_its_first_call() {
+    let mut lab = Lab::new(Mode::RegistryOnly, false);
+    let mut client = lab.connect();
+    let mut sent = [PREFACE, &*frame(SETTINGS, 0, 0, &[])].concat();
+    client.send(&sent);
+    lab.pass(60);
+    assert!(lab.upstreams.is_empty(), "nobody is asked for yet");
+    let mut block = Vec::new();
+    let fields =
+        [(":method", "POST"), (":scheme", "http"), (":path", "/a"), (":authority", "a.example")];
+    fields.iter().for_each(|(name, value)| self::field(&mut block, name, value));
+    let call = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block);
+    client.send(&call);
+    sent.extend(call);
+    lab.settle();
+    assert_eq!(lab.upstreams[0].server, Server::A);
+    assert_eq!(lab.upstreams[0].end.received, sent);
+    lab.close(client);
+}
+
 impl Script {
     fn draw(draw: &mut Draw, mode: Mode) -> Self {
         let mut script = Self { bytes: PREFACE.to_vec(), ..Self::default() };
