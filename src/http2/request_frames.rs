@@ -36,6 +36,17 @@ pub struct RequestFrames {
     opening: Option<Opening>,
     blocks: Blocks,
     raw_binary: RawBinary,
+    knows: Knows,
+}
+
+/// Which SETTINGS the client has been shown.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Knows {
+    /// None of the server: what it may send has the initial limits (RFC 9113 6.5.2).
+    #[default]
+    Initial,
+    /// The server's, which watches over its limits itself.
+    Servers,
 }
 
 /// Whether header blocks pass.
@@ -143,6 +154,11 @@ impl RequestFrames {
         self.opening = None;
     }
 
+    /// The server's first frames, its SETTINGS, have passed to the client.
+    pub fn server_has_spoken(&mut self) {
+        self.knows = Knows::Servers;
+    }
+
     /// What the server says of gRPC's metadata.
     pub fn set_raw_binary(&mut self, raw_binary: RawBinary) {
         self.raw_binary = raw_binary;
@@ -231,6 +247,9 @@ impl RequestFrames {
 
     /// A frame of a stream that is no header block.
     fn stream_frame(&mut self, header: FrameHeader, bytes: &[u8], is_first: bool) -> Lead {
+        if self.knows == Knows::Initial && header.payload_bytes > PAYLOAD_BYTES_MAX {
+            return Lead::State(State::Refused(FrameError::BadFrame(ErrorCode::FrameSize)));
+        }
         let is_unknown = self.blocks == Blocks::Dropped && !self.streams.is_open(header.stream);
         if !is_first && (is_unknown || !self.streams.is_open(header.stream)) {
             // It may have to be told alone.
@@ -241,10 +260,7 @@ impl RequestFrames {
             Passage::Bodyless if !is_first => Lead::Wait,
             Passage::Passes | Passage::Dropped => Lead::Step(self.drop_frame(header, bytes)),
             Passage::Bodyless => {
-                let error = match header.payload_bytes > PAYLOAD_BYTES_MAX {
-                    true => FrameError::BadFrame(ErrorCode::FrameSize).into(),
-                    false => RequestError::UnannouncedBody.into(),
-                };
+                let error = RequestError::UnannouncedBody.into();
                 Lead::Step(self.reset_by(header, bytes, Some(error)))
             }
         }

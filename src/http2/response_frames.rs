@@ -58,8 +58,11 @@ enum Progress {
 impl ResponseFrames {
     /// The next `bytes` have passed, in answer to `requests`.
     pub fn passed(&mut self, mut bytes: &[u8], requests: &mut RequestFrames) {
-        while !bytes.is_empty() {
+        if !bytes.is_empty() {
             self.progress = Progress::Begun;
+            requests.server_has_spoken();
+        }
+        while !bytes.is_empty() {
             let taken = match self.payload_left {
                 0 => self.header(bytes, requests),
                 left => {
