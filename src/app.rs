@@ -34,6 +34,7 @@ use crate::drain::Drain;
 use crate::failed_addresses::FailedAddresses;
 use crate::load::{self, Loaded};
 use crate::metrics::MetricsHub;
+use crate::questions;
 use crate::registry::{Answers, Registry, Snapshot};
 use crate::sys::instance::Instance;
 use crate::sys::kernel::{Kernel, Recorded};
@@ -97,6 +98,7 @@ struct Shared {
     metrics: MetricsHub,
     access_log: AccessLog,
     drain: Drain,
+    questions: questions::Sender,
 }
 
 impl App {
@@ -127,6 +129,7 @@ impl App {
         let addresses =
             Addresses { listen: listen::addresses(&listeners)?, control: control.addresses() };
         let source = reload_source(loaded, diagnostics, options.config_file);
+        let (questions, asked) = questions::channel();
         let (access_log, access_log_queue) = access_log::open(&config.access_log);
         let shared = Shared {
             registry: Registry::new(snapshot),
@@ -135,6 +138,7 @@ impl App {
             metrics: MetricsHub::new(config.metrics.series_max, budget.workers),
             access_log,
             drain: Drain::default(),
+            questions,
         };
         refresh_own_addresses(&shared.admission);
         let mut threads = Threads::new();
@@ -153,6 +157,7 @@ impl App {
                 registry: shared.registry.clone(),
                 drain: shared.drain.clone(),
                 workers: senders.clone(),
+                questions: asked,
                 metrics: shared.metrics.clone(),
                 access_log: access_log_queue,
                 source,
@@ -213,6 +218,7 @@ impl Shared {
             drain: self.drain.clone(),
             inbox,
             waker,
+            questions: self.questions.clone(),
             failed_addresses: Arc::clone(&self.failed_addresses),
             pipes_max: budget.pipes_per_worker,
             workers: u32::try_from(budget.workers).unwrap_or(u32::MAX),

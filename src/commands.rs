@@ -2,7 +2,7 @@
 //!
 //! A command is queued, the worker is woken through its eventfd and answers between two loop turns.
 //! Nothing on the data path waits: the queue is unbounded, but only the control plane, which waits
-//! for each answer, and the watchdog write to it.
+//! for each answer or gives one for each question of a worker, and the watchdog write to it.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,6 +10,8 @@ use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use crate::questions::Found;
+use crate::sniff::Name;
 use crate::sys::waker::Waker;
 
 /// What the control plane may ask.
@@ -21,6 +23,15 @@ pub enum Command {
         from: usize,
         /// Where the answer goes.
         reply: tokio::sync::oneshot::Sender<ConnectionPage>,
+    },
+    /// The answer to a [`Question`](crate::questions::Question).
+    Resolved {
+        /// The name that was asked for.
+        name: Name,
+        /// The connection that waits.
+        connection: u64,
+        /// What was found.
+        found: Found,
     },
     /// Look at the drain switch.
     Drain,

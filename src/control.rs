@@ -24,6 +24,7 @@ use crate::commands::{Command, CommandSender};
 use crate::config::Config;
 use crate::drain::Drain;
 use crate::metrics::MetricsHub;
+use crate::questions;
 use crate::registry::Registry;
 use crate::sys::thread::give_way;
 pub use listen::BindError;
@@ -79,6 +80,8 @@ pub struct Inputs {
     pub drain: Drain,
     /// The workers, in the order of their ids.
     pub workers: Vec<CommandSender>,
+    /// What the workers ask for.
+    pub questions: questions::Receiver,
     /// The hub that the workers' metrics came from.
     pub metrics: MetricsHub,
     /// What the workers tell the access log.
@@ -163,6 +166,7 @@ impl Control {
             offer: reload.offer(),
             counters: Arc::clone(counters),
             first_answers,
+            claims: dns::Claimed { questions: inputs.questions, workers: inputs.workers.clone() },
         };
         let names = dns::spawn(names, &runtime);
         let shared = Arc::new(Shared {

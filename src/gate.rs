@@ -54,8 +54,8 @@ pub(crate) use guard::{GuardedGate, is_inside};
 pub(crate) use http1::{Http1, Mode};
 pub(crate) use http2::Http2;
 pub(crate) use outcome::{
-    Action, Attribution, DecidedBy, Inspected, Leg, Logging, Note, Outcome, Policy, Tables,
-    Unfollowed,
+    Action, Attribution, DecidedBy, Inspected, Leg, Logging, Note, Outcome, Policy, Reached,
+    Tables, Unfollowed,
 };
 pub(crate) use reply::{
     Answered, AnsweredBy, Exchange, Logged, Malformed, Reply, TLS_ACCESS_DENIED,

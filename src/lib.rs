@@ -131,6 +131,8 @@ mod drain;
 
 mod commands;
 
+mod questions;
+
 pub mod control;
 
 // From files to a snapshot.
@@ -158,6 +160,6 @@ pub mod internals {
 
     reach! {
         access_log admission commands diagnostics drain gate http1 http2 identity judge metrics
-        registry relay sniff upstream_guard worker workload
+        questions registry relay sniff upstream_guard worker workload
     }
 }

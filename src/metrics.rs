@@ -26,13 +26,15 @@ pub mod counters;
 pub mod encode;
 pub mod hub;
 mod labels;
+mod process;
 pub mod requests;
 mod room;
 pub mod series;
 pub mod timing;
 
 pub use counters::{
-    ControlCounters, Detected, DnsResult, ReloadResult, Shed, UnaskedStatus, WorkerCounters,
+    ControlCounters, Detected, DnsResult, ReloadResult, ResolvedClaim, Shed, UnaskedStatus,
+    WorkerCounters,
 };
 pub use encode::Format;
 pub use hub::{MetricsHub, WorkerMetrics};
@@ -113,6 +115,10 @@ pub enum CloseReason {
     SelfCall,
     /// The service's name has not resolved to an endpoint.
     NoEndpoint,
+    /// The name that the workload claims has no address, or nobody told one in time.
+    NameUnresolved,
+    /// So many claimed names are being resolved that this one was not.
+    NameLimit,
     /// Egret does not connect to the address ([`crate::upstream_guard`]).
     RefusedUpstream,
     /// A request that is malformed, and was refused.
@@ -150,9 +156,12 @@ impl CloseReason {
             | Self::NoLocalPort
             | Self::NoDescriptor
             | Self::ConnectFailed => ResponseFlags::ConnectFailed,
-            Self::ConnectionLimit | Self::SourceLimit | Self::GaveWay | Self::HeldBytes => {
-                ResponseFlags::Overflow
-            }
+            Self::NameUnresolved => ResponseFlags::NameUnresolved,
+            Self::ConnectionLimit
+            | Self::SourceLimit
+            | Self::GaveWay
+            | Self::HeldBytes
+            | Self::NameLimit => ResponseFlags::Overflow,
         }
     }
 }
@@ -186,6 +195,9 @@ pub enum ResponseFlags {
     /// `DPE`: what the downstream sent is malformed.
     #[strum(serialize = "DPE")]
     DownstreamProtocol,
+    /// `DF`: a name was not resolved.
+    #[strum(serialize = "DF")]
+    NameUnresolved,
     /// `UF`: the upstream connection of a request failed that goes where it meant to. Istio does
     /// not retry it.
     #[strum(serialize = "UF")]

@@ -117,4 +117,6 @@ impl Sniffer {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;

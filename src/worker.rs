@@ -40,6 +40,7 @@ use crate::drain::{Drain, Phase as ProcessPhase};
 use crate::failed_addresses::FailedAddresses;
 use crate::gate::Micros;
 use crate::metrics::WorkerMetrics;
+use crate::questions;
 use crate::registry::Reader;
 use crate::sys::kernel::{Completion, Errno, Kernel, Recorded};
 use crate::sys::socket::Keepalive;
@@ -84,6 +85,8 @@ pub struct Parts<L> {
     pub inbox: Receiver<Command>,
     /// Ends a wait when there is a request.
     pub waker: Waker,
+    /// Where the names go that are to be resolved.
+    pub questions: questions::Sender,
     /// Shared by all workers.
     pub failed_addresses: Arc<FailedAddresses>,
     /// Pipes that may be lent to connections at a time.
@@ -141,6 +144,8 @@ impl<K: Kernel> Worker<K> {
                     metrics: parts.metrics,
                     access_log: parts.access_log,
                     failed_addresses: parts.failed_addresses,
+                    questions: parts.questions,
+                    worker: parts.id,
                     pipes_max: parts.pipes_max,
                     workers: parts.workers,
                 },

@@ -47,6 +47,7 @@ const LAYERS: [&[&str]; 6] = [
         "access_log",
         "drain",
         "commands",
+        "questions",
         "load",
         "admission",
         "failed_addresses",

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::prefix;
 use crate::registry::service_entry::ByAddress;
 use crate::registry::snapshot::{
-    Decision, Match, NameTrust, Service, Shown, Snapshot, Target, Verdict,
+    Decision, Destination, Match, NameTrust, Service, Shown, Snapshot, Target, Verdict,
 };
 use crate::sniff::{Host, NameError};
 use crate::upstream_guard::{self, LedBy, Rules, ThisHost};
@@ -124,8 +124,11 @@ fn reading(
         decided_by: decided_by(snapshot, decision, found),
         verdict: word(decision.verdict),
         connects_to: match decision.verdict {
-            Verdict::Service(service, _) => {
-                let to = upstream(snapshot, service, destination);
+            Verdict::Service(service, matched) => {
+                let to = match (service.destination(matched, destination), host) {
+                    (Destination::Named { port }, Some(host)) => claimed(snapshot, host, port),
+                    _ => upstream(snapshot, service, destination),
+                };
                 let elsewhere = question.source.is_none().then(|| elsewhere(snapshot, service));
                 format!("{to}{}", elsewhere.unwrap_or_default())
             }
@@ -199,6 +202,9 @@ fn vouched(snapshot: &Snapshot, standing: NameTrust) -> Option<String> {
     match standing {
         NameTrust::NotNeeded => None,
         NameTrust::Verified => Some("verified: it goes to the entry's own endpoints".into()),
+        NameTrust::Resolved => {
+            Some("resolved: it goes to an address that Egret resolves for the name".into())
+        }
         NameTrust::Unverified => {
             let action = snapshot.config.names.unverified.as_str();
             let why = "the entry has no endpoints, and the address is none of its own";
@@ -288,6 +294,16 @@ fn upstream(snapshot: &Snapshot, service: &Service, destination: SocketAddr) -> 
     }
 }
 
+/// Where the host leads that a connection claims.
+fn claimed(snapshot: &Snapshot, host: &Host, port: u16) -> String {
+    match host {
+        Host::Name(name) => format!("an address of {name}, resolved while Egret runs, port {port}"),
+        Host::Address(address) => {
+            guarded(snapshot, SocketAddr::new(address.to_canonical(), port), LedBy::File)
+        }
+    }
+}
+
 /// The address, and whether Egret connects to it, as far as that does not depend on the host.
 fn guarded(snapshot: &Snapshot, address: SocketAddr, led_by: LedBy) -> String {
     let rules = Rules::from(&snapshot.config.upstream);
@@ -306,6 +322,9 @@ fn elsewhere(snapshot: &Snapshot, service: &Arc<Service>) -> String {
         let namespace = other.cluster.value.service_namespace.as_deref().unwrap_or_default();
         let destination = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), other.port);
         let to = match &other.target {
+            Target::OriginalDestination { .. } if other.resolves_claims() => {
+                "an address of the name, resolved while Egret runs".into()
+            }
             Target::OriginalDestination { .. } => "the original destination".into(),
             Target::Endpoints(_) => upstream(snapshot, other, destination),
         };

@@ -28,8 +28,7 @@ pub struct Names {
     pub refuse_get_bodies: bool,
     /// What becomes of bytes above 127 that are no UTF-8, in requests where names decide.
     pub latin1: Latin1,
-    /// Asked for the addresses of entries with resolution DNS, in this order; empty: those that
-    /// `/etc/resolv.conf` names.
+    /// Asked for the addresses of names, in this order; empty: those that `/etc/resolv.conf` names.
     pub dns_servers: Vec<SocketAddr>,
 }
 
@@ -40,8 +39,12 @@ pub struct Names {
 pub enum Unverified {
     /// It goes to its original destination, as in Istio.
     Allow,
+    /// The same, and a line of the log says so.
+    Log,
     /// It is blocked.
     Block,
+    /// It goes to an address that Egret resolves for the name.
+    Resolve,
 }
 
 /// What becomes of a request that has text which is no UTF-8: a server that decodes it may take
@@ -110,12 +113,26 @@ impl Names {
 }
 
 impl Unverified {
+    /// All of them.
+    pub(super) const ALL: [Self; 4] = [Self::Allow, Self::Log, Self::Block, Self::Resolve];
+
     /// As the configuration writes it.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Allow => "allow",
+            Self::Log => "log",
             Self::Block => "block",
+            Self::Resolve => "resolve",
+        }
+    }
+
+    /// Whether the connection goes where the workload says, under a name that it chose.
+    #[must_use]
+    pub fn follows_claim(self) -> bool {
+        match self {
+            Self::Allow | Self::Log => true,
+            Self::Block | Self::Resolve => false,
         }
     }
 }

@@ -168,7 +168,7 @@ fn names(names: &mut Names, mut fields: Fields<'_, '_>) {
         ports.dedup();
         Ok(ports)
     });
-    let unverified = [Unverified::Allow, Unverified::Block].map(|word| (word.as_str(), word));
+    let unverified = Unverified::ALL.map(|word| (word.as_str(), word));
     fields.read("unverified", &mut names.unverified, |node| values::choice(node, &unverified));
     let grace = |node| values::duration(node, SHORTEST..=24 * HOUR);
     fields.read("grace", &mut names.grace, grace);

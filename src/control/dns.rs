@@ -25,6 +25,7 @@ use crate::registry::Answers;
 use crate::sniff::Name;
 
 mod book;
+mod claimed;
 mod question;
 #[cfg(test)]
 mod testing;
@@ -33,6 +34,8 @@ mod tests;
 
 pub(super) use book::View;
 use book::{Book, Family, Reply, Timing};
+pub(super) use claimed::Inputs as Claimed;
+use claimed::{ClaimedBook, Claims};
 use question::Asker;
 
 /// Questions of each family that are under way at a time. A resolver on the same node answers
@@ -58,6 +61,8 @@ pub(super) struct Wanted {
     pub(super) servers: Vec<SocketAddr>,
     /// How long an answer vouches for its name at least.
     pub(super) grace: Duration,
+    /// How long a connection waits for the addresses of a name that it claims.
+    pub(super) deadline: Duration,
 }
 
 /// Takes the answers of all names; its receiver ends when they are published, or need not be.
@@ -73,18 +78,24 @@ pub(super) struct Inputs {
     pub(super) counters: Arc<ControlCounters>,
     /// Told once, when every first name has been asked for and the answers are published.
     pub(super) first_answers: SyncSender<()>,
+    /// How workers ask for the names that workloads claim.
+    pub(super) claims: claimed::Inputs,
 }
 
 /// What is known of the names, for the admin server.
 #[derive(Debug, Clone)]
 pub(super) struct Names {
     book: Arc<Mutex<Book>>,
+    claimed: Arc<Mutex<ClaimedBook>>,
 }
 
 impl Names {
     /// Every name with its addresses and their state.
     pub(super) fn view(&self) -> Vec<View> {
-        lock(&self.book).view(Instant::now())
+        let now = Instant::now();
+        let mut all = lock(&self.book).view(now);
+        all.extend(lock(&self.claimed).view(now));
+        all
     }
 }
 
@@ -95,8 +106,12 @@ pub(super) fn spawn(inputs: Inputs, runtime: &Runtime) -> Names {
 
 fn spawn_with(inputs: Inputs, runtime: &Runtime, timing: Timing) -> Names {
     let book = Arc::new(Mutex::new(Book::new(timing)));
-    runtime.spawn(Resolver::new(inputs, Arc::clone(&book)).run());
-    Names { book }
+    let Inputs { wanted, offer, counters, first_answers, claims } = inputs;
+    let (claims, claimed) = Claims::new(wanted.clone(), claims, Arc::clone(&counters), timing);
+    runtime.spawn(claims.run());
+    let resolver = Resolver::new(wanted, offer, counters, first_answers, Arc::clone(&book));
+    runtime.spawn(resolver.run());
+    Names { book, claimed }
 }
 
 /// The task's state.
@@ -140,8 +155,13 @@ enum Event {
 }
 
 impl Resolver {
-    fn new(inputs: Inputs, book: Arc<Mutex<Book>>) -> Self {
-        let Inputs { wanted, offer, counters, first_answers, .. } = inputs;
+    fn new(
+        wanted: watch::Receiver<Wanted>,
+        offer: Offer,
+        counters: Arc<ControlCounters>,
+        first_answers: SyncSender<()>,
+        book: Arc<Mutex<Book>>,
+    ) -> Self {
         let rest_until = Instant::now();
         let publication = Publication { offer, changed: None, under_way: None, rest_until };
         Self {
@@ -187,7 +207,7 @@ impl Resolver {
                 Ok(()) => Event::WantedChanged,
                 Err(_) => Event::NobodyWants,
             },
-                        // No question is aborted, and one that panics ends the process.
+            // No question is aborted, and one that panics ends the process.
             Some(Ok(reply)) = self.questions.join_next() => Event::Replied(reply),
             () = self.publication.published() => Event::Published,
             () = at(offer_at) => Event::TimeToOffer,
@@ -197,7 +217,7 @@ impl Resolver {
     }
 
     fn follow_wanted(&mut self) {
-        let Wanted { names, servers, grace } = self.wanted.borrow_and_update().clone();
+        let Wanted { names, servers, grace, .. } = self.wanted.borrow_and_update().clone();
         let now = Instant::now();
         let mut book = lock(&self.book);
         if servers != self.asker.servers() {

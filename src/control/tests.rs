@@ -55,6 +55,7 @@ fn bench_of(
         registry: registry.clone(),
         drain: drain.clone(),
         workers: senders,
+        questions: questions::channel().1,
         metrics: metrics.clone(),
         access_log,
         source,

@@ -201,7 +201,7 @@ impl Http1 {
     }
 
     /// The upstream connection, as far as it can carry a further request.
-    fn leg(&self, policy: &Policy<'_>) -> Leg {
+    fn leg<'a>(&self, policy: &Policy<'a>) -> Leg<'a> {
         if self.is_leg_spent { Leg::None } else { policy.leg }
     }
 
@@ -220,7 +220,7 @@ impl Http1 {
                 let decide = || Route::decide(policy.snapshot, source, destination, host.cloned());
                 let route = self.route.insert(tables.routes.find(asker, host, decide));
                 if route.standing == NameTrust::Unverified {
-                    return Outcome::Note(Note::UnverifiedName);
+                    return Outcome::Note(Note::UnverifiedName(Rc::clone(route)));
                 }
                 route
             }

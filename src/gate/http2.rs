@@ -155,7 +155,7 @@ impl Http2 {
     }
 
     /// What was found out before, and is said before another frame is read.
-    fn told(&mut self, bytes: &[u8], leg: Leg) -> Option<Outcome> {
+    fn told(&mut self, bytes: &[u8], leg: Leg<'_>) -> Option<Outcome> {
         if let Some(note) = self.notes.pop() {
             return Some(Outcome::Note(note));
         }
@@ -208,23 +208,24 @@ impl Http2 {
     /// A request's HEADERS, of `bytes` bytes, are next.
     fn request(&mut self, bytes: usize, stream: u32, claimed: Claimed, policy: &Policy<'_>) {
         let host = Some(claimed.host.clone());
-        let route = Route::decide(policy.snapshot, policy.source, policy.destination, host);
+        let route =
+            Rc::new(Route::decide(policy.snapshot, policy.source, policy.destination, host));
         if claimed.conflict {
             self.notes.push(Note::NameConflict);
         }
         if route.standing == NameTrust::Unverified {
-            self.notes.push(Note::UnverifiedName);
+            self.notes.push(Note::UnverifiedName(Rc::clone(&route)));
         }
         match policy.leg {
             // Of two names it is unknown which one the server takes.
             Leg::None if route.is_blocked() || claimed.conflict => {
                 let frames = self.farewell(stream, answer(stream, 502, &claimed));
-                let answer = answered(Rc::new(route), claimed, 502, policy);
+                let answer = answered(route, claimed, 502, policy);
                 let flags = ResponseFlags::None;
                 self.reply(frames, CloseReason::BlackHole, vec![answer], flags);
             }
             Leg::None => {
-                let (snapshot, route) = (Rc::clone(policy.snapshot), Rc::new(route));
+                let snapshot = Rc::clone(policy.snapshot);
                 self.first = Some(Box::new(First { snapshot, route, stream, claimed }));
                 self.allowed = bytes;
             }
@@ -238,7 +239,7 @@ impl Http2 {
                     self.notes.push(Note::BlockedStream);
                 }
                 self.refuse(bytes, stream, answer(stream, 502, &claimed), CloseReason::BlackHole);
-                let answer = answered(Rc::new(route), claimed, 502, policy);
+                let answer = answered(route, claimed, 502, policy);
                 self.notes.push(Note::StreamAnswered(Box::new(answer)));
             }
         }

@@ -10,7 +10,7 @@ use crate::http1::{FramingError, KnownHeads};
 use crate::judge::{RequestError, Rules};
 use crate::metrics::{CloseReason, Detected, UnaskedStatus};
 use crate::registry::snapshot::Shown;
-use crate::sniff::{Host, NameError};
+use crate::sniff::{Host, Name, NameError};
 
 /// What a decision rests on beside the bytes.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub(crate) struct Policy<'a> {
     pub(crate) source: IpAddr,
     /// The original destination.
     pub(crate) destination: SocketAddr,
-    pub(crate) leg: Leg,
+    pub(crate) leg: Leg<'a>,
     /// Of what the upstream has sent, as far as is known.
     pub(crate) upstream: Inspected,
     /// How many more bytes of this side can be held.
@@ -42,11 +42,18 @@ impl Policy<'_> {
 
 /// The upstream connection, as far as a gate needs to know it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Leg {
+pub(crate) enum Leg<'a> {
     /// There is none, or it carries no further request.
     None,
-    /// It goes to this address.
-    Up(SocketAddr),
+    Up(Reached<'a>),
+}
+
+/// Where an upstream connection goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reached<'a> {
+    pub(crate) address: SocketAddr,
+    /// The name that a workload has shown and Egret has resolved to the address.
+    pub(crate) name: Option<&'a Name>,
 }
 
 /// How much of what a side has sent the gate has seen.
@@ -98,8 +105,8 @@ pub(crate) enum Note {
     Http1Detected,
     /// The preface of HTTP/2 was seen where a name can decide.
     Http2Detected,
-    /// A name has decided, and nothing vouches for it.
-    UnverifiedName,
+    /// The name of this route has decided, and nothing vouches for it.
+    UnverifiedName(Rc<Route>),
     /// A request names two hosts.
     NameConflict,
     /// A later stream is blocked by policy.

@@ -19,7 +19,7 @@ use crate::registry::{Snapshot, Verdict};
 use crate::sniff::{Host, Name};
 use crate::workload::Workload;
 
-use super::Mode as HttpMode;
+use super::{Mode as HttpMode, Reached};
 
 /// The routes that one worker has found last: most requests ask a host that was asked before, on
 /// this connection or another one.
@@ -190,17 +190,42 @@ impl Route {
     }
 
     /// Whether an upstream connection to `upstream` is where this route leads.
-    pub(crate) fn leads_to(&self, upstream: SocketAddr, destination: SocketAddr) -> bool {
+    pub(crate) fn leads_to(&self, upstream: Reached<'_>, destination: SocketAddr) -> bool {
         match &self.action {
             RouteAction::BlackHole => false,
-            RouteAction::Passthrough => upstream == destination,
+            RouteAction::Passthrough => upstream.address == destination,
             RouteAction::Service(_, Destination::Original { port, .. }) => {
-                upstream == SocketAddr::new(destination.ip(), *port)
+                upstream.address == SocketAddr::new(destination.ip(), *port)
             }
             RouteAction::Service(service, Destination::Endpoints) => match &service.target {
-                ServiceTarget::Endpoints(endpoints) => endpoints.contains(&upstream),
+                ServiceTarget::Endpoints(endpoints) => endpoints.contains(&upstream.address),
                 ServiceTarget::OriginalDestination { .. } => false,
             },
+            RouteAction::Service(_, Destination::Named { port }) => match &self.host {
+                Some(Host::Name(name)) => {
+                    upstream.name == Some(name) && upstream.address.port() == *port
+                }
+                Some(Host::Address(ip)) => {
+                    upstream.address == SocketAddr::new(ip.to_canonical(), *port)
+                }
+                None => false,
+            },
+        }
+    }
+
+    /// Whether both lead to the same addresses. For routes of one generation.
+    pub(crate) fn is_same_way(&self, other: &Self) -> bool {
+        match (&self.action, &other.action) {
+            (RouteAction::Service(one, to), RouteAction::Service(other_one, other_to)) => {
+                let is_same_name = || match to {
+                    Destination::Named { .. } => self.host == other.host,
+                    Destination::Original { .. } | Destination::Endpoints => true,
+                };
+                Arc::ptr_eq(one, other_one) && to == other_to && is_same_name()
+            }
+            (RouteAction::Passthrough, RouteAction::Passthrough)
+            | (RouteAction::BlackHole, RouteAction::BlackHole) => true,
+            _ => false,
         }
     }
 }
@@ -214,17 +239,6 @@ impl RouteAction {
             }
             Verdict::Passthrough => Self::Passthrough,
             Verdict::BlackHole => Self::BlackHole,
-        }
-    }
-
-    /// Whether both lead to the same endpoints. For routes of one generation.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Service(one, to), Self::Service(other, other_to)) => {
-                Arc::ptr_eq(one, other) && to == other_to
-            }
-            (Self::Passthrough, Self::Passthrough) | (Self::BlackHole, Self::BlackHole) => true,
-            _ => false,
         }
     }
 }

@@ -11,10 +11,11 @@ use std::rc::Rc;
 
 use super::{
     Action, Answered, AnsweredBy, Detect, Gate, HeldSnapshot, Inspected, Leg, Logging, Micros,
-    Outcome, Policy, Tables,
+    Outcome, Policy, Reached, Tables,
 };
 use crate::metrics::Detected;
 use crate::relay::Side;
+use crate::sniff::Name;
 use world::DESTINATION;
 
 /// Who asks.
@@ -84,13 +85,21 @@ pub(super) struct Seen {
     pub(super) relayed: Vec<u8>,
 }
 
+/// Whether the gate is told of the upstream connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sees {
+    Leg,
+    NoLeg,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Show {
     pub(super) gate: Gate,
     tables: Tables,
     snapshot: HeldSnapshot,
-    leg: Leg,
+    /// Where the upstream connection goes, and the name that was resolved for it.
+    leg: Option<(SocketAddr, Option<Name>)>,
     /// There has been no decision yet.
     is_undecided: bool,
     sides: [Sent; 2],
@@ -116,7 +125,7 @@ impl Show {
             gate: Gate::Detect(detect),
             tables: Tables::default(),
             snapshot,
-            leg: Leg::None,
+            leg: None,
             is_undecided: is_gated,
             sides: [Sent::default(), Sent::default()],
             cleared: Vec::new(),
@@ -127,7 +136,7 @@ impl Show {
             seen: Seen::default(),
         };
         if !is_gated {
-            show.connect(DESTINATION);
+            show.connect(DESTINATION, None);
         }
         show
     }
@@ -180,10 +189,7 @@ impl Show {
 
     /// Where the upstream connection goes.
     pub(super) fn upstream(&self) -> Option<SocketAddr> {
-        match self.leg {
-            Leg::Up(address) => Some(address),
-            Leg::None => None,
-        }
+        self.leg.as_ref().map(|(address, _)| *address)
     }
 
     fn turn(&mut self) {
@@ -241,12 +247,12 @@ impl Show {
     fn pass(&mut self, side: Side, count: usize) {
         let sent = &mut self.sides[side as usize];
         let bytes = &sent.bytes[sent.decided..sent.decided + count];
-        match (side, self.leg, self.seen.upstreams.last_mut()) {
+        match (side, &self.leg, self.seen.upstreams.last_mut()) {
             (Side::Upstream, _, _) => {
                 self.seen.client.extend_from_slice(bytes);
                 self.seen.relayed.extend_from_slice(bytes);
             }
-            (Side::Downstream, Leg::Up(_), Some((_, passed))) => passed.extend_from_slice(bytes),
+            (Side::Downstream, Some(_), Some((_, passed))) => passed.extend_from_slice(bytes),
             (Side::Downstream, _, _) => self.cleared.extend_from_slice(bytes),
         }
         sent.decided += count;
@@ -255,7 +261,14 @@ impl Show {
 
     /// What the gate says of what waits of `side`; a second time if it said that this changes
     /// nothing.
-    fn ask(&mut self, side: Side, leg: Leg) -> Outcome {
+    fn ask(&mut self, side: Side, sees: Sees) -> Outcome {
+        let leg = match (&self.leg, sees) {
+            (Some((address, name)), Sees::Leg) => {
+                Leg::Up(Reached { address: *address, name: name.as_ref() })
+            }
+            (None, _) | (_, Sees::NoLeg) => Leg::None,
+        };
+        let is_up = leg != Leg::None;
         let sent = &self.sides[side as usize];
         let bytes = &sent.bytes[sent.decided..sent.arrived];
         let taken = if sent.is_carried { bytes.len() + self.cleared_of(side) } else { 0 };
@@ -264,7 +277,7 @@ impl Show {
         let is_steady = match &outcome {
             Outcome::Pass(count) => {
                 assert!((1..=bytes.len()).contains(count), "{count} of {} pass", bytes.len());
-                let is_early = leg == Leg::None && side == Side::Downstream;
+                let is_early = !is_up && side == Side::Downstream;
                 assert!(!is_early || matches!(self.gate, Gate::Http2(_)), "nobody to pass to");
                 false
             }
@@ -279,7 +292,7 @@ impl Show {
             Outcome::Hold => true,
             Outcome::Note(_) => false,
             // Without an upstream connection nothing is in a reply's way.
-            Outcome::Act(Action::Reply(_)) => leg != Leg::None,
+            Outcome::Act(Action::Reply(_)) => is_up,
             Outcome::Act(action) => matches!(action, Action::Go(_)),
         };
         if is_steady {
@@ -304,7 +317,7 @@ impl Show {
             if (self.held(side).is_empty() && !is_asked) || !self.may_ask(side) {
                 return;
             }
-            let outcome = self.ask(side, self.leg);
+            let outcome = self.ask(side, Sees::Leg);
             let goes_on = self.follow(side, outcome, &mut has_passed);
             self.account_ended();
             if !goes_on {
@@ -319,7 +332,7 @@ impl Show {
     }
 }
 
-pub(super) fn policy(snapshot: &HeldSnapshot, leg: Leg, room: usize) -> Policy<'_> {
+pub(super) fn policy<'a>(snapshot: &'a HeldSnapshot, leg: Leg<'a>, room: usize) -> Policy<'a> {
     Policy {
         snapshot,
         source: SOURCE,

@@ -8,9 +8,10 @@ use std::fmt;
 use strum::VariantArray;
 
 use super::encode::Lines;
+use super::process::{descriptors_limit, listen_overflows, open_descriptors};
 use super::requests::Measure;
 use super::timing::{CONNECT_BOUNDS_US, TURN_BOUNDS_US};
-use super::{CloseReason, Detected, DnsResult, ReloadResult, Shed, UnaskedStatus};
+use super::{CloseReason, Detected, DnsResult, ReloadResult, ResolvedClaim, Shed, UnaskedStatus};
 use crate::drain::Phase;
 use crate::http1::FramingError;
 use crate::http2::FrameErrorKind;
@@ -214,6 +215,11 @@ pub(super) const CATALOGUE: &[Row] = &[
         "Names that decided, and for which nothing but the workload's word stands.",
         |out| out.sum(|w| &w.unverified_names),
     ),
+    counter(
+        "egret_resolved_claims_total",
+        "Names that a workload claimed and Egret resolved, by whether it meant an address of it.",
+        |out| out.by_value::<ResolvedClaim>("destination", |w| &w.resolved_claims),
+    ),
     counter("egret_name_conflicts_total", "Requests that name two hosts.", |out| {
         out.sum(|w| &w.name_conflicts)
     }),
@@ -312,6 +318,11 @@ pub(super) const CATALOGUE: &[Row] = &[
         out.control(|c| &c.dns_names)
     }),
     gauge(
+        "egret_dns_claimed_names",
+        "Names that workloads claimed and Egret has resolved.",
+        |out| out.control(|c| &c.dns_claimed_names),
+    ),
+    gauge(
         "egret_dns_addresses",
         "Addresses that vouch for a name of the registry: those of all recent answers.",
         |out| out.control(|c| &c.dns_addresses),
@@ -365,37 +376,6 @@ fn phase(out: &mut Lines<'_>) -> fmt::Result {
     })
 }
 
-/// Descriptors that the process holds. The size of the directory is their number since Linux 6.2
-/// (proc_pid_fd(5)); before, it is 0 and they are counted one by one.
-fn open_descriptors() -> u64 {
-    match std::fs::metadata("/proc/self/fd").map(|directory| directory.len()) {
-        Ok(0) => std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64),
-        Ok(count) => count,
-        Err(_) => 0,
-    }
-}
-
-/// The kernel's ListenOverflows of this network namespace (proc_pid_net(5)).
-fn listen_overflows() -> u64 {
-    std::fs::read_to_string("/proc/self/net/netstat")
-        .ok()
-        .and_then(|text| tcp_extension(&text, "ListenOverflows"))
-        .unwrap_or(0)
-}
-
-/// A value of `TcpExt`: one line has the names, the next one the values in the same order.
-fn tcp_extension(netstat: &str, name: &str) -> Option<u64> {
-    let mut lines = netstat.lines().filter_map(|line| line.strip_prefix("TcpExt:"));
-    let (names, values) = (lines.next()?, lines.next()?);
-    let mut pairs = names.split_whitespace().zip(values.split_whitespace());
-    pairs.find(|(found, _)| *found == name)?.1.parse().ok()
-}
-
-fn descriptors_limit() -> u64 {
-    use nix::sys::resource::{Resource, getrlimit};
-    getrlimit(Resource::RLIMIT_NOFILE).map_or(0, |(soft, _)| soft)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
@@ -411,16 +391,5 @@ mod tests {
             assert_eq!(row.name.ends_with("_total"), row.kind == Kind::Counter, "{}", row.name);
             assert!(row.help.ends_with('.'), "{}", row.name);
         }
-    }
-
-    #[test]
-    fn a_value_of_the_kernel_is_found_by_its_name() {
-        let text = "TcpExt: SyncookiesSent ListenOverflows ListenDrops\nTcpExt: 1 23 4\n\
-                    IpExt: ListenOverflows\nIpExt: 9\n";
-        assert_eq!(tcp_extension(text, "ListenOverflows"), Some(23));
-        assert_eq!(tcp_extension(text, "Nothing"), None);
-        assert_eq!(tcp_extension("", "ListenOverflows"), None);
-        let own = std::fs::read_to_string("/proc/self/net/netstat").unwrap();
-        assert!(tcp_extension(&own, "ListenOverflows").is_some(), "{own}");
     }
 }

@@ -61,6 +61,7 @@ pub struct WorkerCounters {
     pub detecting_bytes: Cell,
     /// Names that decided and are verified by nothing.
     pub unverified_names: Cell,
+    pub(super) resolved_claims: [Cell; ResolvedClaim::COUNT],
     /// Requests that name two hosts.
     pub name_conflicts: Cell,
     pub(super) junk_names: [Cell; NameError::COUNT],
@@ -120,6 +121,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn detected(&self, what: Detected) -> &Cell {
         &self.detected[what as usize]
+    }
+
+    /// The counter of names that were claimed, and resolved with this result.
+    #[must_use]
+    pub fn resolved_claims(&self, result: ResolvedClaim) -> &Cell {
+        &self.resolved_claims[result as usize]
     }
 
     /// The counter of server names that are none, for `reason`.
@@ -200,6 +207,18 @@ impl From<OpaqueReason> for Detected {
     }
 }
 
+/// What came of a name that a workload has claimed, and Egret has resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum ResolvedClaim {
+    /// The workload meant to go to one of the name's addresses.
+    Same,
+    /// It meant to go elsewhere.
+    Other,
+    /// No address came in `names.deadline`.
+    None,
+}
+
 /// The status of an answer that nothing asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumCount, IntoStaticStr, VariantArray)]
 pub enum UnaskedStatus {
@@ -258,6 +277,8 @@ pub enum Shed {
     Series,
     /// A line of the access log of a source that has its share.
     LogLines,
+    /// A question for the addresses of a name that a workload has claimed.
+    Names,
 }
 
 /// What came of a reload.
@@ -302,6 +323,8 @@ pub struct ControlCounters {
     pub dns_addresses: Cell,
     /// Addresses that have left before their time.
     pub dns_evicted: Cell,
+    /// Names that workloads have claimed and Egret has resolved (gauge).
+    pub dns_claimed_names: Cell,
     /// Lines of the access log that are written.
     pub access_log_lines: Cell,
     /// Lines of the access log that could not be written.
@@ -377,6 +400,7 @@ mod tests {
         have_cells_of_their_own(CloseReason::VARIANTS, |one| w.closed(one));
         have_cells_of_their_own(Shed::VARIANTS, |one| w.shed(one));
         have_cells_of_their_own(Detected::VARIANTS, |one| w.detected(one));
+        have_cells_of_their_own(ResolvedClaim::VARIANTS, |one| w.resolved_claims(one));
         have_cells_of_their_own(NameError::VARIANTS, |one| w.junk_names(one));
         have_cells_of_their_own(UnaskedStatus::VARIANTS, |one| w.unasked_answers(one));
         have_cells_of_their_own(FramingError::VARIANTS, |one| w.unframed_answers(one));

@@ -122,8 +122,7 @@ pub enum Resolution {
     /// It is one that the endpoints' names resolve to, or, without endpoints, the hosts (DNS,
     /// DNS_ROUND_ROBIN).
     Dns,
-    /// It is what the connection's own name resolves to in Istio; in Egret the original
-    /// destination (DYNAMIC_DNS).
+    /// It is one that the name resolves to which the connection shows (DYNAMIC_DNS).
     DynamicDns,
 }
 

@@ -105,6 +105,9 @@ pub enum NameTrust {
     NotNeeded,
     /// The connection goes to the entry's own endpoints, wherever the workload meant it to go.
     Verified,
+    /// The connection goes to an address that Egret resolves for the name, wherever the workload
+    /// meant it to go.
+    Resolved,
     /// Nothing: the connection would go where the workload says, under a name that it chose. (Were
     /// that address among the entry's own, it would have matched by address.)
     Unverified,
@@ -156,10 +159,11 @@ impl Snapshot {
         let mut all = Vec::new();
         for entry in in_order {
             warnings.effect_of_guard((&config.upstream).into(), entry);
+            warnings.reach_of_claims(&config, entry);
             for (port, reach) in entry.reachable_ports() {
                 warnings.effect_of(&config.names, entry, port, reach);
             }
-            all.extend(services_of(entry, answers));
+            all.extend(services_of(entry, answers, config.names.unverified));
         }
         merge_endpoints(&mut all);
         let mut services: Vec<Arc<Service>> = Vec::with_capacity(all.len());
@@ -331,6 +335,7 @@ impl Snapshot {
 fn services_of<'a>(
     entry: &'a ServiceEntry,
     answers: &'a Answers,
+    unverified: Unverified,
 ) -> impl Iterator<Item = Service> + 'a {
     let mut hosts: Vec<_> =
         entry.hosts.iter().map(|host| (host, service::cluster(entry, host))).collect();
@@ -342,7 +347,7 @@ fn services_of<'a>(
                 || !entry.allocated.is_empty()
                 // Its host may be one of the virtual hosts of the port.
                 || port.protocol == Protocol::Auto;
-            let standing = standing_by_name(entry, reach);
+            let standing = standing_by_name(entry, reach, unverified);
             let parts =
                 service::ServiceParts { entry, port, host, cluster, reach: own_reach, standing };
             is_found.then(|| Service::new(parts, answers))
@@ -351,12 +356,14 @@ fn services_of<'a>(
 }
 
 /// What vouches for a name by which a port of `entry` with this reach is found.
-fn standing_by_name(entry: &ServiceEntry, of_port: Reach) -> NameTrust {
+fn standing_by_name(entry: &ServiceEntry, of_port: Reach, unverified: Unverified) -> NameTrust {
     match entry.resolution {
         Resolution::Static | Resolution::Dns => NameTrust::Verified,
+        Resolution::DynamicDns => NameTrust::Resolved,
         // Every address is the entry's own: whatever the name, the port alone would do.
         Resolution::None if of_port.by_address == ByAddress::Any => NameTrust::NotNeeded,
-        Resolution::None | Resolution::DynamicDns => NameTrust::Unverified,
+        Resolution::None if unverified == Unverified::Resolve => NameTrust::Resolved,
+        Resolution::None => NameTrust::Unverified,
     }
 }
 

@@ -73,7 +73,7 @@ impl<K: Kernel> Connection<K> {
         };
         // Of a stream of HTTP/2 the gate has told it.
         if decision.standing == NameTrust::Unverified && *protocol != Protocol::Http2 {
-            cx.metrics.counters.unverified_names.add(1);
+            self.note_unverified(shown.name(), cx);
         }
         self.settle(snapshot, &decision, shown, *protocol, cx);
         decision

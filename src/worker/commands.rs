@@ -7,8 +7,8 @@ use crate::commands::{CONNECTIONS_PER_PAGE, Command, ConnectionInfo, ConnectionP
 use crate::relay::Side;
 use crate::sys::kernel::Kernel;
 use crate::worker::Worker;
-use crate::worker::connection::Connection;
-use crate::worker::token::Target;
+use crate::worker::connection::{Connection, Event};
+use crate::worker::token::{Key, Target};
 
 impl<K: Kernel> Worker<K> {
     /// The control plane has sent commands.
@@ -19,6 +19,9 @@ impl<K: Kernel> Worker<K> {
                 Command::Connections { from, reply } => {
                     // The asker may have gone away.
                     let _ = reply.send(self.page_of_connections(from));
+                }
+                Command::Resolved { name, connection, found } => {
+                    self.with(Key::from_bits(connection), Event::Resolved { name, found });
                 }
                 // The turn that this ends looks at the switch.
                 Command::Drain => {}

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!              +-- Open --------------------------------------+
-//!  accepted -->| Undecided -> Connecting -> Up                |-- both ended --> Closing --> gone
-//!              |                 ^           |                |                     ^
-//!              |                 +- Closing -+ (change)       |-- one is lost -> Resetting
+//!  accepted -->| Undecided -> [Resolving ->] Connecting -> Up |-- both ended --> Closing --> gone
+//!              |                 ^                        |   |                     ^
+//!              |                 +------- Closing --------+   |-- one is lost -> Resetting
 //!              +----------------------------------------------+                     |
 //!                 | a local reply                  | blocked                        |
 //!                 v                                v                                |
@@ -19,11 +19,13 @@
 //! [`End::watched`]) and never counted separately.
 
 mod attempts;
+mod candidates;
 mod close;
 mod direction;
 mod inspect;
 mod receive;
 mod reply;
+mod resolve;
 mod splice;
 mod state;
 mod time;
@@ -107,6 +109,7 @@ impl<K: Kernel> Connection<K> {
             Event::BufferFree(side) => self.buffer_free(side, cx),
             Event::HandshakeAckDue => self.quickack_on(),
             Event::Visit => self.visit(cx),
+            Event::Resolved { name, found } => self.resolved(&name, found, cx),
             Event::Due => self.due(cx),
             Event::GiveWay { newcomer } => self.give_way_to(newcomer, cx),
             Event::End(reason) => self.end_at_once(reason, cx),
@@ -229,6 +232,7 @@ impl<K: Kernel> Connection<K> {
             Upstream::Closing(then) => Some(then),
             other @ (Upstream::Undecided { .. }
             | Upstream::None
+            | Upstream::Resolving(_)
             | Upstream::Connecting(_)
             | Upstream::Up(_)) => {
                 self.upstream = other;
@@ -269,7 +273,10 @@ impl<K: Kernel> Connection<K> {
         match &self.upstream {
             Upstream::Up(leg) => Some(leg.address),
             Upstream::Connecting(connecting) => Some(connecting.address),
-            Upstream::Undecided { .. } | Upstream::None | Upstream::Closing(_) => None,
+            Upstream::Undecided { .. }
+            | Upstream::None
+            | Upstream::Resolving(_)
+            | Upstream::Closing(_) => None,
         }
     }
 
@@ -278,6 +285,7 @@ impl<K: Kernel> Connection<K> {
         match (&self.phase, &self.upstream) {
             (Phase::Open, Upstream::Undecided { .. }) if self.awaits_request() => "waiting",
             (Phase::Open, Upstream::Undecided { .. }) => "recognising",
+            (Phase::Open, Upstream::Resolving(_)) => "resolving",
             (Phase::Open, Upstream::None | Upstream::Connecting(_)) => "connecting",
             (Phase::Open, Upstream::Up(_)) => "relaying",
             (Phase::Open, Upstream::Closing(_)) => "retiring",
@@ -303,6 +311,7 @@ impl<K: Kernel> Connection<K> {
             Upstream::Connecting(connecting) => connecting.is_in_flight(),
             Upstream::Undecided { .. }
             | Upstream::None
+            | Upstream::Resolving(_)
             | Upstream::Up(_)
             | Upstream::Closing(_) => false,
         };
@@ -333,6 +342,7 @@ impl<K: Kernel> Connection<K> {
         }
         self.set_upstream(Upstream::None, cx);
         let decision = self.attribute(attribution, cx);
-        self.follow(&attribution.snapshot, decision, attribution.protocol, cx)
+        let (host, protocol) = (attribution.host.as_ref(), attribution.protocol);
+        self.follow(&attribution.snapshot, decision, (host, protocol), cx)
     }
 }

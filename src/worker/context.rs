@@ -1,6 +1,7 @@
 //! What all connections of one worker share, and what each of them may change.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,8 +12,10 @@ use crate::config::Config;
 use crate::failed_addresses::FailedAddresses;
 use crate::gate::{HeldSnapshot, Logging, Micros, Tables};
 use crate::metrics::{Shed, WorkerMetrics};
+use crate::questions::{self, Question};
 use crate::registry::Reader;
 use crate::relay::Side;
+use crate::sniff::Name;
 use crate::sys::buffers::Buffer;
 use crate::sys::kernel::{Errno, Kernel, Recorded};
 use crate::sys::pipe::PipePool;
@@ -40,9 +43,12 @@ pub(super) struct Context<K: Kernel> {
     pub(super) deadlines: Deadlines,
     pub(super) admission: Arc<Admission>,
     pub(super) failed_addresses: Arc<FailedAddresses>,
+    questions: questions::Sender,
+    worker: usize,
     pub(super) metrics: WorkerMetrics,
     pub(super) access_log: AccessLog,
     pub(super) shares: Shares,
+    pub(super) unverified_log: Seldom,
     /// The memory of what all connections hold back.
     pub(super) held_kib: u64,
     /// So many waiting connections have to give way.
@@ -61,6 +67,9 @@ pub(super) struct Shared {
     pub(super) metrics: WorkerMetrics,
     pub(super) access_log: AccessLog,
     pub(super) failed_addresses: Arc<FailedAddresses>,
+    pub(super) questions: questions::Sender,
+    /// The worker's own number.
+    pub(super) worker: usize,
     pub(super) pipes_max: usize,
     pub(super) workers: u32,
 }
@@ -94,6 +103,29 @@ impl HeldAcks {
     /// A turn begins for those that are left.
     pub(super) fn begin_turn(&mut self) {
         self.due = self.keys.len();
+    }
+}
+
+/// A log line that peers can cause, and that is written once a second at most.
+#[derive(Debug, Default)]
+pub(super) struct Seldom {
+    /// When the last one was written.
+    said: Option<Micros>,
+    /// How often there was a reason for one since.
+    unsaid: u64,
+}
+
+impl Seldom {
+    const PERIOD_US: Micros = 1_000_000;
+
+    /// There is a reason for a line: whether it is written, and how many were not before it.
+    pub(super) fn may_say(&mut self, now: Micros) -> Option<u64> {
+        if self.said.is_some_and(|said| now.saturating_sub(said) < Self::PERIOD_US) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.said = Some(now);
+        Some(std::mem::take(&mut self.unsaid))
     }
 }
 
@@ -153,9 +185,12 @@ impl<K: Kernel> Context<K> {
             deadlines: Deadlines::default(),
             admission: shared.admission,
             failed_addresses: shared.failed_addresses,
+            questions: shared.questions,
+            worker: shared.worker,
             metrics,
             access_log: shared.access_log,
             shares: Shares::default(),
+            unverified_log: Seldom::default(),
             held_kib: 0,
             giving_way: 0,
             draining: false,
@@ -178,6 +213,14 @@ impl<K: Kernel> Context<K> {
     /// The time of this turn, as the other threads count it.
     pub(super) fn time(&self) -> Instant {
         self.origin + Duration::from_micros(self.now)
+    }
+
+    /// Asks for the addresses of a name on behalf of a connection; returns whether there was room
+    /// for that.
+    pub(super) fn ask(&self, name: &Name, source: IpAddr, key: Key) -> bool {
+        let connection = key.to_bits();
+        let worker = self.worker;
+        self.questions.ask(Question { name: name.clone(), source, worker, connection })
     }
 
     /// Whether a source has its share of connections, at a time when that counts. The kernel

@@ -6,6 +6,7 @@ mod attempts;
 mod http1;
 mod http2;
 mod lab;
+mod resolve;
 mod ring;
 mod seeds;
 mod waits;

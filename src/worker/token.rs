@@ -42,6 +42,17 @@ impl Key {
         Target::Attempt(self, number).encode()
     }
 
+    /// Both fields in one number, for those outside the worker who name a connection.
+    pub(super) fn to_bits(self) -> u64 {
+        u64::from(self.generation) << u32::BITS | u64::from(self.slot)
+    }
+
+    /// The inverse of [`Self::to_bits`].
+    #[expect(clippy::cast_possible_truncation, reason = "each half is one field")]
+    pub(super) fn from_bits(bits: u64) -> Self {
+        Self { slot: bits as u32, generation: (bits >> u32::BITS) as u32 }
+    }
+
     /// The generation after `generation`.
     pub(super) fn generation_after(generation: u32) -> u32 {
         generation.wrapping_add(1) & ((1 << FIELD_BITS) - 1)
@@ -113,6 +124,8 @@ mod tests {
             generation in 0_u32..1 << FIELD_BITS,
             upstream: bool,
         ) {
+            let key = Key { slot, generation };
+            prop_assert_eq!(Key::from_bits(key.to_bits()), key);
             let side = if upstream { Side::Upstream } else { Side::Downstream };
             for target in [
                 Target::Connection(Key { slot, generation }, side),

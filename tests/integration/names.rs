@@ -3,6 +3,7 @@
 mod detection;
 mod http1;
 mod http2;
+mod resolved;
 mod watched;
 
 use std::io::Read;

@@ -8,6 +8,9 @@ pub(crate) mod peer;
 pub(crate) mod proxy;
 #[path = "../netns/retry.rs"]
 pub(crate) mod retry;
+#[allow(dead_code, reason = "the unit tests ask more of it")]
+#[path = "../../src/sniff/testing.rs"]
+pub(crate) mod tls;
 pub(crate) mod web;
 
 pub(crate) use faults::{Kind, Outcome};

@@ -13,6 +13,7 @@ use egret::internals::admission::Admission;
 use egret::internals::commands::{Command, CommandSender};
 use egret::internals::drain::Drain;
 use egret::internals::metrics::{Format, MetricsHub};
+use egret::internals::questions;
 use egret::internals::registry::{Registry, Retired};
 use egret::internals::upstream_guard::ThisHost;
 use egret::internals::worker::{Parts, Worker};
@@ -157,6 +158,7 @@ fn run(plan: &Plan, story: &Rc<RefCell<Story>>) {
         drain: drain.clone(),
         inbox,
         waker,
+        questions: questions::channel().0,
         pipes_max: 2,
         workers: 1,
     };

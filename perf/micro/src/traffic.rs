@@ -16,6 +16,7 @@ use egret::internals::admission::Admission;
 use egret::internals::commands::CommandSender;
 use egret::internals::drain::Drain;
 use egret::internals::metrics::MetricsHub;
+use egret::internals::questions;
 use egret::internals::registry::service_entry;
 use egret::internals::registry::snapshot::Answers;
 use egret::internals::registry::{Registry, Snapshot};
@@ -189,6 +190,7 @@ fn worker(
         drain,
         inbox,
         waker,
+        questions: questions::channel().0,
         failed_addresses: Arc::default(),
         pipes_max: 0,
         workers: 1,

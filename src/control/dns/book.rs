@@ -15,10 +15,7 @@
 //! HAProxy's `hold nx`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
-
-use serde::Serialize;
 
 use crate::metrics::DnsResult;
 use crate::registry::Answers;
@@ -26,9 +23,13 @@ use crate::sniff::Name;
 
 mod leases;
 mod reply;
+mod schedule;
+mod view;
 
 use leases::{Change, Leases};
 pub(super) use reply::{Family, Reply};
+pub(super) use schedule::{News, Schedule};
+pub(in crate::control) use view::View;
 
 /// Longer TTLs are not kept to by caches either (unbound's cache-max-ttl).
 const LEASE_MAX: Duration = Duration::from_secs(24 * 3600);
@@ -86,40 +87,7 @@ pub(super) struct Book {
 }
 
 /// What is known of a name, by family.
-type Record = [Question; 2];
-
-#[derive(Debug, Default)]
-struct Question {
-    /// When the last reply with addresses came, and until when it holds.
-    answered: Option<(Instant, Instant)>,
-    /// What went wrong last, and when; `None` once all is well.
-    error: Option<(String, Instant)>,
-    /// Replies in a row that were not what was hoped for.
-    failures: u32,
-    /// Since when the reply is "there are none".
-    absent_since: Option<Instant>,
-    /// The time in `due`.
-    next: Option<Instant>,
-    was_asked: bool,
-}
-
-/// One name for the admin server; times in whole seconds.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(in crate::control) struct View {
-    name: String,
-    /// Those of the last answers.
-    addresses: Vec<IpAddr>,
-    /// How many vouch for the name, those included.
-    vouching: usize,
-    /// Until the first of the answers runs out; 0 when one is kept for want of a newer one.
-    ttl_left_s: Option<u64>,
-    answer_age_s: Option<u64>,
-    /// `null` while the questions are under way.
-    next_question_in_s: Option<u64>,
-    error: Option<String>,
-    error_age_s: Option<u64>,
-}
+type Record = [Schedule; 2];
 
 impl Book {
     pub(super) fn new(timing: Timing) -> Self {
@@ -193,38 +161,31 @@ impl Book {
             // It was dropped and wanted again while the question was under way.
             self.due[family as usize].remove(&(next, name.clone()));
         }
-        let timing = self.timing;
-        question.was_asked = true;
-        let (result, wait, change) = match reply.of_family(family) {
-            Reply::Addresses(addresses, told_ttl) => {
-                let ttl = told_ttl.clamp(timing.ttl_min, timing.ttl_max);
-                question.succeeded(now, ttl);
+        let (news, wait) = question.take_in(reply.of_family(family), now, &self.timing);
+        let (result, change) = match news {
+            News::Addresses(addresses, told_ttl) => {
                 // Workloads may use what they were told for as long as they were told.
                 let times = (now, now + told_ttl.min(LEASE_MAX).max(self.grace));
                 let addresses = addresses.into_iter().collect();
-                (DnsResult::Success, ttl, self.leases.tell(name, family, &addresses, times))
+                (DnsResult::Success, self.leases.tell(name, family, &addresses, times))
             }
-            Reply::Absent(why) => {
-                let is_believed = question.is_absent(why, now, timing.absence_hold);
-                let wait = question.back_off(&timing);
-                let change = match is_believed {
-                    true => self.leases.end_current(name, family, now),
-                    false => Change::None,
-                };
-                // A name that has addresses of the other family is as it should be.
-                let result = match self.leases.current(name).next() {
-                    Some(_) => DnsResult::Success,
-                    None => DnsResult::Empty,
-                };
-                (result, wait, change)
+            News::Gone => {
+                let change = self.leases.end_current(name, family, now);
+                (self.result_of_absence(name), change)
             }
-            Reply::Failed(why) => {
-                question.failed(why, now);
-                (DnsResult::Failure, question.back_off(&timing), Change::None)
-            }
+            News::PerhapsGone => (self.result_of_absence(name), Change::None),
+            News::Failed => (DnsResult::Failure, Change::None),
         };
         self.schedule(name, family, now + wait);
         Some(Settled { result, is_changed: change == Change::Some })
+    }
+
+    /// A name that has addresses of the other family is as it should be.
+    fn result_of_absence(&self, name: &Name) -> DnsResult {
+        match self.leases.current(name).next() {
+            Some(_) => DnsResult::Success,
+            None => DnsResult::Empty,
+        }
     }
 
     fn schedule(&mut self, name: &Name, family: Family, next: Instant) {
@@ -280,14 +241,8 @@ impl Book {
     /// What went wrong last with `name`, when, and how many current addresses it has nevertheless.
     pub(super) fn error(&self, name: &Name) -> Option<(String, Instant, usize)> {
         let current = self.leases.current(name).count();
-        let record = self.records.get(name)?;
-        Family::BOTH.into_iter().find_map(|family| {
-            let question = &record[family as usize];
-            let (why, at) = question.error.as_ref()?;
-            // That a name has addresses of one family only is no error.
-            let is_error = question.absent_since.is_none() || current == 0;
-            is_error.then(|| (format!("{}: {why}", family.record()), *at, current))
-        })
+        let (why, at) = view::error(self.records.get(name)?.each_ref(), current)?;
+        Some((why, at, current))
     }
 
     /// Everything, for the admin server.
@@ -296,52 +251,8 @@ impl Book {
     }
 
     fn view_of(&self, name: &Name, record: &Record, now: Instant) -> View {
-        let until = |time: Instant| time.saturating_duration_since(now).as_secs();
-        let since = |time: Instant| now.saturating_duration_since(time).as_secs();
-        let answered = || record.iter().filter_map(|question| question.answered);
-        let error = self.error(name);
-        View {
-            name: name.as_str().into(),
-            addresses: self.leases.current(name).collect(),
-            vouching: self.leases.count(name),
-            ttl_left_s: answered().map(|(_, expires)| until(expires)).min(),
-            answer_age_s: answered().map(|(at, _)| since(at)).min(),
-            next_question_in_s: record.iter().filter_map(|q| q.next).map(until).min(),
-            error_age_s: error.as_ref().map(|(_, at, _)| since(*at)),
-            error: error.map(|(error, ..)| error),
-        }
-    }
-}
-
-impl Question {
-    fn succeeded(&mut self, now: Instant, ttl: Duration) {
-        self.answered = Some((now, now + ttl));
-        self.absent_since = None;
-        self.error = None;
-        self.failures = 0;
-    }
-
-    /// "There are none", and why; returns whether that is believed.
-    fn is_absent(&mut self, why: &str, now: Instant, hold: Duration) -> bool {
-        self.failures = self.failures.saturating_add(1);
-        self.error = Some((why.into(), now));
-        let since = *self.absent_since.get_or_insert(now);
-        let is_believed = now.saturating_duration_since(since) >= hold;
-        if is_believed {
-            self.answered = None;
-        }
-        is_believed
-    }
-
-    fn failed(&mut self, why: String, now: Instant) {
-        self.failures = self.failures.saturating_add(1);
-        self.error = Some((why, now));
-        self.absent_since = None;
-    }
-
-    fn back_off(&self, timing: &Timing) -> Duration {
-        let doublings = self.failures.saturating_sub(1).min(16);
-        timing.retry_min.saturating_mul(1 << doublings).min(timing.retry_max)
+        let current = self.leases.current(name).collect();
+        View::new(name, current, self.leases.count(name), record.each_ref(), now)
     }
 }
 

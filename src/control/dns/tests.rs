@@ -11,11 +11,14 @@ use tempfile::TempDir;
 
 use super::testing::{DnsServer, Say};
 use super::*;
+use crate::commands::{Command, CommandSender};
 use crate::control::reload::{self, Outcome, Watching};
 use crate::control::testing::{real_source, target, wait_until};
 use crate::metrics::ReloadResult;
+use crate::questions::{self, Found, Question};
 use crate::registry::Registry;
 use crate::registry::snapshot::Target;
+use crate::sys::waker::Waker;
 
 /// TTL 0 is asked for anew after 10 ms.
 const QUICK: Timing = Timing {
@@ -34,6 +37,8 @@ struct Bench {
     names: Names,
     first_answers: Receiver<()>,
     reload: reload::Handle,
+    questions: questions::Sender,
+    answers: Receiver<Command>,
     // Dropped before the reload thread, as in the control plane.
     runtime: Option<Runtime>,
 }
@@ -86,11 +91,14 @@ impl Bench {
         let (target, counters) = target(&registry, wanted);
         let reload = reload::Handle::start(source, target).unwrap();
         let (told, first_answers) = sync_channel(1);
+        let (worker, answers) = CommandSender::new(Waker::new().unwrap());
+        let (questions, asked) = questions::channel();
         let inputs = Inputs {
             wanted: names_wanted,
             offer: reload.offer(),
             counters: Arc::clone(&counters),
             first_answers: told,
+            claims: Claimed { questions: asked, workers: vec![worker] },
         };
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -99,7 +107,17 @@ impl Bench {
             .unwrap();
         let names = spawn_with(inputs, &runtime, QUICK);
         let runtime = Some(runtime);
-        Self { directory, registry, counters, names, first_answers, reload, runtime }
+        Self {
+            directory,
+            registry,
+            counters,
+            names,
+            first_answers,
+            reload,
+            questions,
+            answers,
+            runtime,
+        }
     }
 
     fn await_first_answers(&self) {
@@ -119,6 +137,28 @@ impl Bench {
     fn wait_for(&self, host: &str, addresses: &[&str]) {
         let what = format!("{host} is at {addresses:?}");
         wait_until(&what, || self.endpoints(host) == addresses);
+    }
+
+    /// A connection claims `name`.
+    fn claim(&self, name: &str, connection: u64) {
+        let name = Name::parse(name.as_bytes()).unwrap();
+        let source = "192.0.2.200".parse().unwrap();
+        assert!(self.questions.ask(Question { name, source, worker: 0, connection }));
+    }
+
+    /// What a connection is told next: which one, of which name, and the addresses.
+    fn told(&self) -> (u64, String, Vec<String>) {
+        match self.answers.recv_timeout(Duration::from_secs(10)).unwrap() {
+            Command::Resolved { name, connection, found } => {
+                let addresses = match found {
+                    Found::Addresses(list) => list.iter().map(IpAddr::to_string).collect(),
+                    Found::Nothing => Vec::new(),
+                    Found::NoRoom => panic!("there is room"),
+                };
+                (connection, name.to_string(), addresses)
+            }
+            other => panic!("{other:?}"),
+        }
     }
 
     fn generation(&self) -> u64 {
@@ -464,4 +504,73 @@ fn many_changes_make_few_generations() {
     }
     // Alone each would have made one; there are two a second at most.
     assert!(bench.generation() < 20, "{}", bench.generation());
+}
+
+#[test]
+fn a_claimed_name_is_resolved_when_it_is_needed_and_when_its_ttl_has_run_out() {
+    let server = DnsServer::start();
+    let address = |text: &str, ttl| Say::Addresses(vec![text.parse().unwrap()], ttl);
+    server.say("held.wild.example", address("192.0.2.1", 3600));
+    server.say("brief.wild.example", address("192.0.2.2", 0));
+    let bench = Bench::start(&server, &[]);
+    bench.await_first_answers();
+    for round in 0..3 {
+        bench.claim("held.wild.example", round);
+        assert_eq!(bench.told(), (round, "held.wild.example".into(), vec!["192.0.2.1".into()]));
+    }
+    for family in [RecordType::A, RecordType::AAAA] {
+        assert_eq!(server.asked("held.wild.example", family), 1);
+    }
+    bench.claim("brief.wild.example", 7);
+    assert_eq!(bench.told().2, ["192.0.2.2"]);
+    server.say("brief.wild.example", address("192.0.2.3", 0));
+    wait_until("it is asked for again", || {
+        bench.claim("brief.wild.example", 8);
+        bench.told().2 == ["192.0.2.3"]
+    });
+    // Nothing is asked for that no connection needs, and no generation is made.
+    let asked = server.asked("brief.wild.example", RecordType::A);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(server.asked("brief.wild.example", RecordType::A), asked);
+    assert_eq!(bench.generation(), 1);
+    let view = serde_json::to_value(bench.names.view()).unwrap();
+    assert_eq!(view[1]["name"], "held.wild.example");
+    assert_eq!((&view[1]["claimed"], &view[1]["vouching"]), (&true.into(), &0.into()));
+    wait_until("they are counted", || bench.counters.dns_claimed_names.get() == 2);
+}
+
+#[test]
+fn a_claimed_name_with_a_silent_family_does_not_wait_for_it() {
+    let server = DnsServer::start();
+    let both = ["192.0.2.1", "2001:db8::1"].map(|text| text.parse().unwrap()).to_vec();
+    let answer = || Box::new(Say::Addresses(both.clone(), 3600));
+    server.say("a.wild.example", Say::NothingAbout(RecordType::AAAA, answer()));
+    server.say("b.wild.example", Say::NothingAbout(RecordType::A, answer()));
+    server.say("c.wild.example", *answer());
+    server.say("none.wild.example", Say::Code(ResponseCode::NXDomain));
+    let bench = Bench::start(&server, &[]);
+    let begun = Instant::now();
+    for (name, addresses) in [
+        ("a.wild.example", &["192.0.2.1"][..]),
+        ("b.wild.example", &["2001:db8::1"]),
+        ("c.wild.example", &["192.0.2.1", "2001:db8::1"]),
+        ("none.wild.example", &[]),
+    ] {
+        bench.claim(name, 1);
+        assert_eq!(bench.told().2, addresses, "{name}");
+    }
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn other_servers_are_asked_for_claimed_names_after_a_reload_that_names_them() {
+    let (silent, new) = (DnsServer::start(), DnsServer::start());
+    silent.say("a.wild.example", Say::Nothing);
+    new.say_addresses("a.wild.example", &["192.0.2.1"]);
+    let bench = Bench::start(&silent, &[]);
+    bench.claim("a.wild.example", 1);
+    wait_until("it was asked for", || silent.asked("a.wild.example", RecordType::A) > 0);
+    write_config(&bench.directory, &[new.address]);
+    bench.reload();
+    assert_eq!(bench.told(), (1, "a.wild.example".into(), vec!["192.0.2.1".into()]));
 }

@@ -65,6 +65,11 @@ impl Basis {
     pub(super) fn wanted(&self) -> Wanted {
         let config = &self.loaded.config.names;
         let servers = config.dns_servers.clone();
-        Wanted { names: self.names.clone(), servers, grace: config.grace }
+        Wanted {
+            names: self.names.clone(),
+            servers,
+            grace: config.grace,
+            deadline: config.deadline,
+        }
     }
 }

@@ -116,13 +116,13 @@ impl Http2 {
         let First { route, stream, claimed, .. } = *self.first.take()?;
         let flags = route.unreachable_flags(reason);
         let mut held = &held[self.allowed.min(held.len())..];
-        let failed = route.action.clone();
+        let failed = Rc::clone(&route);
         let mut waiting = vec![(stream, route, claimed)];
         while waiting.len() < ANSWERED_MAX {
             let Some((stream, claimed)) = self.next_waiting(&mut held) else { break };
             let host = Some(claimed.host.clone());
             let route = Route::decide(policy.snapshot, policy.source, policy.destination, host);
-            if claimed.conflict || !route.action.is_same(&failed) {
+            if claimed.conflict || !route.is_same_way(&failed) {
                 // It does not wait for this upstream, and may be tried again.
                 break;
             }

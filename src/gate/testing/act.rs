@@ -2,15 +2,16 @@
 
 use std::rc::Rc;
 
-use super::world::DESTINATION;
-use super::{Fin, ROOM, Reach, SOURCE, Sent, Show, policy, told};
+use super::world::{DESTINATION, resolved};
+use super::{Fin, ROOM, Reach, SOURCE, Sees, Sent, Show, policy, told};
 use crate::gate::{
     Action, Attribution, DecidedBy, Leg, Note, Outcome, Reply, Route, RouteAction, Unfollowed,
 };
 use crate::metrics::{CloseReason, Detected};
 use crate::registry::Verdict;
-use crate::registry::snapshot::Target;
+use crate::registry::snapshot::{Destination, Target};
 use crate::relay::Side;
+use crate::sniff::Name;
 use std::net::SocketAddr;
 
 impl Show {
@@ -52,7 +53,7 @@ impl Show {
 
     /// Between two frames of the responses the gate has its say, and the connection may end.
     pub(super) fn speak(&mut self) {
-        if let Leg::Up(_) = self.leg {
+        if self.leg.is_some() {
             if let Some(frames) = self.gate.own_frames() {
                 self.say(&frames);
             }
@@ -74,7 +75,7 @@ impl Show {
             Action::Disconnect => {
                 self.discard(Side::Upstream);
                 self.sides[Side::Upstream as usize] = Sent::default();
-                self.leg = Leg::None;
+                self.leg = None;
                 self.is_undecided = true;
             }
             Action::Reply(reply) => self.reply(&reply),
@@ -98,23 +99,27 @@ impl Show {
     }
 
     fn go(&mut self, route: &Route) {
-        if let Leg::Up(_) = self.leg {
+        if self.leg.is_some() {
             self.discard(Side::Upstream);
             self.sides[Side::Upstream as usize] = Sent::default();
             self.gate.leg_replaced();
         }
-        self.leg = Leg::None;
-        let address = match &route.action {
-            RouteAction::Passthrough => Some(DESTINATION),
-            RouteAction::Service(service, _) => endpoint(&service.target),
+        self.leg = None;
+        let (address, name) = match &route.action {
+            RouteAction::Passthrough => (Some(DESTINATION), None),
+            RouteAction::Service(_, Destination::Named { .. }) => {
+                let name = route.name().expect("it shows a name");
+                (Some(resolved(name)), Some(name.clone()))
+            }
+            RouteAction::Service(service, _) => (endpoint(&service.target), None),
             RouteAction::BlackHole => panic!("no way leads there: {route:?}"),
         };
-        self.connect_or_not(address);
+        self.connect_or_not(address, name);
     }
 
-    fn connect_or_not(&mut self, address: Option<SocketAddr>) {
+    fn connect_or_not(&mut self, address: Option<SocketAddr>, name: Option<Name>) {
         match (address, self.reach) {
-            (Some(address), Reach::Up) => self.connect(address),
+            (Some(address), Reach::Up) => self.connect(address, name),
             (None, _) => self.unreachable(CloseReason::NoEndpoint),
             (_, Reach::Down) => self.unreachable(CloseReason::ConnectRefused),
         }
@@ -131,9 +136,9 @@ impl Show {
         }
     }
 
-    pub(in crate::gate) fn connect(&mut self, address: SocketAddr) {
+    pub(in crate::gate) fn connect(&mut self, address: SocketAddr, name: Option<Name>) {
         self.is_undecided = false;
-        self.leg = Leg::Up(address);
+        self.leg = Some((address, name));
         self.seen.upstreams.push((address, std::mem::take(&mut self.cleared)));
         if let Some(attribution) = self.gate.take_attribution() {
             self.attribute(&attribution);
@@ -146,8 +151,8 @@ impl Show {
         let snapshot = Rc::clone(&attribution.snapshot);
         match snapshot.decide(SOURCE, DESTINATION, attribution.shown()).verdict {
             Verdict::BlackHole => self.end(CloseReason::BlackHole.label()),
-            Verdict::Passthrough => self.connect_or_not(Some(DESTINATION)),
-            Verdict::Service(service, _) => self.connect_or_not(endpoint(&service.target)),
+            Verdict::Passthrough => self.connect_or_not(Some(DESTINATION), None),
+            Verdict::Service(service, _) => self.connect_or_not(endpoint(&service.target), None),
         }
     }
 
@@ -174,7 +179,7 @@ impl Show {
 
     fn end(&mut self, reason: &str) {
         self.is_undecided = false;
-        self.leg = Leg::None;
+        self.leg = None;
         self.seen.end = Some(reason.to_owned());
     }
 
@@ -189,7 +194,7 @@ impl Show {
             }
             Note::Http1Detected
             | Note::Http2Detected
-            | Note::UnverifiedName
+            | Note::UnverifiedName(_)
             | Note::NameConflict
             | Note::BlockedStream
             | Note::Refused(_)
@@ -247,7 +252,7 @@ impl Show {
     fn gives_way(&mut self) -> bool {
         let is_held = !self.held(Side::Downstream).is_empty();
         while is_held && self.gate.is_between_exchanges() {
-            match self.ask(Side::Downstream, Leg::None) {
+            match self.ask(Side::Downstream, Sees::NoLeg) {
                 Outcome::Note(note) => self.note(&note),
                 Outcome::Act(action @ (Action::Go(_) | Action::Reply(_))) => {
                     self.act(action);

@@ -9,6 +9,7 @@ use crate::config::{Config, Mode};
 use crate::gate::HeldSnapshot;
 use crate::registry::snapshot::Answers;
 use crate::registry::{Snapshot, service_entry};
+use crate::sniff::Name;
 use crate::workload::Workloads;
 
 /// Where the client meant to go.
@@ -19,6 +20,10 @@ pub(in crate::gate) const A: SocketAddr = address(1, 1);
 pub(in crate::gate) const B: SocketAddr = address(2, 2);
 /// Where the names in the ClientHellos of the corpus lead.
 pub(in crate::gate) const TLS: SocketAddr = address(3, 3);
+/// What `x.c.example` resolves to.
+pub(in crate::gate) const X: SocketAddr = address(4, 8080);
+/// What all other names below `c.example` resolve to.
+pub(in crate::gate) const C: SocketAddr = address(5, 8080);
 
 const fn address(last: u8, port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, last)), port)
@@ -40,6 +45,12 @@ pub(in crate::gate) const WORLDS: [World; 4] = [
     World::Observed(Mode::AllowAny),
 ];
 
+/// What Egret finds for a name that an entry leaves to it.
+pub(in crate::gate) fn resolved(name: &Name) -> SocketAddr {
+    assert!(name.as_str().ends_with(".c.example"), "{name} is not resolved");
+    if name.as_str() == "x.c.example" { X } else { C }
+}
+
 /// The snapshot of a world.
 pub(in crate::gate) fn snapshot(world: World) -> HeldSnapshot {
     let (text, mode) = match world {
@@ -48,7 +59,8 @@ pub(in crate::gate) fn snapshot(world: World) -> HeldSnapshot {
                 + &entry("b.example", "HTTP", Some(B))
                 + &entry("*.b.example", "HTTP", Some(B))
                 + &entry("*.example.com", "TLS", Some(TLS))
-                + &entry("none.example", "HTTP", None);
+                + &entry("none.example", "HTTP", None)
+                + &entry("*.c.example", "HTTP", None).replace("DNS", "DYNAMIC_DNS");
             (names, mode)
         }
         World::Observed(mode) => (by_address(), mode),

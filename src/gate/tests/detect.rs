@@ -138,7 +138,7 @@ fn behind_a_server_that_speaks_first_the_reply_tells_the_protocol() {
 /// A silent workload that was connected to where it meant to go.
 fn connected_ahead() -> Show {
     let mut show = show(World::Gated(Mode::AllowAny));
-    show.connect(DESTINATION);
+    show.connect(DESTINATION, None);
     show
 }
 

@@ -5,7 +5,7 @@ use super::http2::{PREFACE, SETTINGS};
 use crate::config::Mode;
 use crate::gate::testing::world::{A, World, snapshot};
 use crate::gate::testing::{Moves, ROOM, Reach, Show, policy};
-use crate::gate::{Action, Gate, Leg, Outcome, Tables};
+use crate::gate::{Action, Gate, Leg, Outcome, Reached, Tables};
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::relay::Side;
 
@@ -206,7 +206,7 @@ fn neither_a_head_that_waits_nor_its_body_passes_once_the_responses_have_ended()
     let mut tables = Tables::default();
     let next = "POST / HTTP/1.1\r\nHost: b.example\r\nContent-Length: 90\r\n\r\nbody";
     let mut inspect = |gate: &mut Gate, bytes: &str| {
-        let policy = policy(&snapshot, Leg::Up(A), ROOM);
+        let policy = policy(&snapshot, Leg::Up(Reached { address: A, name: None }), ROOM);
         gate.inspect(Side::Downstream, bytes.as_bytes(), &policy, &mut tables)
     };
     assert!(matches!(inspect(&mut gate, next), Outcome::Act(Action::Go(_))));

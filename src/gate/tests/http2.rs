@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use crate::config::Mode;
-use crate::gate::testing::world::{A, B, DESTINATION, World, snapshot};
+use crate::gate::testing::world::{A, B, C, DESTINATION, World, X, snapshot};
 use crate::gate::testing::{Reach, Show};
 use crate::relay::Side;
 
@@ -329,7 +329,9 @@ enum Drawn {
 fn leads_to(host: &str, mode: Mode) -> Option<SocketAddr> {
     match (host, mode) {
         ("a.example", _) => Some(A),
-        ("b.example" | "x.b.example", _) => Some(B),
+        ("x.b.example", _) => Some(B),
+        ("x.c.example", _) => Some(X),
+        ("y.c.example", _) => Some(C),
         (_, Mode::AllowAny) => Some(DESTINATION),
         (_, Mode::RegistryOnly) => None,
     }
@@ -375,7 +377,7 @@ fn model(
 
 fn drawn() -> impl Strategy<Value = Drawn> {
     let hosts =
-        vec!["a.example", "a.example", "b.example", "x.b.example", "c.example", "d.example"];
+        vec!["a.example", "a.example", "x.b.example", "x.c.example", "y.c.example", "d.example"];
     prop_oneof![
         1 => Just(Drawn::Ping),
         2 => any::<u8>().prop_map(Drawn::Data),

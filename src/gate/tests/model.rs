@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use proptest::prelude::*;
 
 use crate::config::Mode;
-use crate::gate::testing::world::{A, B, DESTINATION, World, snapshot};
+use crate::gate::testing::world::{A, B, C, DESTINATION, World, X, snapshot};
 use crate::gate::testing::{Moves, Show};
 use crate::relay::Side;
 
@@ -163,10 +163,13 @@ enum Step {
     ServerEnds,
 }
 
-const HOSTS: [(&str, Option<SocketAddr>); 5] = [
+const HOSTS: [(&str, Option<SocketAddr>); 7] = [
     ("a.example", Some(A)),
     ("A.Example.:8080", Some(A)),
     ("x.b.example", Some(B)),
+    // Each is resolved.
+    ("x.c.example", Some(X)),
+    ("y.c.example", Some(C)),
     ("else.example", None),
     ("192.0.2.7", None),
 ];
@@ -256,7 +259,8 @@ impl Drawn {
 }
 
 fn requests() -> impl Strategy<Value = Vec<Drawn>> {
-    let host = prop::sample::select(vec![0, 0, 0, 1, 2, 2, 3, 4]).prop_map(|index| HOSTS[index].0);
+    let host = prop::sample::select(vec![0, 0, 0, 1, 2, 2, 3, 3, 4, 5, 6])
+        .prop_map(|index| HOSTS[index].0);
     let method = prop::sample::select(vec!["GET", "GET", "POST", "PUT", "HEAD"]);
     let body = prop::option::of((any::<bool>(), 0_usize..900));
     let fault = prop::option::weighted(0.05, prop::sample::select(FAULTS.to_vec()));

@@ -91,10 +91,6 @@ fn check_dynamic_dns(entry: &ServiceEntry, fields: &mut Fields<'_, '_>) {
             fields.diagnostics().error(Finding::at(port.line, message).fix(fix));
         }
     }
-    let line = fields.line_of("resolution");
-    let message = "resolution DYNAMIC_DNS is not acted on: the name is matched, not resolved \
-                   again, and connections go to their original destination";
-    fields.diagnostics().warning(Finding::at(line, message));
 }
 
 /// Says what cannot be found, and what is found too easily.

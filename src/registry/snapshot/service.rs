@@ -4,7 +4,7 @@
 //! Istio has one service per host, and so have the metrics here: a connection is accounted to the
 //! host by which it was found, or to the entry's first host when it was found by address.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -12,6 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
+
+mod merged;
+
+pub(super) use merged::Merged;
 
 use super::{Answers, Match, NameTrust};
 use crate::identity::Identity;
@@ -49,8 +53,8 @@ impl Cluster {
 /// Where a service's connections go.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
-    /// Resolution NONE or DYNAMIC_DNS: the original destination, with the port replaced by
-    /// `targetPort` if set.
+    /// Resolution NONE or DYNAMIC_DNS: the original destination, or an address of the name that has
+    /// found the service ([`NameTrust::Resolved`]), with the port replaced by `targetPort` if set.
     OriginalDestination {
         /// The port to connect to instead.
         target_port: Option<u16>,
@@ -72,6 +76,11 @@ pub enum Destination {
     },
     /// To one of the service's endpoints.
     Endpoints,
+    /// To an address that Egret resolves for the name that it shows.
+    Named {
+        /// At this port.
+        port: u16,
+    },
 }
 
 /// One host on one port of one service entry.
@@ -175,11 +184,17 @@ impl Service {
         }
     }
 
+    /// Whether Egret resolves the name of a connection that finds it by one, and goes there.
+    #[must_use]
+    pub fn resolves_claims(&self) -> bool {
+        self.standing == NameTrust::Resolved
+    }
+
     fn standing_at(&self, destination: IpAddr) -> NameTrust {
         let destination = destination.to_canonical();
         let lists = || self.addresses.iter().any(|prefix| prefix.contains(&destination));
         match self.standing {
-            NameTrust::Unverified if lists() => NameTrust::NotNeeded,
+            NameTrust::Unverified | NameTrust::Resolved if lists() => NameTrust::NotNeeded,
             standing => standing,
         }
     }
@@ -236,7 +251,12 @@ impl Service {
         match &self.target {
             Target::OriginalDestination { target_port } => {
                 let port = target_port.unwrap_or(original.port());
-                Destination::Original { port, led_by: LedBy::Workload }
+                match self.standing(matched, original.ip()) {
+                    NameTrust::Resolved => Destination::Named { port },
+                    NameTrust::NotNeeded | NameTrust::Verified | NameTrust::Unverified => {
+                        Destination::Original { port, led_by: LedBy::Workload }
+                    }
+                }
             }
             Target::Endpoints(_) if matched == Match::Resolved => match resolved() {
                 Some(port) => Destination::Original { port, led_by: self.led_by(original.ip()) },
@@ -258,33 +278,6 @@ impl Service {
             Target::Endpoints(_) | Target::OriginalDestination { .. } => 0,
         }
     }
-}
-
-/// The endpoints of several services together, each once; shared by all of them.
-#[derive(Debug)]
-pub(super) struct Merged {
-    endpoints: Arc<[SocketAddr]>,
-    names: Arc<[Name]>,
-    listed: Arc<[IpAddr]>,
-}
-
-impl Merged {
-    pub(super) fn of<'a>(services: impl Iterator<Item = &'a Service> + Clone) -> Self {
-        let endpoints = services.clone().flat_map(|service| match &service.target {
-            Target::Endpoints(own) => &own[..],
-            Target::OriginalDestination { .. } => &[],
-        });
-        Self {
-            endpoints: each_once(endpoints),
-            names: each_once(services.clone().flat_map(|service| &*service.resolved_names)),
-            listed: each_once(services.flat_map(|service| &*service.listed_endpoints)),
-        }
-    }
-}
-
-fn each_once<'a, T: Clone + Eq + Hash + 'a>(all: impl Iterator<Item = &'a T>) -> Arc<[T]> {
-    let mut seen = HashSet::new();
-    all.filter(|one| seen.insert(*one)).cloned().collect()
 }
 
 /// What connections to `host` on `port` are accounted to.

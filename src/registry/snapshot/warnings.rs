@@ -5,7 +5,7 @@ use ipnet::IpNet;
 
 use super::index::Taken;
 use super::service::Service;
-use crate::config::{Names, Unverified};
+use crate::config::{Config, Mode, Names, Unverified};
 use crate::diagnostics::{DIAGNOSTICS_MAX, Diagnostic, Finding, Severity};
 use crate::prefix;
 use crate::registry::service_entry::{ByAddress, Origin, Port, Reach, Resolution, ServiceEntry};
@@ -71,7 +71,7 @@ impl Warnings {
             return;
         }
         let (name, number) = (entry.full_name(), port.number);
-        let is_claim = matches!(entry.resolution, Resolution::None | Resolution::DynamicDns);
+        let is_claim = entry.resolution == Resolution::None;
         let (message, fix) = if !names.enabled {
             let message = format!("{name} port {number} matches nothing: names.enabled is false");
             (message, "set names.enabled, or declare TCP and list the service's `addresses`")
@@ -80,10 +80,38 @@ impl Warnings {
                 "{name} has neither endpoints nor addresses: connections that match it on port \
                  {number} are blocked, because names.unverified is block"
             );
-            (message, "use resolution DNS, or list the service's `addresses`")
+            (
+                message,
+                "use resolution DNS, or list the service's `addresses`, or set names.unverified to \
+                           resolve",
+            )
         } else {
             return;
         };
+        self.add(&entry.origin, message, fix);
+    }
+
+    /// What `config` lets workloads do by claiming a name of `entry`.
+    pub(super) fn reach_of_claims(&mut self, config: &Config, entry: &ServiceEntry) {
+        let is_open = config.outbound_traffic_policy.mode == Mode::RegistryOnly
+            && config.names.unverified.follows_claim()
+            && entry.resolution == Resolution::None;
+        let is_claimed = |(port, reach): (&Port, Reach)| {
+            // Every address is the entry's own, which is said elsewhere.
+            let is_any = reach.by_address == ByAddress::Any;
+            let reads_names = config.names.enabled && reach.by_name.is_some();
+            (reads_names && !is_any).then(|| port.number.to_string())
+        };
+        let ports: Vec<String> = entry.reachable_ports().filter_map(is_claimed).collect();
+        if !is_open || ports.is_empty() {
+            return;
+        }
+        let message = format!(
+            "{} lets a workload reach any address on port {} by claiming one of its hosts",
+            entry.full_name(),
+            ports.join(", ")
+        );
+        let fix = "set names.unverified to resolve or block, or use resolution DNS";
         self.add(&entry.origin, message, fix);
     }
 

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use super::{LogContext, line, verdict_of};
 use crate::access_log::{Decider, NameOrigin, Outcome, Protocol, Record, Request};
-use crate::config::Mode;
+use crate::config::{Mode, Unverified};
 use crate::gate::{Answered, AnsweredBy, Logged, Micros};
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::registry::Verdict;
 use crate::registry::snapshot::{Decision, Match, NameTrust, Shown};
 use crate::relay::Side;
+use crate::sniff::Name;
 use crate::sys::kernel::{Kernel, StreamSocket};
 use crate::worker::connection::Connection;
 use crate::worker::context::Context;
@@ -75,6 +76,23 @@ impl<K: Kernel> Connection<K> {
             close_reason: Some(reason),
             ..self.record(took, cx)
         });
+    }
+
+    /// A name has decided for which nothing vouches.
+    pub(in crate::worker) fn note_unverified(&self, name: Option<&Name>, cx: &mut Context<K>) {
+        cx.metrics.counters.unverified_names.add(1);
+        if cx.snapshot.config.names.unverified == Unverified::Log
+            && let Some(unsaid) = cx.unverified_log.may_say(cx.now)
+        {
+            let name = name.map_or("", Name::as_str);
+            tracing::warn!(
+                name,
+                downstream.addr = %self.source,
+                original.dst = %self.original_destination,
+                unsaid,
+                "nothing vouches for a name that a workload has claimed"
+            );
+        }
     }
 
     /// What every line of a connection says.

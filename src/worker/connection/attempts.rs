@@ -9,12 +9,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::candidates::{Candidates, List};
 use super::{Connection, Keepalive, Next, Phase, Upstream, UpstreamLeg};
 use crate::admission::Flow;
 use crate::gate::Micros;
 use crate::metrics::CloseReason;
-use crate::registry::snapshot::{Service, Target};
+use crate::registry::snapshot::Service;
 use crate::relay::Side;
+use crate::sniff::Name;
 use crate::sys::kernel::{Errno, Kernel, Operation, StreamSocket};
 use crate::upstream_guard::{self, LedBy, Permitted, Refused};
 use crate::worker::context::Context;
@@ -47,15 +49,6 @@ pub(super) struct Attempt<S> {
     flow: Option<Box<Flow>>,
 }
 
-/// The endpoints of a service, and which of them have been tried.
-#[derive(Debug)]
-pub(super) struct Candidates {
-    service: Arc<Service>,
-    /// The index to begin with.
-    first: usize,
-    tried: Vec<usize>,
-}
-
 impl<S> Connecting<S> {
     pub(super) fn is_in_flight(&self) -> bool {
         self.attempts.iter().any(Option::is_some)
@@ -81,58 +74,8 @@ impl<S> Connecting<S> {
     /// What leads to `address`.
     fn led_to(&self, address: SocketAddr) -> LedBy {
         let candidates = self.candidates.as_ref();
-        candidates.map_or(self.led_by, |candidates| candidates.service.led_by(address.ip()))
+        candidates.map_or(self.led_by, |candidates| candidates.led_by(address.ip()))
     }
-}
-
-impl Candidates {
-    fn endpoints(&self) -> &[SocketAddr] {
-        match &self.service.target {
-            Target::Endpoints(endpoints) => endpoints,
-            Target::OriginalDestination { .. } => &[],
-        }
-    }
-
-    fn has_more(&self) -> bool {
-        self.tried.len() < self.endpoints().len()
-    }
-
-    /// The next address to try, better of the family that is asked for.
-    fn next(
-        &mut self,
-        wants_v4: bool,
-        has_failed: impl Fn(SocketAddr) -> bool,
-    ) -> Option<SocketAddr> {
-        let index = choose(self.endpoints(), self.first, &self.tried, wants_v4, has_failed)?;
-        self.tried.push(index);
-        Some(self.endpoints()[index])
-    }
-}
-
-/// The index of the best endpoint that has not been tried: one that has not just failed, of the
-/// family that is asked for, the first one in the round from `first` on.
-fn choose(
-    endpoints: &[SocketAddr],
-    first: usize,
-    tried: &[usize],
-    wants_v4: bool,
-    has_failed: impl Fn(SocketAddr) -> bool,
-) -> Option<usize> {
-    let mut best = None;
-    for index in (first..endpoints.len()).chain(0..first) {
-        if tried.contains(&index) {
-            continue;
-        }
-        let address = endpoints[index];
-        let rank = (has_failed(address), address.is_ipv4() != wants_v4);
-        if rank == (false, false) {
-            return Some(index);
-        }
-        if best.is_none_or(|(other, _)| rank < other) {
-            best = Some((rank, index));
-        }
-    }
-    best.map(|(_, index)| index)
 }
 
 impl<K: Kernel> Connection<K> {
@@ -154,8 +97,22 @@ impl<K: Kernel> Connection<K> {
         cx: &mut Context<K>,
     ) -> Next {
         let first = service.next_endpoint();
-        let service = Arc::clone(service);
-        let mut candidates = Candidates { service, first, tried: Vec::new() };
+        self.connect_to_one_of(List::Service(Arc::clone(service)), first, cx)
+    }
+
+    /// Connects to one of the addresses that `name` has resolved to, `first` if that is possible.
+    pub(super) fn connect_to_resolved(
+        &mut self,
+        name: Name,
+        addresses: Box<[SocketAddr]>,
+        first: usize,
+        cx: &mut Context<K>,
+    ) -> Next {
+        self.connect_to_one_of(List::Name(name, addresses), first, cx)
+    }
+
+    fn connect_to_one_of(&mut self, list: List, first: usize, cx: &mut Context<K>) -> Next {
+        let mut candidates = Candidates::new(list, first);
         let wants_v4 = self.original_destination.ip().to_canonical().is_ipv4();
         let Some(address) = candidates.next(wants_v4, |address| cx.has_failed(address)) else {
             // Its name has not been resolved yet.
@@ -250,6 +207,7 @@ impl<K: Kernel> Connection<K> {
                 Upstream::Closing(_) => Next::ContinueClosing,
                 Upstream::Undecided { .. }
                 | Upstream::None
+                | Upstream::Resolving(_)
                 | Upstream::Connecting(_)
                 | Upstream::Up(_) => Next::Rest,
             };
@@ -291,6 +249,8 @@ impl<K: Kernel> Connection<K> {
             cx.failed_addresses.forget(winner.address);
         }
         let took_us = cx.now.saturating_sub(connecting.since);
+        let candidates = connecting.candidates.as_ref();
+        let name = candidates.and_then(|candidates| candidates.name().cloned());
         self.loser = connecting.attempts.iter_mut().find_map(Option::take);
         if let Some(loser) = &self.loser {
             cx.kernel.cancel(Operation::Connect, self.key.attempt_token(loser.number));
@@ -301,7 +261,7 @@ impl<K: Kernel> Connection<K> {
         cx.held_acks.hold(self.key);
         let Attempt { address, flow, socket, .. } = winner;
         self.ends[Side::Upstream as usize].socket = Some(socket);
-        let leg = UpstreamLeg { address, flow, keepalive: Keepalive::NotSet };
+        let leg = UpstreamLeg { address, name, flow, keepalive: Keepalive::NotSet };
         self.set_upstream(Upstream::Up(leg), cx);
         self.moved_at = cx.now;
         self.count_opened(cx);
@@ -391,6 +351,3 @@ fn reason_of(error: Errno) -> CloseReason {
         _ => CloseReason::ConnectFailed,
     }
 }
-
-#[cfg(test)]
-mod tests;

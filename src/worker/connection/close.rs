@@ -94,7 +94,9 @@ impl<K: Kernel> Connection<K> {
         end.watched = Watched::No;
         match (&self.phase, &self.upstream) {
             (Phase::Open, Upstream::Closing(_)) => Next::ContinueClosing,
-            (Phase::Open, Upstream::Connecting(_) | Upstream::Up(_)) if result.is_ok() => {
+            (Phase::Open, Upstream::Resolving(_) | Upstream::Connecting(_) | Upstream::Up(_))
+                if result.is_ok() =>
+            {
                 end.lost = Lost::Yes;
                 Next::End(Self::loss_of(side))
             }

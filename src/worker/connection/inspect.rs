@@ -3,7 +3,8 @@
 use super::direction::{Receive, Source};
 use super::{Account, Connection, Next, Then, Upstream};
 use crate::gate::{
-    Action, HeldSnapshot, Inspected, Leg, Logging, Malformed, Micros, Note, Outcome, Policy, Reply,
+    Action, HeldSnapshot, Inspected, Leg, Logging, Malformed, Micros, Note, Outcome, Policy,
+    Reached, Reply,
 };
 use crate::judge::RequestError;
 use crate::metrics::{CloseReason, Detected, ResponseFlags};
@@ -20,6 +21,13 @@ enum Stop {
     /// So much of the rest is thrown away, and gives way to these bytes of Egret's own.
     Drop(usize, Vec<u8>),
     Act(Action),
+}
+
+/// Whether the gate is told of the upstream connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sees {
+    Leg,
+    NoLeg,
 }
 
 impl<K: Kernel> Connection<K> {
@@ -150,7 +158,7 @@ impl<K: Kernel> Connection<K> {
     fn ask(&mut self, side: Side, cx: &mut Context<K>) -> (usize, Stop) {
         let mut passing = 0;
         let stop = loop {
-            match self.outcome(side, &mut passing, self.leg(), cx) {
+            match self.outcome(side, &mut passing, Sees::Leg, cx) {
                 // All of it.
                 Outcome::Pass(_) => break Stop::Nothing,
                 Outcome::Hold => break Stop::Hold,
@@ -185,10 +193,14 @@ impl<K: Kernel> Connection<K> {
         &mut self,
         side: Side,
         passing: &mut usize,
-        leg: Leg,
+        sees: Sees,
         cx: &mut Context<K>,
     ) -> Outcome {
         let is_undecided = self.is_undecided();
+        let leg = match sees {
+            Sees::Leg => Self::leg(&self.upstream),
+            Sees::NoLeg => Leg::None,
+        };
         let policy = self.policy(side, leg, &cx.snapshot, cx.moment());
         let direction = &self.directions[side as usize];
         let bytes = match direction.undecided() {
@@ -198,12 +210,14 @@ impl<K: Kernel> Connection<K> {
         self.gate.inspect(side, (bytes, passing), is_undecided, &policy, &mut cx.tables)
     }
 
+    /// The upstream connection, as the gate is told of it.
     #[inline(always)]
-    fn leg(&self) -> Leg {
-        match &self.upstream {
-            Upstream::Up(leg) => Leg::Up(leg.address),
+    fn leg<S>(upstream: &Upstream<S>) -> Leg<'_> {
+        match upstream {
+            Upstream::Up(leg) => Leg::Up(Reached { address: leg.address, name: leg.name.as_ref() }),
             Upstream::Undecided { .. }
             | Upstream::None
+            | Upstream::Resolving(_)
             | Upstream::Connecting(_)
             | Upstream::Closing(_) => Leg::None,
         }
@@ -233,7 +247,7 @@ impl<K: Kernel> Connection<K> {
                 counters.detected(Detected::Http2).add(1);
                 self.detected(cx);
             }
-            Note::UnverifiedName => counters.unverified_names.add(1),
+            Note::UnverifiedName(route) => self.note_unverified(route.name(), cx),
             Note::NameConflict => counters.name_conflicts.add(1),
             Note::BlockedStream => counters.blocked_streams.add(1),
             Note::StreamAnswered(answered) => {
@@ -274,7 +288,7 @@ impl<K: Kernel> Connection<K> {
     fn policy<'a>(
         &self,
         side: Side,
-        leg: Leg,
+        leg: Leg<'a>,
         snapshot: &'a HeldSnapshot,
         (now, logging): (Micros, Logging),
     ) -> Policy<'a> {
@@ -335,7 +349,7 @@ impl<K: Kernel> Connection<K> {
             return None;
         }
         loop {
-            match self.outcome(Side::Downstream, &mut 0, Leg::None, cx) {
+            match self.outcome(Side::Downstream, &mut 0, Sees::NoLeg, cx) {
                 Outcome::Note(note) => self.note(note, cx),
                 Outcome::Act(action @ (Action::Go(_) | Action::Reply(_))) => {
                     return Some(self.act(Side::Downstream, action, cx));

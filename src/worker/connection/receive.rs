@@ -95,9 +95,11 @@ impl<K: Kernel> Connection<K> {
     ) -> Next {
         match (&self.phase, &self.upstream, side) {
             (Phase::Open, Upstream::Undecided { .. } | Upstream::Up(_), _) => Next::Rest,
-            (Phase::Open, Upstream::Connecting(_) | Upstream::Closing(_), Side::Downstream) => {
-                self.hold_for_next_leg(result, cx)
-            }
+            (
+                Phase::Open,
+                Upstream::Resolving(_) | Upstream::Connecting(_) | Upstream::Closing(_),
+                Side::Downstream,
+            ) => self.hold_for_next_leg(result, cx),
             (Phase::Open, Upstream::Closing(_), Side::Upstream) => {
                 cx.throw_away(result);
                 Next::ContinueClosing
@@ -107,7 +109,7 @@ impl<K: Kernel> Connection<K> {
                 Next::LingerInput
             }
             (Phase::Open, Upstream::None, _)
-            | (Phase::Open, Upstream::Connecting(_), Side::Upstream)
+            | (Phase::Open, Upstream::Resolving(_) | Upstream::Connecting(_), Side::Upstream)
             | (Phase::Replying { .. } | Phase::Resetting { .. } | Phase::Closing, _, _) => {
                 cx.throw_away(result);
                 Next::Rest

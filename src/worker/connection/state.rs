@@ -6,10 +6,13 @@ use std::rc::Rc;
 
 use super::attempts::Connecting;
 use super::direction::Arrived;
+use super::resolve::Resolving;
 use crate::admission::Flow;
 use crate::gate::{Micros, Route};
 use crate::metrics::CloseReason;
+use crate::questions::Found;
 use crate::relay::Side;
+use crate::sniff::Name;
 use crate::sys::kernel::{Errno, Kernel, Operation};
 use crate::worker::context::Context;
 use crate::worker::shares::Share;
@@ -32,6 +35,8 @@ pub(in crate::worker) enum Event {
     HandshakeAckDue,
     /// It is time to look at the clock.
     Visit,
+    /// The addresses of a name that it waits for.
+    Resolved { name: Name, found: Found },
     /// A deadline that it has set in [`Context::deadlines`] has passed.
     Due,
     /// Few connections are left: one that has asked for nothing yet gives way, if its source has
@@ -52,6 +57,7 @@ impl Event {
             | Self::BufferFree(_)
             | Self::HandshakeAckDue
             | Self::Visit
+            | Self::Resolved { .. }
             | Self::Due
             | Self::GiveWay { .. }
             | Self::End(_) => {}
@@ -137,6 +143,8 @@ pub(super) enum Upstream<S> {
     Undecided { since: Micros },
     /// There is none.
     None,
+    /// The addresses of the name that is claimed are awaited.
+    Resolving(Resolving),
     /// It is being made.
     Connecting(Connecting<S>),
     /// It is made.
@@ -149,6 +157,8 @@ pub(super) enum Upstream<S> {
 #[derive(Debug)]
 pub(super) struct UpstreamLeg {
     pub(super) address: SocketAddr,
+    /// The name that the workload claims, if that was resolved to the address.
+    pub(super) name: Option<Name>,
     /// Its ends, if the self-call guard remembers them.
     pub(super) flow: Option<Box<Flow>>,
     pub(super) keepalive: Keepalive,

@@ -25,7 +25,10 @@ impl<K: Kernel> Connection<K> {
         let still_us = cx.now.saturating_sub(self.moved_at);
         match (&self.phase, &self.upstream) {
             (Phase::Open, Upstream::Undecided { since }) => self.visit_undecided(*since, cx),
-            (Phase::Open, Upstream::Connecting(_)) => {
+            (Phase::Open, Upstream::Resolving(resolving)) if resolving.is_late(cx) => {
+                self.unresolved(cx)
+            }
+            (Phase::Open, Upstream::Resolving(_) | Upstream::Connecting(_)) => {
                 let overdue = cx.now.saturating_sub(cx.limits.connect_us);
                 self.cancel_attempts(overdue, cx);
                 if cx.now.saturating_sub(self.accepted_at) > PERIOD_US_MIN {
@@ -54,7 +57,7 @@ impl<K: Kernel> Connection<K> {
             (Phase::Open, Upstream::Undecided { .. } | Upstream::Up(_)) => self.inspect_again(cx),
             (Phase::Open, Upstream::Connecting(_)) => self.next_attempt_due(cx),
             (&Phase::Replying { reason }, _) => self.part(reason),
-            (Phase::Open, Upstream::None | Upstream::Closing(_))
+            (Phase::Open, Upstream::None | Upstream::Resolving(_) | Upstream::Closing(_))
             | (Phase::Lingering { .. } | Phase::Resetting { .. } | Phase::Closing, _) => Next::Rest,
         }
     }
@@ -95,7 +98,7 @@ impl<K: Kernel> Connection<K> {
             };
         }
         self.set_upstream(Upstream::None, cx);
-        self.follow(&snapshot, decision, Protocol::Tcp, cx)
+        self.follow(&snapshot, decision, (None, Protocol::Tcp), cx)
     }
 
     /// A request's head that does not become whole in its time is answered 408.

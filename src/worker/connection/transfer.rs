@@ -183,8 +183,14 @@ impl<K: Kernel> Connection<K> {
             }
             (Phase::Open, Upstream::Closing(_), _) => Next::ContinueClosing,
             // Egret's own greeting. There is no upstream to read from, but perhaps more to say.
-            (Phase::Open, Upstream::Undecided { .. } | Upstream::Connecting(_), _)
-            | (Phase::Open, Upstream::None, _) => Next::Advance(side),
+            (
+                Phase::Open,
+                Upstream::Undecided { .. }
+                | Upstream::None
+                | Upstream::Resolving(_)
+                | Upstream::Connecting(_),
+                _,
+            ) => Next::Advance(side),
             (&Phase::Replying { reason }, _, Side::Upstream) => {
                 match self.directions[side as usize].carries() {
                     true => Next::Advance(side),
@@ -250,7 +256,7 @@ impl<K: Kernel> Connection<K> {
                 return Next::Advance(side);
             }
             (Phase::Lingering { .. }, _) if side == Side::Downstream => return Next::LingerInput,
-            (Phase::Open, Upstream::None | Upstream::Connecting(_))
+            (Phase::Open, Upstream::None | Upstream::Resolving(_) | Upstream::Connecting(_))
             | (Phase::Lingering { .. } | Phase::Resetting { .. } | Phase::Closing, _) => {
                 return Next::Rest;
             }

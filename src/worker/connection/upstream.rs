@@ -14,6 +14,7 @@ use crate::metrics::CloseReason;
 use crate::registry::snapshot::{Decision, Destination, NameTrust, Service, Shown};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
+use crate::sniff::Host;
 use crate::sys::kernel::{Expect, Kernel, StreamSocket};
 use crate::upstream_guard::LedBy;
 use crate::worker::context::Context;
@@ -37,15 +38,16 @@ impl<K: Kernel> Connection<K> {
         } else {
             self.settle(&snapshot, &decision, Shown::Nothing, Protocol::Tcp, cx);
         }
-        self.follow(&snapshot, decision, Protocol::Tcp, cx)
+        self.follow(&snapshot, decision, (None, Protocol::Tcp), cx)
     }
 
-    /// Goes where the decision leads.
+    /// Goes where the decision leads, which was made for a connection that shows this host in this
+    /// protocol.
     pub(super) fn follow(
         &mut self,
         snapshot: &Snapshot,
         decision: Decision<'_>,
-        protocol: Protocol,
+        (host, protocol): (Option<&Host>, Protocol),
         cx: &mut Context<K>,
     ) -> Next {
         match decision.verdict {
@@ -53,7 +55,7 @@ impl<K: Kernel> Connection<K> {
             Verdict::Passthrough => self.connect_to(self.original_destination, LedBy::Workload, cx),
             Verdict::Service(service, matched) => {
                 let destination = service.destination(matched, self.original_destination);
-                self.connect_to_service(service, destination, cx)
+                self.connect_to_service(service, destination, host, cx)
             }
         }
     }
@@ -80,6 +82,7 @@ impl<K: Kernel> Connection<K> {
             }
             Upstream::Undecided { .. }
             | Upstream::None
+            | Upstream::Resolving(_)
             | Upstream::Connecting(_)
             | Upstream::Closing(_) => Next::Connect(route),
         }
@@ -90,7 +93,7 @@ impl<K: Kernel> Connection<K> {
     pub(super) fn connect(&mut self, route: &Route, cx: &mut Context<K>) -> Next {
         match &route.action {
             RouteAction::Service(service, destination) => {
-                self.connect_to_service(service, *destination, cx)
+                self.connect_to_service(service, *destination, route.host.as_ref(), cx)
             }
             RouteAction::Passthrough => {
                 self.connect_to(self.original_destination, LedBy::Workload, cx)
@@ -103,6 +106,7 @@ impl<K: Kernel> Connection<K> {
         &mut self,
         service: &Arc<Service>,
         destination: Destination,
+        host: Option<&Host>,
         cx: &mut Context<K>,
     ) -> Next {
         match destination {
@@ -112,6 +116,7 @@ impl<K: Kernel> Connection<K> {
                 self.connect_to(address, led_by, cx)
             }
             Destination::Endpoints => self.connect_to_endpoint(service, cx),
+            Destination::Named { port } => self.connect_to_host(host, port, cx),
         }
     }
 
@@ -184,6 +189,7 @@ impl<K: Kernel> Connection<K> {
             Upstream::Up(leg) => leg.flow.take(),
             Upstream::Undecided { .. }
             | Upstream::None
+            | Upstream::Resolving(_)
             | Upstream::Connecting(_)
             | Upstream::Closing(_) => None,
         }

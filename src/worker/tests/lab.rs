@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,10 +13,11 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::ring::{StepKernel, View};
 use crate::access_log;
 use crate::admission::Admission;
-use crate::commands::CommandSender;
+use crate::commands::{Command, CommandSender};
 use crate::config::{Config, Mode};
 use crate::drain::Drain;
-use crate::metrics::{CloseReason, Format, MetricsHub};
+use crate::metrics::{CloseReason, Format, MetricsHub, ResolvedClaim};
+use crate::questions::{self, Found, Question};
 use crate::registry::service_entry;
 use crate::registry::snapshot::Answers;
 use crate::registry::{Registry, Snapshot};
@@ -133,6 +134,13 @@ pub(super) struct Upstream {
     pub(super) end: End,
 }
 
+/// The control plane's part.
+#[derive(Debug)]
+struct Control {
+    commands: CommandSender,
+    asked: questions::Receiver,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub(super) struct Lab {
@@ -140,6 +148,7 @@ pub(super) struct Lab {
     view: Rc<View>,
     door: SocketAddr,
     listeners: [TcpListener; 3],
+    control: Control,
     pub(super) upstreams: Vec<Upstream>,
     pub(super) drain: Drain,
     hub: MetricsHub,
@@ -175,6 +184,46 @@ impl Lab {
         })
     }
 
+    /// A worker that resolves every name below `wild.example`, and connects to what it finds at the
+    /// port of server A; the names are claimed in `protocol`.
+    pub(super) fn resolving(mode: Mode, protocol: &str) -> Self {
+        Self::start(mode, |[a, _, destination]| {
+            format!(
+                "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\n\
+                 metadata: {{ name: wild, namespace: shop }}\nspec:\n  \
+                 hosts: ['*.wild.example']\n  ports:\n  - {{ number: {}, targetPort: {}, \
+                 name: main, protocol: {protocol} }}\n  \
+                 resolution: DYNAMIC_DNS\n",
+                destination.port(),
+                a.port(),
+            )
+        })
+    }
+
+    /// The client's address, as the worker knows it.
+    pub(super) fn source(&self) -> IpAddr {
+        let mut connections = self.worker.connections.iter();
+        connections.next().expect("a connection lives").1.source.ip()
+    }
+
+    /// The next name that the worker wants resolved.
+    pub(super) fn question(&mut self) -> Option<Question> {
+        self.control.asked.try_recv().ok()
+    }
+
+    /// The worker is told what was found.
+    pub(super) fn answer(&mut self, question: Question, found: Found) {
+        let Question { name, connection, .. } = question;
+        assert!(self.control.commands.send(Command::Resolved { name, connection, found }));
+        self.worker.on_commands();
+        self.settle();
+    }
+
+    /// How many claimed names had this result.
+    pub(super) fn resolved(&self, result: ResolvedClaim) -> u64 {
+        self.worker.cx.metrics.counters.resolved_claims(result).get()
+    }
+
     fn start(mode: Mode, registry: impl FnOnce([SocketAddr; 3]) -> String) -> Self {
         let listeners = SERVERS.map(|_| {
             let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
@@ -193,12 +242,12 @@ impl Lab {
         let door = listener.local_address().unwrap();
         let view = Rc::<View>::default();
         let hub = MetricsHub::new(config.metrics.series_max, 1);
-        let parts = parts(config, &text, listener, &hub);
+        let (parts, control) = parts(config, &text, listener, &hub);
         let drain = parts.drain.clone();
         let kernel = StepKernel::new(BUFFERS, Rc::clone(&view), destination);
         let mut worker = Worker::new(parts, kernel);
         worker.resume_accepts(0);
-        Self { worker, view, door, listeners, upstreams: Vec::new(), drain, hub }
+        Self { worker, view, door, listeners, control, upstreams: Vec::new(), drain, hub }
     }
 
     /// A client of the worker.
@@ -310,7 +359,12 @@ fn entry(letter: &str, server: SocketAddr, port: u16) -> String {
     )
 }
 
-fn parts(config: Config, registry: &str, listener: Listener, hub: &MetricsHub) -> Parts<Listener> {
+fn parts(
+    config: Config,
+    registry: &str,
+    listener: Listener,
+    hub: &MetricsHub,
+) -> (Parts<Listener>, Control) {
     let entries = service_entry::parse(registry, Path::new("registry.yaml")).unwrap().0;
     let (access_log, _) = access_log::open(&config.access_log);
     let workloads = Arc::new(Workloads::default());
@@ -320,8 +374,10 @@ fn parts(config: Config, registry: &str, listener: Listener, hub: &MetricsHub) -
     admission.set_limit(1_000);
     let drain = Drain::default();
     drain.serve();
-    let (_, inbox) = CommandSender::new(Waker::new().unwrap());
-    Parts {
+    let waker = Waker::new().unwrap();
+    let (commands, inbox) = CommandSender::new(waker.clone());
+    let (questions, asked) = questions::channel();
+    let parts = Parts {
         id: 0,
         listeners: vec![listener],
         recorded: Recorded::ByConntrack,
@@ -331,9 +387,11 @@ fn parts(config: Config, registry: &str, listener: Listener, hub: &MetricsHub) -
         access_log,
         drain,
         inbox,
-        waker: Waker::new().unwrap(),
+        waker,
+        questions,
         failed_addresses: Arc::default(),
         pipes_max: 2,
         workers: 1,
-    }
+    };
+    (parts, Control { commands, asked })
 }

@@ -10,8 +10,8 @@ use crate::connect::Silent;
 use crate::support::peer::expect_end;
 use crate::support::{Proxy, Setup, eventually, nobody, reset};
 
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 const ACK: [u8; 9] = [0, 0, 0, 4, 1, 0, 0, 0, 0];
 /// What Egret says before anything else: SETTINGS with NO_RFC7540_PRIORITIES.
 const GREETING: [u8; 15] = [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 1];
@@ -19,7 +19,7 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 
 /// HEADERS that open and end a stream: a GET of `/` from `authority`, in literals only.
-fn get(stream: u8, authority: &str) -> Vec<u8> {
+pub(super) fn get(stream: u8, authority: &str) -> Vec<u8> {
     // :method GET, :scheme http, :path / are in the static table; :authority is its first name.
     let mut block = vec![0x82, 0x86, 0x84, 0x01, u8::try_from(authority.len()).unwrap()];
     block.extend(authority.bytes());

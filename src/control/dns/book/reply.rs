@@ -45,7 +45,7 @@ impl Reply {
     /// Without IPv4 addresses in AAAA records: what they mean is told by A records (RFC 4291
     /// 2.5.5.2 is no wire format of DNS). Where an address may lead is asked when it is connected
     /// to ([`crate::upstream_guard`]).
-    pub(super) fn of_family(self, family: Family) -> Self {
+    pub(in crate::control::dns) fn of_family(self, family: Family) -> Self {
         let Self::Addresses(mut addresses, ttl) = self else { return self };
         let is_plain = |ip: &IpAddr| Family::of(ip.to_canonical()) == family;
         addresses.retain(is_plain);

@@ -1,5 +1,7 @@
 //! The schedule, and what each reply changes, over times that the tests make up.
 
+use std::net::IpAddr;
+
 use super::Family::{V4, V6};
 use super::*;
 
@@ -279,6 +281,7 @@ fn the_view_says_what_is_kept_and_why() {
         "vouching": 2,
         "ttlLeftS": 0,
         "answerAgeS": 62,
+        "claimed": false,
         "nextQuestionInS": 3,
         "error": "A: SERVFAIL",
         "errorAgeS": 2,

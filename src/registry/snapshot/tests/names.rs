@@ -243,7 +243,8 @@ fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
         ("192.0.2.8:443", "192.0.2.8", NameTrust::NotNeeded),
         ("192.0.2.9:443", "192.0.2.8", NameTrust::Unverified),
         ("192.0.2.1:443", "x.c.example.com", NameTrust::Verified),
-        ("192.0.2.1:443", "x.d.example.com", NameTrust::Unverified),
+        // Wherever it means to go.
+        ("192.0.2.1:443", "x.d.example.com", NameTrust::Resolved),
         ("192.0.2.1:443", "e.com", NameTrust::Verified),
         ("192.0.2.1:443", "example.net", NameTrust::NotNeeded),
         // Its second host on a port that takes every address.
@@ -253,7 +254,7 @@ fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
     let mut config = Config::default();
     config.names.unverified = Unverified::Block;
     let (blocking, warnings) =
-        Snapshot::build(1, Arc::new(config), &entries, Arc::default(), &Answers::default());
+        Snapshot::build(1, Arc::new(config.clone()), &entries, Arc::default(), &Answers::default());
     for (destination, host, expected) in expected {
         let by = if by_host.contains(&host) { NameSource::Host } else { NameSource::Sni };
         assert_eq!(standing(&allowing, destination, by, host), expected, "{host}");
@@ -266,7 +267,60 @@ fn a_name_without_endpoints_is_a_claim_that_the_policy_judges() {
     }
     let warned: Vec<&str> =
         warnings.iter().filter_map(|w| w.message.split(" has neither").next()).collect();
-    assert_eq!(warned, ["ns/*.d.example.com", "ns/a.example.com"], "{warnings:?}");
+    assert_eq!(warned, ["ns/a.example.com"], "{warnings:?}");
+    config.names.unverified = Unverified::Resolve;
+    let (resolving, warnings) =
+        Snapshot::build(1, Arc::new(config), &entries, Arc::default(), &Answers::default());
+    assert!(warnings.is_empty(), "{warnings:?}");
+    for (destination, host, expected) in expected {
+        let by = if by_host.contains(&host) { NameSource::Host } else { NameSource::Sni };
+        let expected = match expected {
+            NameTrust::Unverified => NameTrust::Resolved,
+            other => other,
+        };
+        assert_eq!(standing(&resolving, destination, by, host), expected, "{host}");
+        let to: SocketAddr = destination.parse().unwrap();
+        let Verdict::Service(service, matched) = decided(&resolving, destination, by, host).verdict
+        else {
+            panic!("{host} is blocked")
+        };
+        let goes_where_the_name_leads =
+            matches!(service.destination(matched, to), Destination::Named { port: 443 });
+        assert_eq!(goes_where_the_name_leads, expected == NameTrust::Resolved, "{host}");
+    }
+}
+
+#[test]
+fn what_a_claim_opens_is_warned_of_where_the_registry_alone_decides() {
+    let web = named(&["a.example.com"], Protocol::Tls);
+    let mut listed = named(&["b.example.com"], Protocol::Http);
+    listed.addresses = [IpNet::new("192.0.2.8".parse().unwrap(), 32).unwrap()].into();
+    let mut by_address = named(&["c.example.com"], Protocol::Tls);
+    by_address.addresses = listed.addresses.clone();
+    let mut dynamic = named(&["*.d.example.com"], Protocol::Tls);
+    dynamic.resolution = Resolution::DynamicDns;
+    let entries = [web, listed, by_address, dynamic, resolving(named(&["e.com"], Protocol::Tls))];
+    let warned = |mode, unverified, enabled| {
+        let mut config = Config::default();
+        config.outbound_traffic_policy.mode = mode;
+        config.names.unverified = unverified;
+        config.names.enabled = enabled;
+        let (_, warnings) =
+            Snapshot::build(1, Arc::new(config), &entries, Arc::default(), &Answers::default());
+        let opens = " lets a workload reach any address on ";
+        let entries = warnings.iter().filter_map(|w| w.message.split_once(opens));
+        let entries = entries.map(|(entry, _)| entry.to_owned());
+        entries.collect::<Vec<_>>()
+    };
+    for unverified in [Unverified::Allow, Unverified::Log] {
+        let open = warned(Mode::RegistryOnly, unverified, true);
+        assert_eq!(open, ["ns/a.example.com", "ns/b.example.com"]);
+        assert_eq!(warned(Mode::AllowAny, unverified, true), [""; 0]);
+        assert_eq!(warned(Mode::RegistryOnly, unverified, false), [""; 0]);
+    }
+    for unverified in [Unverified::Block, Unverified::Resolve] {
+        assert_eq!(warned(Mode::RegistryOnly, unverified, true), [""; 0]);
+    }
 }
 
 #[test]

@@ -97,6 +97,7 @@ fn targets(snapshot: &Snapshot, call: &Call) -> Vec<String> {
             list.iter().flat_map(|one| [one.to_string(), one.ip().to_string()]).collect()
         }
         (Destination::Endpoints, Target::OriginalDestination { .. }) => panic!("no endpoints"),
+        (Destination::Named { .. }, _) => vec![call.name.clone().expect("it shows a name")],
     }
 }
 
