@@ -27,7 +27,7 @@ pub use self::answers::Answers;
 pub use self::service::{Cluster, Destination, Service, Target};
 pub use crate::identity::Identity;
 
-use super::service_entry::{ByAddress, Protocol, Reach, Resolution, ServiceEntry};
+use super::service_entry::{ByAddress, Protocol, Reach, ServiceEntry};
 use crate::config::{Config, Mode, Unverified};
 use crate::diagnostics::Diagnostic;
 use crate::sniff::{Host, Name};
@@ -347,24 +347,12 @@ fn services_of<'a>(
                 || !entry.allocated.is_empty()
                 // Its host may be one of the virtual hosts of the port.
                 || port.protocol == Protocol::Auto;
-            let standing = standing_by_name(entry, reach, unverified);
+            let standing = service::standing_by_name(entry, reach, unverified);
             let parts =
                 service::ServiceParts { entry, port, host, cluster, reach: own_reach, standing };
             is_found.then(|| Service::new(parts, answers))
         })
     })
-}
-
-/// What vouches for a name by which a port of `entry` with this reach is found.
-fn standing_by_name(entry: &ServiceEntry, of_port: Reach, unverified: Unverified) -> NameTrust {
-    match entry.resolution {
-        Resolution::Static | Resolution::Dns => NameTrust::Verified,
-        Resolution::DynamicDns => NameTrust::Resolved,
-        // Every address is the entry's own: whatever the name, the port alone would do.
-        Resolution::None if of_port.by_address == ByAddress::Any => NameTrust::NotNeeded,
-        Resolution::None if unverified == Unverified::Resolve => NameTrust::Resolved,
-        Resolution::None => NameTrust::Unverified,
-    }
 }
 
 /// What the entry's host with this `rank` is found by. Where no name is read, the addresses that an

@@ -18,6 +18,7 @@ mod merged;
 pub(super) use merged::Merged;
 
 use super::{Answers, Match, NameTrust};
+use crate::config::Unverified;
 use crate::identity::Identity;
 use crate::prefix;
 use crate::registry::service_entry::{
@@ -277,6 +278,22 @@ impl Service {
             }
             Target::Endpoints(_) | Target::OriginalDestination { .. } => 0,
         }
+    }
+}
+
+/// What vouches for a name by which a port of `entry` with this reach is found.
+pub(super) fn standing_by_name(
+    entry: &ServiceEntry,
+    of_port: Reach,
+    unverified: Unverified,
+) -> NameTrust {
+    match entry.resolution {
+        Resolution::Static | Resolution::Dns => NameTrust::Verified,
+        Resolution::DynamicDns => NameTrust::Resolved,
+        // Every address is the entry's own: whatever the name, the port alone would do.
+        Resolution::None if of_port.by_address == ByAddress::Any => NameTrust::NotNeeded,
+        Resolution::None if unverified == Unverified::Resolve => NameTrust::Resolved,
+        Resolution::None => NameTrust::Unverified,
     }
 }
 
