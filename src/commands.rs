@@ -72,7 +72,8 @@ pub struct ConnectionInfo {
     pub original_destination: SocketAddr,
     /// `destination_service_name`.
     pub cluster: String,
-    /// `connecting`, `relaying`, `lingering`, `resetting` or `closing`.
+    /// `waiting`, `recognising`, `resolving`, `connecting`, `relaying`, `retiring`, `answering`,
+    /// `lingering`, `resetting` or `closing`.
     pub phase: &'static str,
     /// Since the accept.
     #[serde(with = "crate::commands::millis")]

@@ -277,3 +277,16 @@ impl<K: Kernel> Context<K> {
         self.starved.push_back((key, side));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_that_peers_can_cause_is_written_once_a_second_and_counts_the_others() {
+        let mut seldom = Seldom::default();
+        let at = [0, 1, 999_999, 1_000_000, 1_000_001, 5_000_000, 5_999_999, 6_000_000];
+        let said = at.map(|now| seldom.may_say(now));
+        assert_eq!(said, [Some(0), None, None, Some(2), None, Some(1), None, Some(1)]);
+    }
+}

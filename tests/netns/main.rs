@@ -19,6 +19,7 @@ mod idle;
 mod lab;
 mod limits;
 mod metrics;
+mod names_claimed;
 mod names_dns;
 mod names_explain;
 mod names_field;

@@ -36,7 +36,7 @@ impl<K: Kernel> Connection<K> {
         let waited = exchange.responded.map(|at| at.saturating_sub(exchange.began));
         let request = Request {
             status,
-            details: details(answered_by, status, protocol),
+            details: details(answered_by, (status, flags), protocol),
             first_byte: waited.map(Duration::from_micros),
             ..line::of(&logged, route.name())
         };
@@ -122,9 +122,18 @@ impl<K: Kernel> Connection<K> {
 }
 
 /// Where a response's status comes from, in Envoy's words.
-fn details(answered_by: AnsweredBy, status: u16, protocol: Protocol) -> &'static str {
+fn details(
+    answered_by: AnsweredBy,
+    (status, flags): (u16, ResponseFlags),
+    protocol: Protocol,
+) -> &'static str {
     match (answered_by, status) {
         (AnsweredBy::Upstream, _) => "via_upstream",
+        (AnsweredBy::Egret, _) if flags == ResponseFlags::NameUnresolved => {
+            "dns_resolution_failure"
+        }
+        // Of the limits this one alone is met with a request.
+        (AnsweredBy::Egret, _) if flags == ResponseFlags::Overflow => "dns_cache_overflow",
         (AnsweredBy::Egret, 408) => "request_header_timeout",
         (AnsweredBy::Egret, 502) => "direct_response",
         (AnsweredBy::Egret, 503) => "upstream_reset_before_response_started",
