@@ -144,7 +144,31 @@ against_real_peers() {
         --egret "$(readlink -f "$EGRET_BINARY")" --cache "$cache" "$@"
 }
 
-# need_go: stop with the fix where Go is missing.
+# need_go: a Go of 1.21 or newer, which fetches by itself the version that a go.mod names. Where there
+# is none, the module proxy's is unpacked in ~/.cache/egret/go (golang.org/toolchain, which is how Go
+# fetches it): Debian's is too old.
 need_go() {
-    have go || die "go is missing; install Go 1.21 or newer as https://go.dev/doc/install says"
+    local version=go1.26.0 cache=${XDG_CACHE_HOME:-$HOME/.cache}/egret/go machine module
+    if have go && [[ $(GOTOOLCHAIN=local go version) =~ go1\.([0-9]+) ]] &&
+        ((BASH_REMATCH[1] >= 21)); then
+        return
+    fi
+    if [[ ! -x $cache/bin/go ]]; then
+        case $(uname -m) in
+            x86_64) machine=amd64 ;;
+            aarch64) machine=arm64 ;;
+            *) die "go is missing; install Go 1.21 or newer as https://go.dev/doc/install says" ;;
+        esac
+        need_packages curl=curl python3=python3
+        module=golang.org/toolchain@v0.0.1-$version.linux-$machine
+        say "fetching $version"
+        mkdir -p "$cache"
+        curl --fail --silent --show-error --location --output "$cache/go.zip" \
+            "https://proxy.golang.org/${module/@//@v/}.zip" || die "the Go proxy does not answer"
+        python3 -m zipfile -e "$cache/go.zip" "$cache/unpacked"
+        cp -r "$cache/unpacked/$module/." "$cache"
+        rm -rf "$cache/unpacked" "$cache/go.zip"
+        chmod +x "$cache"/bin/* "$cache"/pkg/tool/*/*
+    fi
+    PATH=$cache/bin:$PATH
 }

@@ -25,7 +25,7 @@ ROOT=$(dirname "$SCRIPTS")
 
 # Each is run by the function section_NAME, with _ for -.
 SECTIONS=(format clippy shellcheck build unit tidy simulation integration doc netns baselines
-    optimised loadgen instructions demo perf-unit perf)
+    optimised servers http2 loadgen instructions demo perf-unit perf)
 FAST=(format clippy unit tidy demo)
 declare -A TITLES=(
     [format]="cargo fmt"
@@ -40,6 +40,8 @@ declare -A TITLES=(
     [netns]="end-to-end tests in network namespaces"
     [baselines]="baseline relays"
     [optimised]="optimised build"
+    [servers]="real HTTP servers: they read what Egret has allowed"
+    [http2]="real HTTP/2 clients and servers: through Egret as past it"
     [loadgen]="load generator against wrk, h2load, iperf3"
     [instructions]="instruction counts of the pure parts"
     [demo]="demo, scripts/run.sh"
@@ -190,6 +192,16 @@ section_baselines() {
 
 section_optimised() {
     build_measured_programs
+}
+
+section_servers() {
+    build_measured_programs
+    EGRET_BINARY=$MEASURED/egret "$SCRIPTS/servers.sh"
+}
+
+section_http2() {
+    build_measured_programs
+    EGRET_BINARY=$MEASURED/egret "$SCRIPTS/http2.sh"
 }
 
 section_loadgen() {
