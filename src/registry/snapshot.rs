@@ -165,7 +165,7 @@ impl Snapshot {
             }
             all.extend(services_of(entry, answers, config.names.unverified));
         }
-        merge_endpoints(&mut all);
+        service::merge_endpoints(&mut all);
         let mut services: Vec<Arc<Service>> = Vec::with_capacity(all.len());
         let mut index = Index::default();
         let mut namesakes: HashMap<usize, Vec<usize>> = HashMap::new();
@@ -363,21 +363,6 @@ fn reach_of_host(of_port: Reach, rank: usize) -> Reach {
         other => other,
     };
     Reach { by_address, ..of_port }
-}
-
-/// One host and port of one namespace is one service for Istio, with the endpoints of every entry
-/// that has it and finds them in the same way.
-fn merge_endpoints(services: &mut [Service]) {
-    let mut groups: HashMap<_, Vec<usize>> = HashMap::new();
-    for (position, service) in services.iter().enumerate() {
-        groups.entry(service.group()).or_default().push(position);
-    }
-    for positions in groups.into_values().filter(|positions| positions.len() > 1) {
-        let merged = service::Merged::of(positions.iter().map(|n| &services[*n]));
-        for position in positions {
-            services[position].replace_endpoints(&merged);
-        }
-    }
 }
 
 fn precedence(entry: &ServiceEntry) -> impl Ord + use<'_> {

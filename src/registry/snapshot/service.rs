@@ -5,7 +5,6 @@
 //! host by which it was found, or to the entry's first host when it was found by address.
 
 use std::collections::BTreeMap;
-use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,9 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ipnet::IpNet;
 use serde::{Serialize, Serializer};
 
-mod merged;
+mod merge;
 
-pub(super) use merged::Merged;
+pub(super) use merge::merge_endpoints;
 
 use super::{Answers, Match, NameTrust};
 use crate::config::Unverified;
@@ -205,25 +204,9 @@ impl Service {
         self.cluster.value.service_namespace.as_deref().unwrap_or_default()
     }
 
-    /// Services that are equal in this are one: they have the endpoints of all. One is a host in a
-    /// namespace, whichever entries have it.
-    pub(super) fn group(&self) -> (Box<str>, Option<Box<str>>, u16, Resolution) {
-        let Cluster { service_name, service_namespace, .. } = &*self.cluster.value;
-        (service_name.clone(), service_namespace.clone(), self.port, self.resolution)
-    }
-
     /// Both have the endpoints of all entries of their group.
     pub(super) fn shares_endpoints(&self, other: &Self) -> bool {
-        matches!(self.target, Target::Endpoints(_)) && self.group() == other.group()
-    }
-
-    /// Takes over the endpoints of all entries of its group.
-    pub(super) fn replace_endpoints(&mut self, merged: &Merged) {
-        if let Target::Endpoints(own) = &mut self.target {
-            own.clone_from(&merged.endpoints);
-            self.resolved_names = Arc::clone(&merged.names);
-            self.listed_endpoints = Arc::clone(&merged.listed);
-        }
+        self.has_endpoints() && self.group() == other.group()
     }
 
     /// What leads to the endpoint with this address.

@@ -121,17 +121,16 @@ impl Warnings {
         rules: upstream_guard::Rules<'_>,
         entry: &ServiceEntry,
     ) {
-        let leads_to: Vec<IpNet> = match entry.resolution {
-            Resolution::None => entry.addresses.to_vec(),
-            Resolution::Static => entry.listed_endpoints().map(IpNet::from).collect(),
+        let judge = |to: IpNet| upstream_guard::leads_nowhere(&prefix::canonical(to), rules);
+        let why = match entry.resolution {
+            Resolution::None => first_of_all(entry.addresses.iter().copied().map(judge)),
+            Resolution::Static => {
+                first_of_all(entry.listed_endpoints().map(IpNet::from).map(judge))
+            }
             // What its names resolve to is not known yet.
             Resolution::Dns | Resolution::DynamicDns => return,
         };
-        let refused: Option<Vec<Refused>> = leads_to
-            .iter()
-            .map(|to| upstream_guard::leads_nowhere(&prefix::canonical(*to), rules))
-            .collect();
-        let Some(&why) = refused.iter().flatten().next() else { return };
+        let Some(why) = why else { return };
         let message = format!(
             "{} leads only to addresses that Egret does not connect to ({})",
             entry.full_name(),
@@ -158,4 +157,10 @@ impl Warnings {
         }
         self.diagnostics
     }
+}
+
+/// The first reason, if there is one for each.
+fn first_of_all(mut reasons: impl Iterator<Item = Option<Refused>>) -> Option<Refused> {
+    let first = reasons.next()??;
+    reasons.all(|reason| reason.is_some()).then_some(first)
 }
