@@ -3,10 +3,13 @@
 #
 #     scripts/simulate.sh --seeds N    N scenarios; without it 100 000
 #     scripts/simulate.sh --seed S     one of them again
+#     --from S                         the seeds from S on; without it fresh ones
+#     --go-on                          a seed that fails is told and does not end the run
 #
-# Says every 10 s how many have run and how many a second. The first that fails ends the run: it
-# prints its seed, the shortest scenario that still fails, and what happened in that
-# (tests/simulation). The build is optimised; a scenario takes some milliseconds of one processor.
+# Says every 10 s how many have run and how many a second, and at the end where they have been. The
+# first that fails ends the run: it prints its seed, the shortest scenario that still fails, and
+# what happened in that (tests/simulation). The build is optimised; a scenario takes about a
+# millisecond of one processor.
 set -euo pipefail
 
 SCRIPTS=$(dirname "$(readlink -f "$0")")
@@ -15,10 +18,13 @@ SCRIPTS=$(dirname "$(readlink -f "$0")")
 
 main() {
     local seeds=100000 seed=
+    unset EGRET_SEED EGRET_SEEDS EGRET_GOES_ON
     while (($#)); do
         case $1 in
             --seeds) seeds=${2:?"--seeds needs a number"} && shift 2 ;;
             --seed) seed=${2:?"--seed needs a number"} && shift 2 ;;
+            --from) export EGRET_SEED=${2:?"--from needs a number"} && shift 2 ;;
+            --go-on) export EGRET_GOES_ON=1 && shift ;;
             -h | --help) print_header "$0" && exit 0 ;;
             *) usage_error "there is no option '$1'" ;;
         esac

@@ -162,8 +162,10 @@ section_tidy() {
     cargo_test --test tidy
 }
 
+# First with the debug build's assertions, then optimised: many seeds, and the planted faults.
 section_simulation() {
     cargo_test --test simulation
+    cargo test --profile count --locked --test simulation -- --nocapture
 }
 
 # Every target under tests/ that has no section of its own.

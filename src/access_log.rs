@@ -53,6 +53,16 @@ pub struct Queue {
     log: AccessLog,
 }
 
+#[cfg(feature = "internals")]
+impl Queue {
+    /// Takes the records that wait, in the place of a writer; how many they were.
+    #[must_use]
+    pub fn take(&self) -> usize {
+        let records = self.messages.try_iter().flatten();
+        records.inspect(|record| self.log.shared.waiting.leave(record.source.ip())).count()
+    }
+}
+
 /// Why a record is dropped. The caller counts it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Dropped {

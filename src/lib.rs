@@ -85,6 +85,9 @@
     allow(unreachable_pub, reason = "`internals` reaches it, and the lint looks then")
 )]
 
+// What the simulation asks of everything below.
+mod probe;
+
 // From start to accept.
 pub mod app;
 
@@ -162,4 +165,7 @@ pub mod internals {
         access_log admission commands diagnostics drain gate http1 http2 identity judge metrics
         questions registry relay sniff upstream_guard worker workload
     }
+
+    #[cfg(feature = "probe")]
+    reach! { probe }
 }

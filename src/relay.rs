@@ -31,6 +31,8 @@
 //! - A pipe is filled only when it is empty: then "nothing to splice" can only mean an empty
 //!   socket.
 
+use crate::probe::planted;
+
 /// One of a connection's two sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -222,7 +224,7 @@ impl Half {
         let State::Sending { sent, until, length } = self.state else {
             panic!("bytes were sent in state {:?}", self.state);
         };
-        let sent = sent + bytes;
+        let sent = if planted!(PartialSendForgotten) { until } else { sent + bytes };
         assert!(sent <= until, "the target took {sent} of {until} bytes");
         if sent < until {
             self.state = State::Sending { sent, until, length };

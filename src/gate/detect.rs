@@ -13,6 +13,7 @@ use super::{
 use crate::access_log::Protocol;
 use crate::http2::{FrameStep, PREFACE, RequestFrames};
 use crate::metrics::Detected;
+use crate::probe::planted;
 use crate::relay::Side;
 use crate::sniff::{ClientHello, Host, NameError, OpaqueReason, Sni, Sniff, Sniffer};
 
@@ -96,7 +97,7 @@ impl Detect {
         match (&self.decided, side) {
             // The workload has been silent for so long that it was connected to where it meant to
             // go. What it says is judged as ever.
-            (None, Side::Downstream) if policy.leg != Leg::None => {
+            (None, Side::Downstream) if policy.leg != Leg::None && !planted!(LateNameIgnored) => {
                 Found::Nothing(Outcome::Act(Action::Disconnect))
             }
             (None, Side::Downstream) => self.hold(bytes, policy),

@@ -131,6 +131,21 @@ impl GuardedGate {
         matches!(self, Self::Sound(Gate::Http2(_)))
     }
 
+    /// Its name, for the simulation.
+    #[cfg(feature = "probe")]
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            Self::Failed { .. } => "failed",
+            Self::Sound(Gate::Open) => "open",
+            Self::Sound(Gate::Detect(detect)) if detect.is_observing() => "observing",
+            Self::Sound(Gate::Detect(_)) => "detecting",
+            Self::Sound(Gate::Tls(_)) => "tls",
+            Self::Sound(Gate::Http1(http)) if http.is_observing() => "http1 observed",
+            Self::Sound(Gate::Http1(_)) => "http1",
+            Self::Sound(Gate::Http2(_)) => "http2",
+        }
+    }
+
     /// The protocol is not known yet, or was not when the gate failed.
     pub(crate) fn is_detecting(&self) -> bool {
         matches!(self, Self::Sound(Gate::Detect(_)) | Self::Failed { detecting: true })

@@ -29,6 +29,7 @@ use super::{
 use crate::http1::{ExpectedResponse, RequestHead, RequestStep, RequestStream, ResponseStream};
 use crate::judge::Rules;
 use crate::metrics::CloseReason;
+use crate::probe::planted;
 use crate::registry::snapshot::NameTrust;
 use crate::relay::Side;
 pub(super) use departure::{Departure, Unreadable};
@@ -168,12 +169,16 @@ impl Http1 {
             if self.body != Body::Plain && self.requests.is_in_body() {
                 return Ok(self.open_body(bytes, policy, tables)?);
             }
-            if self.requests.is_at_head() && !self.responses.is_idle() {
+            let is_answered = self.responses.is_idle() || planted!(ResponseNotAwaited);
+            if self.requests.is_at_head() && !is_answered {
                 return Ok(self.behind_unanswered(bytes, policy)?);
             }
             match self.requests.next_known(bytes, &mut tables.heads) {
                 // What is behind an upgrade that is not answered is neither that protocol nor a
                 // request.
+                RequestStep::NeedMore if planted!(HeadPassedEarly) && !bytes.is_empty() => {
+                    return Ok(Outcome::Pass(bytes.len()));
+                }
                 RequestStep::NeedMore | RequestStep::AwaitUpgrade => {
                     self.head_is_short_of(bytes, policy.now);
                     return Ok(Outcome::Hold);
@@ -202,7 +207,7 @@ impl Http1 {
 
     /// The upstream connection, as far as it can carry a further request.
     fn leg<'a>(&self, policy: &Policy<'a>) -> Leg<'a> {
-        if self.is_leg_spent { Leg::None } else { policy.leg }
+        if self.is_leg_spent && !planted!(SpentLegUsed) { Leg::None } else { policy.leg }
     }
 
     /// What becomes of the pending head, with which `bytes` begin.
@@ -212,6 +217,7 @@ impl Http1 {
         let host = head.host.as_ref();
         let generation = policy.snapshot.generation;
         let route = match &self.route {
+            Some(last) if planted!(LastRouteKept) => last,
             // Who asks is the same on one connection.
             Some(last) if last.asker.generation == generation && last.host.as_ref() == host => last,
             _ => {

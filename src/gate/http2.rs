@@ -17,6 +17,7 @@ use crate::http2::{
 };
 use crate::judge::Rules;
 use crate::metrics::{CloseReason, ResponseFlags};
+use crate::probe::planted;
 use crate::registry::snapshot::NameTrust;
 use crate::relay::Side;
 use greeting::Greeting;
@@ -230,7 +231,9 @@ impl Http2 {
                 self.allowed = bytes;
             }
             Leg::Up(upstream)
-                if route.leads_to(upstream, policy.destination) && !claimed.conflict =>
+                if (route.leads_to(upstream, policy.destination)
+                    || planted!(StreamByFirstRoute))
+                    && !claimed.conflict =>
             {
                 self.allowed = bytes;
             }
@@ -306,7 +309,8 @@ impl Http2 {
 
     /// See [`super::Gate::own_frames`].
     pub(super) fn own_frames(&mut self) -> Option<Vec<u8>> {
-        let is_now = !self.own.is_empty() && self.responses.to_boundary() == 0;
+        let is_between = self.responses.to_boundary() == 0 || planted!(FrameInFrame);
+        let is_now = !self.own.is_empty() && is_between;
         is_now.then(|| std::mem::take(&mut self.own))
     }
 
@@ -314,6 +318,7 @@ impl Http2 {
     pub(super) fn is_served(&mut self) -> Option<CloseReason> {
         match self.course {
             Course::Open => None,
+            Course::Draining(_) if planted!(StreamsCutShort) => Some(CloseReason::BlackHole),
             Course::Draining(_) if !self.requests.streams().are_over() => None,
             Course::Draining(reason) | Course::Over(reason) => {
                 let is_all_said = self.own.is_empty() && self.responses.to_boundary() == 0;

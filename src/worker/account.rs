@@ -11,6 +11,7 @@ use std::time::Duration;
 use crate::access_log::{Decider, NameOrigin, Outcome, Protocol, Record};
 use crate::gate::{Answered, Attribution, DecidedBy, Route, RouteAction, Unfollowed};
 use crate::metrics::{CloseReason, Detected, ResponseFlags, SeriesCells, SeriesIndex, SeriesKey};
+use crate::probe::planted;
 use crate::registry::snapshot::{Cluster, Decision, Match, NameTrust, Shown};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
@@ -302,6 +303,9 @@ impl<K: Kernel> Connection<K> {
         };
         let cells = cx.metrics.requests.cells(series);
         cells.record(took_us, exchange.request_bytes, *response_bytes);
+        if planted!(RequestCountedTwice) {
+            cells.record(took_us, exchange.request_bytes, *response_bytes);
+        }
         if exchange.logged.is_some() {
             self.log_request(answered, flags, took_us, cx);
         }

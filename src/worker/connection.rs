@@ -36,6 +36,7 @@ use std::net::SocketAddr;
 
 use crate::gate::{Attribution, Gate, GuardedGate, Micros};
 use crate::metrics::{CloseReason, Detected};
+use crate::probe::{met, planted};
 use crate::relay::Side;
 use crate::sys::kernel::{Expect, Kernel, Operation};
 use crate::worker::account::Account;
@@ -100,6 +101,7 @@ impl<K: Kernel> Connection<K> {
 
     /// Something has happened.
     pub(super) fn on(&mut self, event: Event, cx: &mut Context<K>) -> Fate {
+        met!(self.phase_name(), event.name(), self.gate.name());
         let next = match event {
             Event::Connected { number, result } => self.connected(number, result, cx),
             Event::Received { side, arrived, rearm } => self.received(side, arrived, rearm, cx),
@@ -192,7 +194,7 @@ impl<K: Kernel> Connection<K> {
 
     fn fate(&self) -> Fate {
         match self.phase {
-            Phase::Closing if !self.is_in_flight() => Fate::Over,
+            Phase::Closing if !self.is_in_flight() || planted!(ClosedInFlight) => Fate::Over,
             Phase::Open
             | Phase::Replying { .. }
             | Phase::Lingering { .. }
@@ -244,7 +246,7 @@ impl<K: Kernel> Connection<K> {
     /// Keeps the gauges of connections whose first bytes are awaited, and of what they hold.
     fn leave_undecided(&mut self, cx: &Context<K>) {
         if self.is_undecided() {
-            cx.metrics.counters.detecting.sub(1);
+            cx.metrics.counters.detecting.sub(u64::from(!planted!(GaugeForgotten)));
             if self.gate.is_detecting() {
                 self.detected(cx);
             }

@@ -1,105 +1,9 @@
 //! A workload's connection: it says what its plan says, and keeps what it hears.
 
-use std::ops::Range;
-
 use egret::sys::kernel::Errno;
 use egret::sys::sim::{EndId, Micros, Net};
 
-use crate::plan::{End, Reader, Speech, Step};
-
-/// Of no length that anything here has a multiple of.
-const BLOCK: usize = 16_127;
-
-thread_local! {
-    /// Above 0x7f: no protocol begins so.
-    static NOISE: Vec<u8> =
-        (0..BLOCK).map(|at| 0x80 | u8::try_from((at * 31 + at / 127) % 128).unwrap()).collect();
-}
-
-/// Bytes that name their sender and their place in the stream.
-pub(crate) fn pattern(sender: usize, length: usize) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(length);
-    let mut from = (sender * 911) % BLOCK;
-    NOISE.with(|noise| {
-        while bytes.len() < length {
-            let until = BLOCK.min(from + length - bytes.len());
-            bytes.extend_from_slice(&noise[from..until]);
-            from = 0;
-        }
-    });
-    bytes
-}
-
-/// All that one client would say, and where each request is in it.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Script {
-    pub(crate) says: Vec<u8>,
-    pub(crate) requests: Vec<Range<usize>>,
-}
-
-pub(crate) fn script(number: usize, speech: &Speech) -> Script {
-    match speech {
-        Speech::Opaque(length) => Script { says: pattern(number, *length), requests: Vec::new() },
-        Speech::Tls(name, length) => {
-            let mut bytes = client_hello(name, number);
-            bytes.extend(pattern(number, *length));
-            Script { says: bytes, requests: Vec::new() }
-        }
-        Speech::Http1(requests) => {
-            let (mut bytes, mut ranges) = (Vec::new(), Vec::new());
-            for (index, request) in requests.iter().enumerate() {
-                let start = bytes.len();
-                let mut head = format!(
-                    "{} /c{number}/r{index} HTTP/1.1\r\nHost: {}\r\n",
-                    request.method, request.host
-                );
-                let body = pattern(number, request.body);
-                if request.is_chunked {
-                    head += "Transfer-Encoding: chunked\r\n\r\n";
-                    bytes.extend(head.bytes());
-                    for chunk in body.chunks(7_000) {
-                        bytes.extend(format!("{:x}\r\n", chunk.len()).bytes());
-                        bytes.extend(chunk);
-                        bytes.extend(b"\r\n");
-                    }
-                    bytes.extend(b"0\r\n\r\n");
-                } else {
-                    if request.method == "POST" {
-                        head += &format!("Content-Length: {}\r\n", body.len());
-                    }
-                    bytes.extend((head + "\r\n").bytes());
-                    bytes.extend(body);
-                }
-                ranges.push(start..bytes.len());
-            }
-            Script { says: bytes, requests: ranges }
-        }
-    }
-}
-
-/// A TLS 1.2 ClientHello with one extension, server_name (RFC 6066).
-fn client_hello(name: &str, number: usize) -> Vec<u8> {
-    let long = |length: usize| u16::try_from(length).unwrap().to_be_bytes();
-    let mut sni = vec![0];
-    sni.extend(long(name.len()));
-    sni.extend(name.bytes());
-    let mut extension = vec![0, 0];
-    extension.extend(long(sni.len() + 2));
-    extension.extend(long(sni.len()));
-    extension.extend(sni);
-    let mut hello = vec![3, 3];
-    // The random says whose it is.
-    hello.extend([u8::try_from(number).unwrap(); 32]);
-    hello.extend([0, 0, 2, 0x13, 1, 1, 0]);
-    hello.extend(long(extension.len()));
-    hello.extend(extension);
-    let mut record = vec![22, 3, 1];
-    record.extend(long(hello.len() + 4));
-    record.extend([1, 0]);
-    record.extend(long(hello.len()));
-    record.extend(hello);
-    record
-}
+use crate::plan::{End, Reader, Step};
 
 /// How a stream ended for the one who reads it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +24,10 @@ pub(crate) struct Actor {
     pub(crate) ear: Heard,
     /// What it has done to end it.
     pub(crate) ended: Option<End>,
+    /// The same, if it did so unprovoked, and when.
+    pub(crate) own_end: Option<(Micros, End)>,
     pub(crate) is_closed: bool,
+    closed_at: Option<Micros>,
     steps: Vec<(Micros, Step)>,
     at_step: usize,
     step_at: Micros,
@@ -129,17 +36,37 @@ pub(crate) struct Actor {
     ends_behind: Option<End>,
     reader: Reader,
     read_at: Micros,
+    waits: Option<Wait>,
     /// When it closes, if it does nothing more: an actor does not wait for ever.
     gives_up_at: Micros,
+    /// How long nothing had happened when it did so.
+    pub(crate) gave_up_after: Option<Micros>,
+    /// Where something was put between what it says, in the places of before.
+    inserted: Vec<usize>,
+    pub(crate) began_at: Micros,
     /// When bytes or an end last moved here.
     pub(crate) active_at: Micros,
     pub(crate) ear_at: Micros,
-    /// When how much had been said.
-    pub(crate) said_at: Vec<(Micros, usize)>,
+    /// When how much had been said, and heard.
+    moved_at: Vec<(Micros, usize, usize)>,
 }
 
+/// What the next step waits for: more than these bytes heard, or a 101 among them.
+#[derive(Debug, Clone, Copy)]
+struct Wait {
+    heard: usize,
+    until: Micros,
+    is_switch: bool,
+}
+
+/// Bytes of what is put between.
+const INSERTED: usize = 9;
+
 /// What a step may wait for: longer than any timeout.
-const PATIENCE_US: Micros = 400_000_000;
+const PATIENCE_US: Micros = 90_000_000;
+
+/// How a 101 begins.
+const SWITCHED: &[u8] = b"HTTP/1.1 101 ";
 
 /// What a trace shows: bytes said and heard, how its ear and itself have ended.
 pub(crate) type State = (usize, usize, Heard, Option<End>);
@@ -164,7 +91,9 @@ impl Actor {
             heard: Vec::new(),
             ear: Heard::More,
             ended: None,
+            own_end: None,
             is_closed: false,
+            closed_at: None,
             steps,
             at_step: 0,
             step_at,
@@ -172,10 +101,49 @@ impl Actor {
             ends_behind: None,
             reader,
             read_at: now,
+            waits: None,
             gives_up_at: now + PATIENCE_US,
+            gave_up_after: None,
+            inserted: Vec::new(),
+            began_at: now,
             active_at: now,
             ear_at: 0,
-            said_at: vec![(now, 0)],
+            moved_at: vec![(now, 0, 0)],
+        }
+    }
+
+    /// When so many bytes of what it was to say had been said.
+    pub(crate) fn said_at(&self, planned: usize) -> Option<Micros> {
+        let before = self.inserted.iter().filter(|at| **at < planned).count();
+        let least = planned + INSERTED * before;
+        self.moved_at.iter().find(|(_, said, _)| *said >= least).map(|(at, ..)| *at)
+    }
+
+    /// When so many bytes had been heard.
+    pub(crate) fn heard_at(&self, least: usize) -> Option<Micros> {
+        self.moved_at.iter().find(|(.., heard)| *heard >= least).map(|(at, ..)| *at)
+    }
+
+    /// When bytes last moved here, up to a time.
+    pub(crate) fn moved_by(&self, time: Micros) -> Micros {
+        let until = self.moved_at.partition_point(|(at, ..)| *at <= time);
+        self.moved_at[..until].last().map_or(self.began_at, |(at, ..)| *at)
+    }
+
+    /// Says these bytes, too, at the first of `boundaries` that is not behind it.
+    pub(crate) fn insert(&mut self, boundaries: &[usize], bytes: [u8; INSERTED]) {
+        for &boundary in boundaries {
+            let before = self.inserted.iter().filter(|at| **at <= boundary).count();
+            let at = boundary + INSERTED * before;
+            if at < self.said {
+                continue;
+            }
+            self.says.splice(at..at, bytes);
+            self.inserted.push(boundary);
+            if at <= self.said + self.to_say {
+                self.to_say += INSERTED;
+            }
+            return;
         }
     }
 
@@ -189,7 +157,11 @@ impl Actor {
         if self.is_closed {
             return None;
         }
-        let step = (self.to_say == 0 && self.at_step < self.steps.len()).then_some(self.step_at);
+        let has_step = self.to_say == 0 && self.at_step < self.steps.len() && self.ended.is_none();
+        let step = match self.waits {
+            Some(wait) => Some(wait.until),
+            None => has_step.then_some(self.step_at),
+        };
         let reads =
             (self.ear == Heard::More && self.read_at != Micros::MAX).then_some(self.read_at);
         [step, Some(self.gives_up_at), reads].into_iter().flatten().min()
@@ -201,12 +173,16 @@ impl Actor {
         }
         let before = (self.said, self.heard.len());
         let ear = self.ear;
+        if self.gives_up_at <= net.now() {
+            self.gave_up_after = Some(net.now() - self.active_at);
+            return self.close(net);
+        }
         self.wake(net);
         self.listen(net);
         self.speak(net);
         if before != (self.said, self.heard.len()) {
             self.active_at = net.now();
-            self.said_at.push((net.now(), self.said));
+            self.moved_at.push((net.now(), self.said, self.heard.len()));
         }
         if ear != self.ear {
             self.ear_at = net.now();
@@ -271,20 +247,54 @@ impl Actor {
             if let Some(how) = self.ends_behind.take() {
                 return self.finish(how, net);
             }
+            if !self.goes_on(net) {
+                break;
+            }
             let Some(&(_, step)) = self.steps.get(self.at_step) else { break };
             if self.step_at > net.now() {
                 break;
             }
             self.at_step += 1;
             self.step_at = net.now() + self.steps.get(self.at_step).map_or(0, |(pause, _)| *pause);
+            let left = self.says.len() - self.said;
             match step {
-                Step::Send(most) => self.to_say = most.min(self.says.len() - self.said),
+                Step::Send(most) => self.to_say = most.min(left),
+                Step::Hear(most) | Step::Switch(most) => {
+                    let is_switch = matches!(step, Step::Switch(_));
+                    let (heard, until) = (self.heard.len(), net.now() + most);
+                    self.waits = Some(Wait { heard, until, is_switch });
+                }
+                // What was put between is not part of the steps.
+                Step::End(how) if left > 0 && left <= INSERTED * self.inserted.len() => {
+                    self.to_say = left;
+                    self.ends_behind = Some(how);
+                }
                 Step::End(how) => self.finish(how, net),
             }
         }
-        if self.gives_up_at <= net.now() && !self.is_closed {
-            self.close(net);
+    }
+
+    /// Whether what the next step waits for has come, or never will.
+    fn goes_on(&mut self, net: &mut Net) -> bool {
+        let Some(wait) = &mut self.waits else { return true };
+        let has_come = match wait.is_switch {
+            true => {
+                let from = wait.heard.saturating_sub(SWITCHED.len());
+                wait.heard = self.heard.len();
+                self.heard[from..].windows(SWITCHED.len()).any(|bytes| bytes == SWITCHED)
+            }
+            false => self.heard.len() > wait.heard,
+        };
+        if !has_come && wait.until > net.now() {
+            return false;
         }
+        let gives_up = wait.is_switch && !has_come;
+        self.waits = None;
+        self.step_at = net.now() + self.steps.get(self.at_step).map_or(0, |(pause, _)| *pause);
+        if gives_up {
+            self.finish(End::Finish, net);
+        }
+        !gives_up
     }
 
     /// Ends when all is said.
@@ -298,6 +308,7 @@ impl Actor {
             return;
         }
         self.ended = Some(how);
+        self.own_end = Some((net.now(), how));
         match how {
             End::Finish => {
                 // The peer may have reset it.
@@ -311,7 +322,13 @@ impl Actor {
         }
     }
 
+    /// It had closed by this time.
+    pub(crate) fn is_closed_by(&self, time: Micros) -> bool {
+        self.closed_at.is_some_and(|at| at <= time)
+    }
+
     fn close(&mut self, net: &mut Net) {
+        self.closed_at = Some(net.now());
         self.ended.get_or_insert(End::Close);
         self.is_closed = true;
         net.close(self.end);

@@ -7,12 +7,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use egret::config::{Config, Mode};
-use egret::internals::access_log;
+use egret::config::{AccessLogFormat, Config};
+use egret::internals::access_log::{self, AccessLog, Queue};
 use egret::internals::admission::Admission;
 use egret::internals::commands::{Command, CommandSender};
 use egret::internals::drain::Drain;
 use egret::internals::metrics::{Format, MetricsHub};
+use egret::internals::probe::{self, Fault};
 use egret::internals::questions;
 use egret::internals::registry::{Registry, Retired};
 use egret::internals::upstream_guard::ThisHost;
@@ -21,17 +22,21 @@ use egret::sys::kernel::Recorded;
 use egret::sys::sim::{Draw, ListenerId, Micros, Net, Outside, SimKernel, SimListener};
 use egret::sys::waker::Waker;
 
-use crate::client::{Actor, Script, State, script};
+use crate::client::{Actor, State};
+use crate::http2::{self, frame_at};
 use crate::oracle;
-use crate::plan::{Plan, Speech};
-use crate::registry::{A, B, Entries, TLS_PORT, destination};
-use crate::server::{HttpServer, Responses};
+use crate::plan::{IDLE_US, Plan, Ruling, Speech};
+use crate::registry::{A, B, Entries, POOL, TLS_PORT, WEB_PORT, destination, speaks_web};
+use crate::script::{Script, pattern, script, server_hello};
+use crate::server::{Responses, WebServer};
 
 /// How long a connection may outlive both of its peers.
-const AFTERLIFE_US: Micros = 125_000_000;
+const AFTERLIFE_US: Micros = IDLE_US + 5_000_000;
 
 thread_local! {
     static ENTRIES: Entries = Entries::new();
+    /// It is large: one for all runs of a thread.
+    static LOG: (AccessLog, Queue) = access_log::open(&Config::default().access_log);
 }
 
 /// A server whose bytes mean nothing to it.
@@ -41,24 +46,20 @@ pub(crate) struct RawServer {
     pub(crate) actor: Actor,
 }
 
-/// A state of the registry.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ruling {
-    pub(crate) mode: Mode,
-    pub(crate) with_b: bool,
-}
-
 /// What has happened, for the oracle.
 #[derive(Debug, Default)]
 pub(crate) struct Story {
-    /// By the client's place in the plan; `None`: it never began, or was refused.
+    /// The clients' numbers, by their place in the plan.
+    numbers: Vec<usize>,
+    /// The clients, by their place in the plan; `None`: it never began, or was refused.
     pub(crate) clients: Vec<Option<Actor>>,
     pub(crate) raw: Vec<RawServer>,
-    pub(crate) http: Vec<HttpServer>,
+    pub(crate) http: Vec<WebServer>,
     pub(crate) responses: Responses,
     /// By the client's number.
     pub(crate) scripts: Vec<Script>,
-    pub(crate) rulings: Vec<Ruling>,
+    /// Since when what decides.
+    pub(crate) rulings: Vec<(Micros, Ruling)>,
     pub(crate) drained_at: Option<Micros>,
     trace: VecDeque<String>,
     traces: bool,
@@ -74,13 +75,17 @@ struct World {
     commands: CommandSender,
     story: Rc<RefCell<Story>>,
     begun: Vec<bool>,
+    /// Where each client reads the next frame of HTTP/2.
+    frames_at: Vec<Option<usize>>,
     reloads_done: usize,
+    asks_done: usize,
     /// Since when no actor is left.
     alone_since: Option<Micros>,
 }
 
 /// Runs `plan`; what does not hold is told.
-pub(crate) fn try_run(plan: &Plan, traces: bool) -> Result<(), String> {
+pub(crate) fn try_run(plan: &Plan, fault: Option<Fault>, traces: bool) -> Result<(), String> {
+    probe::plant(fault);
     let story = Rc::new(RefCell::new(Story { traces, ..Story::default() }));
     let result = catch_unwind(AssertUnwindSafe(|| run(plan, &story)));
     let Err(panic) = result else { return Ok(()) };
@@ -116,23 +121,33 @@ fn run(plan: &Plan, story: &Rc<RefCell<Story>>) {
     net.borrow_mut().limit(plan.descriptors, plan.ports, plan.pipe_bytes);
     serve(&mut net.borrow_mut(), plan);
     let listener = SimListener::new(&net);
-    let snapshot = ENTRIES.with(|entries| entries.snapshot(1, plan.mode, true));
+    let snapshot = ENTRIES.with(|entries| entries.snapshot(1, plan, plan.ruling));
     let registry = Registry::new(snapshot);
     let hub = MetricsHub::new(100, 1);
     let drain = Drain::default();
     drain.serve();
     let waker = Waker::new().expect("a descriptor");
     let (sender, inbox) = CommandSender::new(waker.clone());
-    let (access_log, _queue) = access_log::open(&Config::default().access_log);
+    let access_log = LOG.with(|(log, lines)| {
+        let mut settings = Config::default().access_log;
+        if plan.logs {
+            settings.format = AccessLogFormat::Text;
+        }
+        log.configure(&settings);
+        // Those of a run that has failed.
+        let _ = lines.take();
+        log.clone()
+    });
     let admission = Admission::new(ThisHost::new([address], vec![15001]));
-    admission.set_limit(1_000);
-    story.borrow_mut().rulings.push(Ruling { mode: plan.mode, with_b: true });
+    admission.set_limit(plan.connections);
+    story.borrow_mut().rulings.push((0, plan.ruling));
     let most = plan.clients.iter().map(|client| client.number + 1).max().unwrap_or(0);
     story.borrow_mut().scripts.resize_with(most, Script::default);
     for client in &plan.clients {
         story.borrow_mut().scripts[client.number] = script(client.number, &client.speech);
     }
     story.borrow_mut().clients.resize_with(plan.clients.len(), || None);
+    story.borrow_mut().numbers = plan.clients.iter().map(|client| client.number).collect();
     let world = World {
         plan: plan.clone(),
         listener: listener.id(),
@@ -142,7 +157,9 @@ fn run(plan: &Plan, story: &Rc<RefCell<Story>>) {
         commands: sender,
         story: Rc::clone(story),
         begun: vec![false; plan.clients.len()],
+        frames_at: vec![None; plan.clients.len()],
         reloads_done: 0,
+        asks_done: 0,
         alone_since: None,
     };
     let kernel = SimKernel::new(Rc::clone(&net), Box::new(world), plan.habits, draw.branch());
@@ -151,7 +168,7 @@ fn run(plan: &Plan, story: &Rc<RefCell<Story>>) {
         listeners: vec![listener],
         recorded: Recorded::ByConntrack,
         reader: registry.reader(),
-        admission,
+        admission: Arc::clone(&admission),
         failed_addresses: Arc::default(),
         metrics: hub.worker(0),
         access_log,
@@ -164,15 +181,19 @@ fn run(plan: &Plan, story: &Rc<RefCell<Story>>) {
     };
     Worker::new(parts, kernel.expect("memory")).run().expect("the ring does not fail");
     let metrics = hub.encode(Format::Text, drain.phase());
-    oracle::judge(plan, &story.borrow(), &net.borrow(), &metrics);
+    let lines = plan.logs.then(|| LOG.with(|(_, lines)| lines.take()));
+    oracle::judge(plan, &story.borrow(), &net.borrow(), &metrics, lines);
+    admission.set_limit(1);
+    assert!(admission.enter(), "slots are left");
 }
 
 /// What connects meet. A name's server behaves as the first client's plan says.
 fn serve(net: &mut Net, plan: &Plan) {
     let named = &plan.clients[0].server;
-    for (ip, port) in [A, B] {
-        for port in [port, TLS_PORT] {
-            net.serve(SocketAddr::from((ip, port)), named.outcome, named.link);
+    let pairs = [A, B, POOL].into_iter().flatten();
+    for (ip, outcome) in pairs.zip([named.outcome, plan.second].into_iter().cycle()) {
+        for port in [WEB_PORT, TLS_PORT] {
+            net.serve(SocketAddr::from((ip, port)), outcome, named.link);
         }
     }
     for client in &plan.clients {
@@ -189,8 +210,8 @@ impl World {
             }
             self.begun[index] = true;
             let meant = destination(client);
-            let pod = u8::try_from(client.number + 1).expect("few clients");
-            let from = SocketAddr::from(([10, 244, 0, pod], 40_000));
+            let port = 40_000 + u16::try_from(client.number).expect("few clients");
+            let from = SocketAddr::from(([10, 244, 0, client.pod], port));
             let Some(end) = net.connect(self.listener, from, Some(meant), client.link) else {
                 continue;
             };
@@ -206,16 +227,17 @@ impl World {
             story.tell(net, || format!("{address} accepts {end:?}"));
             let client = self.plan.clients.iter().find(|client| destination(client) == address);
             let speaks_http = match client {
-                Some(client) => matches!(client.speech, Speech::Http1(_)),
+                Some(client) => speaks_web(client),
                 None => address.port() != TLS_PORT,
             };
             if speaks_http {
-                story.http.push(HttpServer::new(address, end, &self.plan, net));
+                story.http.push(WebServer::new(address, end, &self.plan, net));
                 continue;
             }
             let server = &client.unwrap_or(&self.plan.clients[0]).server;
-            let total = server.steps.len() * 50_000;
-            let says = crate::client::pattern(100 + story.raw.len(), total);
+            let is_tls = client.is_none_or(|client| matches!(client.speech, Speech::Tls(_)));
+            let mut says = if is_tls { server_hello(server.hello) } else { Vec::new() };
+            says.extend(pattern(100 + story.raw.len(), server.steps.len() * 50_000));
             let actor = Actor::new(end, says, server.steps.clone(), server.reader, net.now());
             story.raw.push(RawServer { address, actor });
         }
@@ -227,12 +249,51 @@ impl World {
         {
             self.reloads_done += 1;
             let generation = self.reloads_done as u64 + 1;
-            let (mode, with_b) = (reload.mode, reload.with_b);
-            let snapshot = ENTRIES.with(|entries| entries.snapshot(generation, mode, with_b));
+            let ruling = reload.ruling;
+            let snapshot = ENTRIES.with(|entries| entries.snapshot(generation, &self.plan, ruling));
             self.registry.publish(snapshot, &mut self.retired);
-            story.rulings.push(Ruling { mode, with_b });
-            story.tell(net, || format!("reload: {mode:?}, with b: {with_b}"));
+            story.rulings.push((net.now(), ruling));
+            story.tell(net, || format!("reload: {ruling:?}"));
         }
+    }
+
+    /// The control plane asks for the connections.
+    fn ask(&mut self, net: &Net) {
+        while let Some(at) = self.plan.asks.get(self.asks_done)
+            && *at <= net.now()
+        {
+            self.asks_done += 1;
+            let (reply, _) = tokio::sync::oneshot::channel();
+            self.commands.send(Command::Connections { from: 0, reply });
+        }
+    }
+
+    /// A client of HTTP/2 acknowledges the server's SETTINGS.
+    fn acknowledge(&mut self, index: usize, story: &mut Story) {
+        let client = &self.plan.clients[index];
+        let script = &story.scripts[client.number];
+        let Some(actor) = &mut story.clients[index] else { return };
+        if script.boundaries.is_empty() || actor.is_closed || actor.ended.is_some() {
+            return;
+        }
+        let at = match (self.frames_at[index], &client.speech) {
+            (Some(at), _) => at,
+            (None, Speech::Http2(_)) => 0,
+            (None, _) => match oracle::switched_at(client, &actor.heard, &story.responses) {
+                Some(at) => at,
+                None => return,
+            },
+        };
+        let mut at = at;
+        while let Some(frame) = frame_at(&actor.heard, at) {
+            at = frame.payload.end;
+            if frame.kind == http2::SETTINGS && frame.flags & http2::ACK == 0 {
+                let acknowledgement = http2::frame(http2::SETTINGS, http2::ACK, 0, &[]);
+                let bytes = acknowledgement.try_into().expect("it has no payload");
+                actor.insert(&script.boundaries, bytes);
+            }
+        }
+        self.frames_at[index] = Some(at);
     }
 
     fn end(&mut self, net: &Net, story: &mut Story) {
@@ -243,7 +304,7 @@ impl World {
         {
             self.begin_drain(given, net, story);
         }
-        if !is_alone {
+        if !is_alone || net.is_moving() {
             self.alone_since = None;
             return;
         }
@@ -273,6 +334,7 @@ impl Outside for World {
         let story = &mut *story.borrow_mut();
         self.begin_clients(net, story);
         self.reload(net, story);
+        self.ask(net);
         self.accept(net, story);
         for index in 0..story.clients.len() {
             if let Some(actor) = &mut story.clients[index] {
@@ -280,6 +342,9 @@ impl Outside for World {
                 actor.act(net);
                 let after = actor.state();
                 story.tell_change(net, "client", index, before, after);
+                if before.1 != after.1 {
+                    self.acknowledge(index, story);
+                }
             }
         }
         for index in 0..story.raw.len() {
@@ -305,9 +370,10 @@ impl Outside for World {
         let raw = story.raw.iter().filter_map(|server| server.actor.next()).min();
         let http = story.http.iter().filter_map(|server| server.next(&self.plan)).min();
         let reload = self.plan.reloads.get(self.reloads_done).map(|reload| reload.at);
+        let ask = self.plan.asks.get(self.asks_done).copied();
         let drain = self.plan.drain.map(|(at, _)| at).filter(|_| story.drained_at.is_none());
         let judged = self.alone_since.map(|since| since + AFTERLIFE_US + 1);
-        [begins, acts, raw, http, reload, drain, judged].into_iter().flatten().min()
+        [begins, acts, raw, http, reload, ask, drain, judged].into_iter().flatten().min()
     }
 }
 
@@ -328,9 +394,22 @@ impl Story {
         self.trace.push_back(format!("{:>12} {}", net.now(), what()));
     }
 
-    fn actors(&self) -> impl Iterator<Item = &Actor> {
-        let clients = self.clients.iter().flatten();
+    pub(crate) fn actors(&self) -> impl Iterator<Item = &Actor> {
+        self.clients.iter().flatten().chain(self.servers())
+    }
+
+    pub(crate) fn servers(&self) -> impl Iterator<Item = &Actor> {
         let raw = self.raw.iter().map(|server| &server.actor);
-        clients.chain(raw).chain(self.http.iter().map(|server| &server.actor))
+        raw.chain(self.http.iter().map(|server| &server.actor))
+    }
+
+    /// The process was draining at that time.
+    pub(crate) fn is_draining(&self, at: Micros) -> bool {
+        self.drained_at.is_some_and(|began| began <= at)
+    }
+
+    /// The place of the client with this number.
+    pub(crate) fn plan_index(&self, number: usize) -> Option<usize> {
+        self.numbers.iter().position(|one| *one == number)
     }
 }

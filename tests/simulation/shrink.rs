@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::plan::{Plan, Speech};
 use crate::scenario::try_run;
 
-const FOR: Duration = Duration::from_secs(30);
+const FOR: Duration = Duration::from_secs(10);
 
 /// A shorter plan that fails too; each change is kept that leaves it failing.
 pub(crate) fn shrink(plan: &Plan) -> Plan {
@@ -15,7 +15,7 @@ pub(crate) fn shrink(plan: &Plan) -> Plan {
         let shorter = changes(&short)
             .into_iter()
             .take_while(|_| Instant::now() < give_up)
-            .find(|changed| try_run(changed, false).is_err());
+            .find(|changed| try_run(changed, None, false).is_err());
         match shorter {
             Some(changed) => short = changed,
             None => return short,
@@ -60,11 +60,11 @@ fn changes(plan: &Plan) -> Vec<Plan> {
     }
     for index in 0..plan.clients.len() {
         let client = &plan.clients[index];
-        if let Speech::Http1(requests) = &client.speech
+        if let Speech::Http1(requests, _) = &client.speech
             && requests.len() > 1
         {
             with(&|plan| {
-                if let Speech::Http1(requests) = &mut plan.clients[index].speech {
+                if let Speech::Http1(requests, _) = &mut plan.clients[index].speech {
                     requests.pop();
                 }
             });

@@ -11,6 +11,7 @@ use super::super::{Action, Asker, Leg, Outcome, Policy, Reply, Route};
 use super::{Follows, Http1, Unreadable};
 use crate::judge::RequestError;
 use crate::metrics::{CloseReason, ResponseFlags};
+use crate::probe::planted;
 use crate::registry::snapshot::Shown;
 use crate::sniff::{Sniff, Sniffer};
 
@@ -91,7 +92,7 @@ impl Http1 {
 
     /// It is refused: with an answer, unless one has begun.
     fn refuse(&self, refusal: RequestError, bytes: &[u8], policy: &Policy<'_>) -> Outcome {
-        if self.responses.is_heard() {
+        if self.responses.is_heard() && !planted!(RefusedInResponse) {
             return Outcome::Act(Action::End(CloseReason::BadRequest));
         }
         let mut reply = self.local_reply(refusal.status(), bytes, policy);

@@ -141,6 +141,8 @@ pub struct Net {
     worker_address: std::net::IpAddr,
     pipes: usize,
     pipe_bytes: usize,
+    /// Buffers that were not in the pool when the worker's kernel was closed.
+    pub(super) missing_buffers: usize,
     is_whole: bool,
 }
 
@@ -167,6 +169,7 @@ impl Net {
             worker_address,
             pipes: 0,
             pipe_bytes: 0,
+            missing_buffers: 0,
             is_whole: false,
         }
     }
@@ -199,6 +202,12 @@ impl Net {
     #[must_use]
     pub fn descriptors(&self) -> usize {
         self.descriptors
+    }
+
+    /// Buffers that the worker has not given back in its life.
+    #[must_use]
+    pub fn missing_buffers(&self) -> usize {
+        self.missing_buffers
     }
 
     /// Pipes that the worker has open.
@@ -312,6 +321,14 @@ impl Net {
     pub fn leaked(&self) -> Vec<EndId> {
         let of_worker = |end: &End| end.owner == Owner::Worker && end.has_descriptor;
         (0..self.ends.len()).filter(|&at| of_worker(&self.ends[at])).map(EndId).collect()
+    }
+
+    /// Bytes of the outside are on their way to the worker.
+    #[must_use]
+    pub fn is_moving(&self) -> bool {
+        let moves =
+            |end: &End| end.owner == Owner::Outside && !end.sending.is_empty() && !end.is_dead;
+        self.ends.iter().any(moves)
     }
 
     /// Nothing is cut or held up that need not be: a delivery or a call takes all it can.

@@ -14,6 +14,7 @@ use super::{Connection, Keepalive, Next, Phase, Upstream, UpstreamLeg};
 use crate::admission::Flow;
 use crate::gate::Micros;
 use crate::metrics::CloseReason;
+use crate::probe::planted;
 use crate::registry::snapshot::Service;
 use crate::relay::Side;
 use crate::sniff::Name;
@@ -220,6 +221,7 @@ impl<K: Kernel> Connection<K> {
         }
         match result.and_then(|()| attempt.socket.verify_connected()) {
             Ok(()) => self.has_won(*attempt, cx),
+            Err(_) if planted!(ConnectNotVerified) && result.is_ok() => self.has_won(*attempt, cx),
             Err(error) => {
                 if connecting.candidates.is_some() {
                     cx.failed_addresses.note(attempt.address, cx.time());
@@ -233,7 +235,7 @@ impl<K: Kernel> Connection<K> {
     /// One attempt has failed: the next endpoint, or the other attempt, or none.
     #[inline(never)]
     pub(super) fn attempt_failed(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
-        if let Some(next) = self.next_attempt(cx) {
+        if let Some(next) = self.next_attempt(cx).filter(|_| !planted!(EndpointsNotTried)) {
             return next;
         }
         match self.connects() {

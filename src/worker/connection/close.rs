@@ -6,6 +6,7 @@ use super::direction::{Direction, Held, Source};
 use super::{Connection, LostBy, Next, Phase, RESET_WAIT_US, Upstream, Watched};
 use crate::gate::{Micros, Tables};
 use crate::metrics::CloseReason;
+use crate::probe::planted;
 use crate::relay::Side;
 use crate::sys::kernel::{Errno, Kernel, StreamSocket};
 use crate::worker::context::Context;
@@ -17,7 +18,7 @@ impl<K: Kernel> Connection<K> {
         let end = &self.ends[side as usize];
         let written_to = !self.directions[side.peer() as usize].half.is_over() && !end.told_end;
         let is_reset = || !end.socket.as_ref().is_some_and(K::Socket::is_connected);
-        if end.lost == Lost::Yes || (written_to && is_reset()) {
+        if (end.lost == Lost::Yes || (written_to && is_reset())) && !planted!(ResetTakenForFin) {
             // Not a FIN: the kernel reported the reset to an earlier write, or within one.
             return Next::Lost(side, LostBy::Reading);
         }
@@ -41,12 +42,13 @@ impl<K: Kernel> Connection<K> {
             // What is carried waits for nothing any more.
             next = Next::Inspect(Side::Downstream);
         }
-        if self.directions[side.peer() as usize].half.is_over() {
+        if self.directions[side.peer() as usize].half.is_over() || planted!(HalfCloseEndsBoth) {
             // Closing sends the second FIN.
             return Next::End(CloseReason::Finished);
         }
         let target = &self.ends[side.peer() as usize].socket;
-        if target.as_ref().is_some_and(|socket| socket.shutdown_write().is_err()) {
+        let finish = |socket: &K::Socket| planted!(FinForgotten) || socket.shutdown_write().is_ok();
+        if !target.as_ref().is_none_or(finish) {
             return Next::Lost(side.peer(), LostBy::Writing);
         }
         next
@@ -133,7 +135,9 @@ impl<K: Kernel> Connection<K> {
             bytes.sent = self.directions[Side::Upstream as usize].written,
             "connection closed"
         );
-        cx.metrics.counters.closed(reason).add(1);
+        // The account takes the requests that are not answered.
+        let phase = self.last_phase(reason, cx);
+        cx.metrics.counters.closed(reason).add(1 + u64::from(planted!(CloseCountedTwice)));
         self.account_end(reason, cx);
         if self.gate.has_failed() {
             cx.tables = Tables::default();
@@ -142,7 +146,6 @@ impl<K: Kernel> Connection<K> {
             cx.kernel.cancel(operation, self.key.token(side));
         }
         self.cancel_attempts(Micros::MAX, cx);
-        let phase = self.last_phase(reason, cx);
         self.set_phase(phase, cx);
         // What is held back will not pass.
         self.directions.iter_mut().for_each(Direction::discard_carried);
@@ -165,6 +168,7 @@ impl<K: Kernel> Connection<K> {
             };
         let reset: &[Side] = match (reason, &self.phase) {
             (CloseReason::Finished, _) | (_, Phase::Lingering { .. }) => &[],
+            _ if planted!(ResetClosedPlainly) => &[],
             (CloseReason::BlackHole, _) => &[Side::Downstream],
             (_, Phase::Open) if is_whole => &[],
             (
@@ -185,7 +189,8 @@ impl<K: Kernel> Connection<K> {
     /// Something is outstanding that the downstream would take for whole after a FIN.
     fn is_cut(&mut self, reason: CloseReason) -> bool {
         let has_ended = self.directions[Side::Upstream as usize].half.is_over();
-        self.gate.owes_response() || (reason == CloseReason::HalfClose && !has_ended)
+        let owes = self.gate.owes_response() && !planted!(AccountedTooEarly);
+        owes || (reason == CloseReason::HalfClose && !has_ended)
     }
 
     /// Everything that was sent is acknowledged, and no response is owed.
@@ -231,11 +236,16 @@ impl<K: Kernel> Connection<K> {
             cx.admission.forget_flow(&flow);
         }
         for socket in self.ends.iter_mut().filter_map(|end| end.socket.take()) {
-            cx.kernel.close(socket);
+            match planted!(DescriptorLeaked) {
+                true => std::mem::forget(socket),
+                false => cx.kernel.close(socket),
+            }
         }
         cx.change_held(self.held_kib(), 0);
         cx.shares.leave(self.key.slot);
-        cx.admission.leave();
+        if !planted!(SlotLeaked) {
+            cx.admission.leave();
+        }
         cx.metrics.counters.connections_active.sub(1);
     }
 

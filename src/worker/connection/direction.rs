@@ -12,6 +12,7 @@
 
 use std::collections::VecDeque;
 
+use crate::probe::planted;
 use crate::relay::{Half, State};
 use crate::sys::buffers::{BUFFER_BYTES, Buffer, BufferPool};
 use crate::sys::kernel::{Errno, Expect, Operation};
@@ -245,7 +246,8 @@ impl<P> Direction<P> {
 
     /// The next arrival that came early.
     pub(super) fn pop_early(&mut self) -> Option<Arrived> {
-        let arrived = self.backlog.as_mut()?.early.pop_front();
+        let early = &mut self.backlog.as_mut()?.early;
+        let arrived = if planted!(EarlyReversed) { early.pop_back() } else { early.pop_front() };
         self.free_backlog();
         arrived
     }

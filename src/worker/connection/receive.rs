@@ -2,6 +2,7 @@
 
 use super::direction::{Arrived, Held, Receive, Source};
 use super::{Connection, LostBy, Next, Phase, Upstream};
+use crate::probe::planted;
 use crate::relay::{Side, State};
 use crate::sys::buffers::Buffer;
 use crate::sys::kernel::{Errno, Kernel, Operation};
@@ -69,8 +70,8 @@ impl<K: Kernel> Connection<K> {
                 direction.source = Source::Ended;
                 match direction.carries() {
                     _ if is_undecided => Next::GiveUp,
-                    true => Next::Inspect(side),
-                    false => Next::Ended(side),
+                    true if !planted!(FinBeforeTheRest) => Next::Inspect(side),
+                    true | false => Next::Ended(side),
                 }
             }
             Err(error) => self.receive_failed(side, error, cx),
@@ -129,7 +130,9 @@ impl<K: Kernel> Connection<K> {
             cx.metrics.counters.bytes_copied.add(bytes);
             self.count_read(Side::Downstream, bytes, cx);
             let direction = &mut self.directions[Side::Downstream as usize];
-            direction.carry(cx.kernel.pool().bytes(&buffer));
+            if !planted!(HeldBytesLost) {
+                direction.carry(cx.kernel.pool().bytes(&buffer));
+            }
             cx.kernel.pool_mut().release(buffer);
         }
         Next::Rest
@@ -166,6 +169,7 @@ impl<K: Kernel> Connection<K> {
     fn receive_failed(&mut self, side: Side, error: Errno, cx: &mut Context<K>) -> Next {
         match error {
             Errno::ENOBUFS => cx.starve(self.key, side),
+            Errno::ECANCELED if planted!(DeafAfterCancel) => {}
             // ECANCELED: it was still for long; a wait for readiness costs the kernel less memory.
             Errno::EAGAIN | Errno::ECANCELED => self.poll(side, Operation::Readable, side, cx),
             Errno::EINTR => return Next::Advance(side),

@@ -2,6 +2,7 @@
 
 use super::direction::Held;
 use super::{Connection, LostBy, Next};
+use crate::probe::planted;
 use crate::relay::{BULK_BYTES, Side, State};
 use crate::sys::kernel::{Expect, Kernel, SplicePipe};
 use crate::sys::pipe::Spliced;
@@ -11,6 +12,9 @@ impl<K: Kernel> Connection<K> {
     /// The source has bytes: into the pipe with them, and on.
     pub(super) fn fill(&mut self, side: Side, cx: &mut Context<K>) -> Next {
         let unseen = self.gate.unseen(side);
+        if self.hides_resets(side) {
+            return self.receive_again(side, cx);
+        }
         let direction = &mut self.directions[side as usize];
         let source = &self.ends[side as usize].socket;
         let (Held::Pipe(pipe), Some(source)) = (&mut direction.held, source) else {
@@ -19,22 +23,39 @@ impl<K: Kernel> Connection<K> {
         match pipe.fill(source, unseen) {
             Ok(Spliced::Bytes(bytes)) => {
                 direction.half.filled(bytes);
-                self.gate.skipped(side, bytes as u64);
+                if !planted!(SpliceUntold) {
+                    self.gate.skipped(side, bytes as u64);
+                }
                 cx.metrics.counters.bytes_spliced.add(bytes as u64);
-                self.count_read(side, bytes as u64, cx);
+                let twice = if planted!(SplicedCountedTwice) { 2 } else { 1 };
+                self.count_read(side, twice * bytes as u64, cx);
                 self.flush(side, cx)
             }
             Ok(Spliced::End) => Next::Ended(side),
             Ok(Spliced::NotReady) => {
                 // The socket is readable, but not for splice: an urgent byte is in the way, which
                 // only a receive steps over (tcp_read_sock, net/ipv4/tcp.c).
-                direction.half.put_pipe_back();
-                direction.expect = Expect::Bytes;
-                self.release_held(side, cx);
-                Next::Advance(side)
+                self.receive_again(side, cx)
             }
             Err(_) => Next::Lost(side, LostBy::Reading),
         }
+    }
+
+    /// A splice that moves bytes and then meets a reset reports the bytes, and the kernel does not
+    /// report the reset again. Once FIN was sent to the source, too, its end looks like a reset
+    /// ([`crate::sys::kernel::StreamSocket::is_connected`]), so that nothing else would tell them
+    /// apart.
+    fn hides_resets(&self, side: Side) -> bool {
+        self.directions[side.peer() as usize].half.is_over() && !planted!(ResetHiddenByPipe)
+    }
+
+    /// The pipe, which is empty, is given back, and the source read by receives.
+    fn receive_again(&mut self, side: Side, cx: &mut Context<K>) -> Next {
+        let direction = &mut self.directions[side as usize];
+        direction.half.put_pipe_back();
+        direction.expect = Expect::Bytes;
+        self.release_held(side, cx);
+        Next::Advance(side)
     }
 
     /// The pipe holds bytes: to the target with them, as far as it takes them.
@@ -81,6 +102,10 @@ impl<K: Kernel> Connection<K> {
         {
             return;
         }
+        if self.hides_resets(side) {
+            return;
+        }
+        let direction = &mut self.directions[side as usize];
         let kernel = &mut cx.kernel;
         match cx.pipes.take(|| kernel.open_pipe()) {
             Some(pipe) => {

@@ -47,6 +47,26 @@ pub(in crate::worker) enum Event {
 }
 
 impl Event {
+    /// Its name, for the simulation.
+    #[cfg(feature = "probe")]
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Connected { .. } => "connected",
+            Self::Received { .. } => "received",
+            Self::Sent { .. } => "sent",
+            Self::Ready { operation: Operation::Dead, .. } => "dead",
+            Self::Ready { operation: Operation::Writable, .. } => "writable",
+            Self::Ready { .. } => "readable",
+            Self::BufferFree(_) => "buffer free",
+            Self::HandshakeAckDue => "ack due",
+            Self::Visit => "visit",
+            Self::Due => "due",
+            Self::GiveWay { .. } => "give way",
+            Self::Resolved { .. } => "resolved",
+            Self::End(_) => "end",
+        }
+    }
+
     /// The connection is gone: what the event brings is given back.
     pub(in crate::worker) fn discard<K: Kernel>(self, cx: &mut Context<K>) {
         match self {

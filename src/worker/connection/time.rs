@@ -5,6 +5,7 @@ use super::{Connection, Keepalive, Next, Phase, RESET_WAIT_US, Then, Upstream, W
 use crate::access_log::Protocol;
 use crate::gate::{HeldSnapshot, Micros};
 use crate::metrics::{CloseReason, Detected, Shed};
+use crate::probe::planted;
 use crate::registry::Verdict;
 use crate::registry::snapshot::Shown;
 use crate::relay::{Side, State};
@@ -140,7 +141,7 @@ impl<K: Kernel> Connection<K> {
     fn visit_relaying(&mut self, still_us: Micros, cx: &mut Context<K>) -> Next {
         let is_half_closed = self.directions.iter().any(|direction| direction.has_ended());
         let carries = self.directions[Side::Downstream as usize].carries();
-        if cx.draining && self.is_at_rest() {
+        if cx.draining && (self.is_at_rest() || planted!(DrainCutsShort)) {
             return self.end_in_peace(cx);
         }
         // Its end could not be seen behind what it has sent already.
@@ -150,7 +151,7 @@ impl<K: Kernel> Connection<K> {
         if (is_half_closed || is_stuck) && still_us >= cx.limits.half_close_us {
             return Next::End(CloseReason::HalfClose);
         }
-        if still_us >= cx.limits.idle_us {
+        if still_us >= cx.limits.idle_us && !planted!(IdleKept) {
             return Next::End(CloseReason::Idle);
         }
         if let Some(next) = self.end_late_head(cx) {

@@ -2,6 +2,7 @@
 
 use super::direction::{Held, Receive, Source};
 use super::{Connection, LostBy, Next, Phase, Upstream};
+use crate::probe::planted;
 use crate::relay::{Sent, Side, State, Step};
 use crate::sys::kernel::{Errno, Expect, Kernel, Notice, Operation};
 use crate::worker::context::Context;
@@ -150,20 +151,27 @@ impl<K: Kernel> Connection<K> {
         let direction = &mut self.directions[side as usize];
         match result {
             Ok(bytes) => match direction.half.sent(u32::try_from(bytes).unwrap_or(u32::MAX)) {
-                Sent::Partly => self.advance(side, cx),
-                Sent::Piece => self.inspect(side, cx),
                 Sent::All => {
                     self.release_held(side, cx);
                     self.passed(side, cx)
                 }
+                Sent::Partly | Sent::Piece if self.goes_nowhere(side) => Next::ContinueClosing,
+                Sent::Partly => self.advance(side, cx),
+                Sent::Piece => self.inspect(side, cx),
             },
-            Err(Errno::EAGAIN) => {
+            Err(_) if self.goes_nowhere(side) => Next::ContinueClosing,
+            Err(Errno::EAGAIN) if !planted!(FullQueueTakenForLoss) => {
                 self.poll(side, Operation::Writable, side.peer(), cx);
                 Next::Rest
             }
             Err(Errno::EINTR) => Next::Advance(side),
             Err(_) => Next::Lost(side.peer(), LostBy::Writing),
         }
+    }
+
+    /// What the half that reads from `side` holds has no target any more: the upstream is closed.
+    fn goes_nowhere(&self, side: Side) -> bool {
+        side == Side::Downstream && matches!(self.upstream, Upstream::Closing(_))
     }
 
     /// Everything that the half reading from `side` held has passed.
@@ -307,6 +315,7 @@ impl<K: Kernel> Connection<K> {
     pub(super) fn release_held(&mut self, side: Side, cx: &mut Context<K>) {
         match std::mem::take(&mut self.directions[side as usize].held) {
             Held::Nothing => {}
+            Held::Buffer(_) if planted!(BufferLeaked) => {}
             Held::Buffer(buffer) => cx.kernel.pool_mut().release(buffer),
             Held::Pipe(pipe) => {
                 cx.pipes.give_back(pipe);

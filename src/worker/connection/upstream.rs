@@ -11,11 +11,12 @@ use crate::admission::Flow;
 use crate::config::Action;
 use crate::gate::{Detect, Gate, HeldSnapshot, Route, RouteAction, TLS_ACCESS_DENIED};
 use crate::metrics::CloseReason;
+use crate::probe::planted;
 use crate::registry::snapshot::{Decision, Destination, NameTrust, Service, Shown};
 use crate::registry::{Snapshot, Verdict};
 use crate::relay::Side;
 use crate::sniff::Host;
-use crate::sys::kernel::{Expect, Kernel, StreamSocket};
+use crate::sys::kernel::{Expect, Kernel, Operation, StreamSocket};
 use crate::upstream_guard::LedBy;
 use crate::worker::context::Context;
 
@@ -24,7 +25,7 @@ impl<K: Kernel> Connection<K> {
     pub(super) fn first_step(&mut self, cx: &mut Context<K>) -> Next {
         let snapshot = HeldSnapshot::clone(&cx.snapshot);
         let destination = self.original_destination;
-        if snapshot.awaits_name(destination) {
+        if snapshot.awaits_name(destination) && !planted!(NameNotAwaited) {
             self.gate = Gate::Detect(Detect::held()).into();
             self.set_upstream(Upstream::Undecided { since: cx.now }, cx);
             return Next::Advance(Side::Downstream);
@@ -133,8 +134,9 @@ impl<K: Kernel> Connection<K> {
         if let Some(flow) = self.take_flow() {
             cx.admission.forget_flow(&flow);
         }
-        for (operation, side) in self.in_flight() {
-            if side == Side::Upstream {
+        for (operation, side) in self.on_upstream() {
+            // A send ends by itself.
+            if (operation, side) != (Operation::Send, Side::Downstream) {
                 cx.kernel.cancel(operation, self.key.token(side));
             }
         }
@@ -143,10 +145,21 @@ impl<K: Kernel> Connection<K> {
         Next::ContinueClosing
     }
 
+    /// The operations in flight of the upstream half, and those of the other one that write to the
+    /// upstream's socket.
+    fn on_upstream(&self) -> impl Iterator<Item = (Operation, Side)> + '_ {
+        self.in_flight().filter(|(operation, side)| match side {
+            Side::Upstream => true,
+            Side::Downstream if planted!(LegClosedUnderSend) => false,
+            Side::Downstream => matches!(operation, Operation::Send | Operation::Writable),
+        })
+    }
+
     /// The upstream connection is closed when nothing of it is in flight.
     #[inline(never)]
     pub(super) fn continue_closing(&mut self, cx: &mut Context<K>) -> Next {
-        if self.connects() || self.in_flight().any(|(_, side)| side == Side::Upstream) {
+        let is_in_flight = self.on_upstream().next().is_some();
+        if self.connects() || (is_in_flight && !planted!(LegClosedInFlight)) {
             return Next::Rest;
         }
         let Some(then) = self.take_closing() else { return Next::Rest };
