@@ -45,15 +45,15 @@ impl Policy<'_> {
 pub(crate) enum Leg<'a> {
     /// There is none, or it carries no further request.
     None,
-    Up(Reached<'a>),
+    Up(&'a Reached),
 }
 
 /// Where an upstream connection goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Reached<'a> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Reached {
     pub(crate) address: SocketAddr,
     /// The name that a workload has shown and Egret has resolved to the address.
-    pub(crate) name: Option<&'a Name>,
+    pub(crate) name: Option<Name>,
 }
 
 /// How much of what a side has sent the gate has seen.

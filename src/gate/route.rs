@@ -190,7 +190,7 @@ impl Route {
     }
 
     /// Whether an upstream connection to `upstream` is where this route leads.
-    pub(crate) fn leads_to(&self, upstream: Reached<'_>, destination: SocketAddr) -> bool {
+    pub(crate) fn leads_to(&self, upstream: &Reached, destination: SocketAddr) -> bool {
         match &self.action {
             RouteAction::BlackHole => false,
             RouteAction::Passthrough => upstream.address == destination,
@@ -203,7 +203,7 @@ impl Route {
             },
             RouteAction::Service(_, Destination::Named { port }) => match &self.host {
                 Some(Host::Name(name)) => {
-                    upstream.name == Some(name) && upstream.address.port() == *port
+                    upstream.name.as_ref() == Some(name) && upstream.address.port() == *port
                 }
                 Some(Host::Address(ip)) => {
                     upstream.address == SocketAddr::new(ip.to_canonical(), *port)

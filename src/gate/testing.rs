@@ -15,7 +15,6 @@ use super::{
 };
 use crate::metrics::Detected;
 use crate::relay::Side;
-use crate::sniff::Name;
 use world::DESTINATION;
 
 /// Who asks.
@@ -98,8 +97,7 @@ pub(super) struct Show {
     pub(super) gate: Gate,
     tables: Tables,
     snapshot: HeldSnapshot,
-    /// Where the upstream connection goes, and the name that was resolved for it.
-    leg: Option<(SocketAddr, Option<Name>)>,
+    leg: Option<Reached>,
     /// There has been no decision yet.
     is_undecided: bool,
     sides: [Sent; 2],
@@ -189,7 +187,7 @@ impl Show {
 
     /// Where the upstream connection goes.
     pub(super) fn upstream(&self) -> Option<SocketAddr> {
-        self.leg.as_ref().map(|(address, _)| *address)
+        self.leg.as_ref().map(|leg| leg.address)
     }
 
     fn turn(&mut self) {
@@ -263,9 +261,7 @@ impl Show {
     /// nothing.
     fn ask(&mut self, side: Side, sees: Sees) -> Outcome {
         let leg = match (&self.leg, sees) {
-            (Some((address, name)), Sees::Leg) => {
-                Leg::Up(Reached { address: *address, name: name.as_ref() })
-            }
+            (Some(leg), Sees::Leg) => Leg::Up(leg),
             (None, _) | (_, Sees::NoLeg) => Leg::None,
         };
         let is_up = leg != Leg::None;

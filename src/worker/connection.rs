@@ -273,7 +273,7 @@ impl<K: Kernel> Connection<K> {
     /// Where the upstream connection goes, or was last tried.
     pub(super) fn upstream_address(&self) -> Option<SocketAddr> {
         match &self.upstream {
-            Upstream::Up(leg) => Some(leg.address),
+            Upstream::Up(leg) => Some(leg.to.address),
             Upstream::Connecting(connecting) => Some(connecting.address),
             Upstream::Undecided { .. }
             | Upstream::None

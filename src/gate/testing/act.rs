@@ -5,7 +5,8 @@ use std::rc::Rc;
 use super::world::{DESTINATION, resolved};
 use super::{Fin, ROOM, Reach, SOURCE, Sees, Sent, Show, policy, told};
 use crate::gate::{
-    Action, Attribution, DecidedBy, Leg, Note, Outcome, Reply, Route, RouteAction, Unfollowed,
+    Action, Attribution, DecidedBy, Leg, Note, Outcome, Reached, Reply, Route, RouteAction,
+    Unfollowed,
 };
 use crate::metrics::{CloseReason, Detected};
 use crate::registry::Verdict;
@@ -138,7 +139,7 @@ impl Show {
 
     pub(in crate::gate) fn connect(&mut self, address: SocketAddr, name: Option<Name>) {
         self.is_undecided = false;
-        self.leg = Some((address, name));
+        self.leg = Some(Reached { address, name });
         self.seen.upstreams.push((address, std::mem::take(&mut self.cleared)));
         if let Some(attribution) = self.gate.take_attribution() {
             self.attribute(&attribution);

@@ -206,7 +206,8 @@ fn neither_a_head_that_waits_nor_its_body_passes_once_the_responses_have_ended()
     let mut tables = Tables::default();
     let next = "POST / HTTP/1.1\r\nHost: b.example\r\nContent-Length: 90\r\n\r\nbody";
     let mut inspect = |gate: &mut Gate, bytes: &str| {
-        let policy = policy(&snapshot, Leg::Up(Reached { address: A, name: None }), ROOM);
+        let to_a = Reached { address: A, name: None };
+        let policy = policy(&snapshot, Leg::Up(&to_a), ROOM);
         gate.inspect(Side::Downstream, bytes.as_bytes(), &policy, &mut tables)
     };
     assert!(matches!(inspect(&mut gate, next), Outcome::Act(Action::Go(_))));

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ipnet::IpNet;
-use serde::{Serialize, Serializer};
 
+mod dump;
 mod merge;
 
 pub(super) use merge::merge_endpoints;
@@ -19,7 +19,6 @@ pub(super) use merge::merge_endpoints;
 use super::{Answers, Match, NameTrust};
 use crate::config::Unverified;
 use crate::identity::Identity;
-use crate::prefix;
 use crate::registry::service_entry::{
     Allocated, ByAddress, EndpointAddress, HostPattern, Origin, Port, Protocol, Reach, Resolution,
     ServiceEntry,
@@ -191,12 +190,18 @@ impl Service {
     }
 
     fn standing_at(&self, destination: IpAddr) -> NameTrust {
-        let destination = destination.to_canonical();
-        let lists = || self.addresses.iter().any(|prefix| prefix.contains(&destination));
         match self.standing {
-            NameTrust::Unverified | NameTrust::Resolved if lists() => NameTrust::NotNeeded,
+            NameTrust::Unverified | NameTrust::Resolved if self.lists(destination) => {
+                NameTrust::NotNeeded
+            }
             standing => standing,
         }
+    }
+
+    /// The entry has this address.
+    fn lists(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.addresses.iter().any(|prefix| prefix.contains(&address))
     }
 
     /// The namespace of the ServiceEntry document.
@@ -350,30 +355,4 @@ fn resolved(
     });
     // An endpoint's own port goes before what is said about the host.
     of_host.chain(of_endpoints).collect()
-}
-
-/// For the admin server's registry dump.
-impl Serialize for Service {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        use serde::ser::SerializeStruct;
-        let mut view = serializer.serialize_struct("Service", 11)?;
-        view.serialize_field("entry", &self.entry)?;
-        view.serialize_field("host", &self.cluster.value.service_name)?;
-        let addresses: Vec<String> = self.addresses.iter().map(prefix::display).collect();
-        view.serialize_field("addresses", &addresses)?;
-        view.serialize_field("port", &self.port)?;
-        view.serialize_field("name", &self.reach.by_name.map(|source| source.label()))?;
-        view.serialize_field("resolution", self.resolution.label())?;
-        let (endpoints, target_port) = match &self.target {
-            Target::OriginalDestination { target_port } => (&[][..], *target_port),
-            Target::Endpoints(endpoints) => (&**endpoints, None),
-        };
-        view.serialize_field("targetPort", &target_port)?;
-        view.serialize_field("endpoints", endpoints)?;
-        let names: Vec<&str> = self.resolved_names.iter().map(Name::as_str).collect();
-        view.serialize_field("resolvedNames", &names)?;
-        view.serialize_field("origin", &self.origin)?;
-        view.serialize_field("stale", &self.is_stale)?;
-        view.end()
-    }
 }

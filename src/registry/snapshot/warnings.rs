@@ -96,6 +96,9 @@ impl Warnings {
         let is_open = config.outbound_traffic_policy.mode == Mode::RegistryOnly
             && config.names.unverified.follows_claim()
             && entry.resolution == Resolution::None;
+        if !is_open {
+            return;
+        }
         let is_claimed = |(port, reach): (&Port, Reach)| {
             // Every address is the entry's own, which is said elsewhere.
             let is_any = reach.by_address == ByAddress::Any;
@@ -103,7 +106,7 @@ impl Warnings {
             (reads_names && !is_any).then(|| port.number.to_string())
         };
         let ports: Vec<String> = entry.reachable_ports().filter_map(is_claimed).collect();
-        if !is_open || ports.is_empty() {
+        if ports.is_empty() {
             return;
         }
         let message = format!(

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::candidates::{Candidates, List};
 use super::{Connection, Keepalive, Next, Phase, Upstream, UpstreamLeg};
 use crate::admission::Flow;
-use crate::gate::Micros;
+use crate::gate::{Micros, Reached};
 use crate::metrics::CloseReason;
 use crate::probe::planted;
 use crate::registry::snapshot::Service;
@@ -263,7 +263,8 @@ impl<K: Kernel> Connection<K> {
         cx.held_acks.hold(self.key);
         let Attempt { address, flow, socket, .. } = winner;
         self.ends[Side::Upstream as usize].socket = Some(socket);
-        let leg = UpstreamLeg { address, name, flow, keepalive: Keepalive::NotSet };
+        let to = Reached { address, name };
+        let leg = UpstreamLeg { to, flow, keepalive: Keepalive::NotSet };
         self.set_upstream(Upstream::Up(leg), cx);
         self.moved_at = cx.now;
         self.count_opened(cx);

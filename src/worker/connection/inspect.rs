@@ -3,8 +3,7 @@
 use super::direction::{Receive, Source};
 use super::{Account, Connection, Next, Then, Upstream};
 use crate::gate::{
-    Action, HeldSnapshot, Inspected, Leg, Logging, Malformed, Micros, Note, Outcome, Policy,
-    Reached, Reply,
+    Action, HeldSnapshot, Inspected, Leg, Logging, Malformed, Micros, Note, Outcome, Policy, Reply,
 };
 use crate::judge::RequestError;
 use crate::metrics::{CloseReason, Detected, ResponseFlags};
@@ -214,7 +213,7 @@ impl<K: Kernel> Connection<K> {
     #[inline(always)]
     fn leg<S>(upstream: &Upstream<S>) -> Leg<'_> {
         match upstream {
-            Upstream::Up(leg) => Leg::Up(Reached { address: leg.address, name: leg.name.as_ref() }),
+            Upstream::Up(leg) => Leg::Up(&leg.to),
             Upstream::Undecided { .. }
             | Upstream::None
             | Upstream::Resolving(_)

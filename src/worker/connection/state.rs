@@ -1,14 +1,13 @@
 //! The values that a connection's life is made of: what happens to it, what is to happen next, and
 //! where it stands.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use super::attempts::Connecting;
 use super::direction::Arrived;
 use super::resolve::Resolving;
 use crate::admission::Flow;
-use crate::gate::{Micros, Route};
+use crate::gate::{Micros, Reached, Route};
 use crate::metrics::CloseReason;
 use crate::questions::Found;
 use crate::relay::Side;
@@ -176,9 +175,7 @@ pub(super) enum Upstream<S> {
 /// An upstream connection.
 #[derive(Debug)]
 pub(super) struct UpstreamLeg {
-    pub(super) address: SocketAddr,
-    /// The name that the workload claims, if that was resolved to the address.
-    pub(super) name: Option<Name>,
+    pub(super) to: Reached,
     /// Its ends, if the self-call guard remembers them.
     pub(super) flow: Option<Box<Flow>>,
     pub(super) keepalive: Keepalive,
