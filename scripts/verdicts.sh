@@ -39,7 +39,7 @@ main() {
     DIRECTORY=$(mktemp -d)
     trap 'rm -rf "$DIRECTORY"' EXIT
     say "building what asks Istio (the first time takes ten minutes)"
-    (cd "$VERDICTS/istio" && go test -c -vet=off -trimpath -o "$CACHE/answer" .) || die "go could not build it"
+    (cd "$VERDICTS/istio" && go test -c -vet=off -o "$CACHE/answer" .) || die "go could not build it"
     say "drawing $scenarios scenarios of seed $seed"
     python3 "$VERDICTS/draw.py" "$seed" "$scenarios" >"$DIRECTORY/drawn"
     SCENARIOS=$DIRECTORY/drawn ANSWERED=$DIRECTORY/answered "$CACHE/answer" -test.timeout 24h \

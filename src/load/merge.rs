@@ -46,15 +46,22 @@ pub(super) struct Merged {
 /// The registry of these `files`; `in_use` are the entries of the generation before.
 pub(super) fn registry(files: Vec<(PathBuf, Contents)>, in_use: &[ServiceEntry]) -> Merged {
     let mut of_file: HashMap<&Path, Vec<DocumentId>> = HashMap::new();
-    for entry in in_use {
-        of_file.entry(&entry.origin.file).or_default().push(entry.id());
+    if files.iter().any(|(_, contents)| !contents.is_whole) {
+        for entry in in_use {
+            of_file.entry(&entry.origin.file).or_default().push(entry.id());
+        }
     }
     let mut merger = Merger::default();
     let mut not_taken = Vec::new();
     for (path, contents) in files {
         let had = of_file.remove(&*path).unwrap_or_default();
         let documents = merger.take(contents, had);
-        not_taken.push((path, documents));
+        if !documents.is_empty() {
+            not_taken.push((path, documents));
+        }
+    }
+    if not_taken.is_empty() {
+        return merger.merged;
     }
     // A document that has moved to another file is in use from there.
     let taken: HashSet<DocumentId> = merger.merged.entries.iter().map(ServiceEntry::id).collect();

@@ -65,6 +65,9 @@ enum Difference {
     Kept,
     /// A service that allows it when it is alone; in Istio another one stands in its way.
     Conflict,
+    /// A service in Istio, which does not allow it when it is alone: another entry of its host, or
+    /// of its port, has changed its listener.
+    Together,
     /// Two services, each of which allows it when it is alone.
     Choice,
 }
@@ -195,6 +198,7 @@ fn difference(
         (Some(_), Some(_)) => Some(Difference::Choice),
         (None, Some(_)) => Some(Difference::Conflict),
         (Some(host), None) if is_decided(entries, call, host) => Some(Difference::Kept),
+        (Some(host), None) if !call.alone.contains(host) => Some(Difference::Together),
         (Some(_), None) => Some(Difference::Stricter),
         // What is nobody's passes to where it meant to go.
         (None, None) if scenario.mode == "ALLOW_ANY" && call.istio == "blackhole" => None,
