@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
@@ -26,7 +26,7 @@ use super::{LogControl, lock};
 use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::diagnostics::{Diagnostic, Severity};
-use crate::load::{Loaded, Refused};
+use crate::load::Loaded;
 use crate::metrics::{ControlCounters, ReloadResult};
 use crate::registry::{Answers, Registry, Retired};
 
@@ -45,6 +45,7 @@ use handle::Message;
 use signature::Signature;
 pub use source::{Loader, Outcome, Source};
 pub(super) use status::Status;
+use status::note_documents;
 use watch::Watcher;
 pub use watch::Watching;
 
@@ -261,6 +262,9 @@ impl Reloader {
         let current = self.target.registry.current();
         let (new, former) = (Arc::clone(&loaded.config), self.basis.replace(loaded));
         let generation = self.publish();
+        let good = Outcome::Success { generation };
+        let outcome = Outcome::of(self.basis.loaded(), generation, good);
+        counters.reloads(outcome.counted()).add(1);
         self.target.wanted.send_if_modified(|wanted| {
             let new = self.basis.wanted();
             *wanted != new && {
@@ -270,8 +274,6 @@ impl Reloader {
         });
         self.log(&former);
         self.apply_live(&current.config, &new);
-        let outcome = Outcome::of(self.basis.loaded(), generation, Outcome::Success { generation });
-        counters.reloads(outcome.counted()).add(1);
         outcome
     }
 
@@ -373,14 +375,6 @@ impl Reloader {
     }
 }
 
-/// Says in the metrics how many documents each file has that are not taken from it.
-fn note_documents(counters: &ControlCounters, refused: &[Refused]) {
-    counters.set_refused_documents(refused.iter().map(|one| &*one.file));
-    if refused.is_empty() {
-        counters.config_last_success_s.set(unix_time_s());
-    }
-}
-
 fn add_missing(paths: &mut Vec<PathBuf>, path: &Path) {
     if !path.as_os_str().is_empty() && !paths.iter().any(|known| known == path) {
         paths.push(path.to_owned());
@@ -393,8 +387,4 @@ fn hash_of(diagnostics: &[Diagnostic]) -> u64 {
         diagnostic.to_string().hash(&mut hasher);
     }
     hasher.finish()
-}
-
-fn unix_time_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

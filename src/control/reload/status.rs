@@ -1,7 +1,10 @@
 //! What the reload thread tells the admin server.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use crate::diagnostics::{Diagnostic, Severity};
 use crate::load::Refused;
+use crate::metrics::ControlCounters;
 
 /// What is wrong with the files, for the admin server.
 #[derive(Debug, Default)]
@@ -20,4 +23,16 @@ impl Status {
         let all = self.diagnostics.iter().chain(&self.refused);
         all.filter(|one| one.severity == severity).map(Diagnostic::to_string).collect()
     }
+}
+
+/// Says in the metrics how many documents each file has that are not taken from it.
+pub(super) fn note_documents(counters: &ControlCounters, refused: &[Refused]) {
+    counters.set_refused_documents(refused.iter().map(|one| &*one.file));
+    if refused.is_empty() {
+        counters.config_last_success_s.set(unix_time_s());
+    }
+}
+
+fn unix_time_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
