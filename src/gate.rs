@@ -58,7 +58,7 @@ pub(crate) use outcome::{
     Tables, Unfollowed,
 };
 pub(crate) use reply::{
-    Answered, AnsweredBy, Exchange, Logged, Malformed, Reply, TLS_ACCESS_DENIED,
+    Answered, AnsweredBy, Exchange, Logged, Malformed, Reply, TLS_ACCESS_DENIED, Why,
 };
 pub(crate) use route::{Asker, Route, RouteAction, Routes};
 pub(crate) use tls::Tls;
@@ -355,11 +355,16 @@ impl Gate {
         }
     }
 
-    /// The next request that gets no whole response.
-    pub(crate) fn pop_unanswered(&mut self, now: Micros) -> Option<Answered> {
+    /// The next request that gets no whole response. `held` are the bytes that the gate has not
+    /// let pass.
+    pub(crate) fn pop_unanswered(
+        &mut self,
+        held: &[u8],
+        moment: (Micros, Logging),
+    ) -> Option<Answered> {
         match self {
-            Self::Http1(http) => http.pop_unanswered(now),
-            Self::Http2(http) => http.http1()?.pop_unanswered(now),
+            Self::Http1(http) => http.pop_unanswered(held, moment),
+            Self::Http2(http) => http.http1()?.pop_unanswered(&[], moment),
             Self::Open | Self::Detect(_) | Self::Tls(_) => None,
         }
     }

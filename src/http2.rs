@@ -22,7 +22,7 @@ mod response_frames;
 mod step;
 mod streams;
 
-pub use request::Claimed;
+pub use request::{Asked, Claimed};
 pub use request_frames::RequestFrames;
 pub use response_frames::{NextFrame, ResponseFrames};
 pub use step::{FrameStep, Malformed, RawBinary};

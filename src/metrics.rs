@@ -212,6 +212,25 @@ impl ResponseFlags {
     }
 }
 
+/// What a request was answered: `response_code`, `grpc_response_status`, `request_protocol`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseCode {
+    /// A status of HTTP; 0: there was none.
+    Http(u16),
+    /// Egret's own reply to a call of gRPC: status 200, and in its trailers UNAVAILABLE (14).
+    GrpcUnavailable,
+}
+
+impl ResponseCode {
+    /// A number of its own.
+    const fn number(self) -> u16 {
+        match self {
+            Self::Http(status) => status,
+            Self::GrpcUnavailable => u16::MAX,
+        }
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod testing;
 

@@ -9,7 +9,9 @@ use std::sync::{Mutex, PoisonError};
 
 use egret::internals::drain::Phase;
 use egret::internals::identity::Identity;
-use egret::internals::metrics::{Format, MetricsHub, ResponseFlags, SeriesKey, WorkerMetrics};
+use egret::internals::metrics::{
+    Format, MetricsHub, ResponseCode, ResponseFlags, SeriesKey, WorkerMetrics,
+};
 use egret::internals::registry::snapshot::Cluster;
 use egret::internals::workload::Workload;
 
@@ -77,7 +79,7 @@ impl Requests {
             cluster: &self.cluster,
             service: Some(host),
             destination_ip: None,
-            response_code: Some(200),
+            response_code: Some(ResponseCode::Http(200)),
             flags: ResponseFlags::None,
             // No source comes near its share.
             maker: IpAddr::V4(u32::try_from(table.len()).expect("few").into()),

@@ -45,9 +45,9 @@ pub struct Record {
     pub protocol: Protocol,
     /// What went wrong, in Envoy's words.
     pub flags: ResponseFlags,
-    /// Bytes read from the downstream.
+    /// Bytes read from the downstream; of a request, those of its body.
     pub bytes_received: u64,
-    /// Bytes written to the downstream.
+    /// Bytes written to the downstream; of a request, those of its response's body.
     pub bytes_sent: u64,
     /// Why a connection ended; `None` for a request.
     pub close_reason: Option<CloseReason>,
@@ -79,6 +79,8 @@ pub struct Request {
     pub details: &'static str,
     /// From the request passed on to the first byte of its answer.
     pub first_byte: Option<Duration>,
+    /// Why it found no upstream connection, if it found none.
+    pub unreachable: Option<CloseReason>,
 }
 
 /// Bytes that a peer chose, as they came, no more than `BYTES_MAX` of them: the queue's memory is
@@ -272,12 +274,26 @@ impl Record {
                 | CloseReason::DownstreamReset
                 | CloseReason::UpstreamReset
         );
-        (!said_by_flags && !is_connect_failure(reason)).then(|| reason.label())
+        match reason {
+            // Envoy's word.
+            CloseReason::Idle => Some("tcp_session_idle_timeout"),
+            _ if said_by_flags || is_connect_failure(reason) => None,
+            _ => Some(reason.label()),
+        }
     }
 
-    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`: why the upstream connection failed.
+    /// `%UPSTREAM_TRANSPORT_FAILURE_REASON%`: why the upstream connection failed, in Envoy's words
+    /// where it has some.
     pub(super) fn transport_failure(&self) -> Option<&'static str> {
-        self.close_reason.filter(|&reason| is_connect_failure(reason)).map(CloseReason::label)
+        let of_request = self.request.as_ref().and_then(|request| request.unreachable);
+        match self.close_reason.or(of_request)? {
+            CloseReason::ConnectRefused => Some("delayed_connect_error:_Connection_refused"),
+            CloseReason::ConnectUnreachable => Some("delayed_connect_error:_No_route_to_host"),
+            CloseReason::NoLocalPort => {
+                Some("immediate_connect_error:_Cannot_assign_requested_address")
+            }
+            reason => is_connect_failure(reason).then(|| reason.label()),
+        }
     }
 }
 
@@ -286,6 +302,20 @@ fn is_connect_failure(reason: CloseReason) -> bool {
 }
 
 impl Request {
+    /// Takes a field of the request's head, if a line shows it. The first of several counts.
+    pub fn keep(&mut self, name: &[u8], value: &[u8]) {
+        let is = |wanted: &str| name.eq_ignore_ascii_case(wanted.as_bytes());
+        if is("host") {
+            self.authority.get_or_insert_with(|| value.into());
+        } else if is("user-agent") {
+            self.user_agent.get_or_insert_with(|| value.into());
+        } else if is("x-forwarded-for") {
+            self.forwarded_for.get_or_insert_with(|| value.into());
+        } else if is("x-request-id") {
+            self.request_id.get_or_insert_with(|| value.into());
+        }
+    }
+
     /// `%RESP(X-ENVOY-UPSTREAM-SERVICE-TIME)%`, in milliseconds: Envoy measures to the answer's
     /// head.
     pub(super) fn service_time_ms(&self) -> Option<u128> {

@@ -50,7 +50,7 @@ fn line(record: &Record, out: &mut String) -> fmt::Result {
     write!(out, "{} {} {milliseconds} ", record.bytes_received, record.bytes_sent)?;
     displayed(request.and_then(Request::service_time_ms), out)?;
     out.push_str(" \"");
-    excerpt(request.and_then(|r| r.forwarded_for.as_ref()), Place::Quotes, out);
+    excerpt(request.and_then(|r| r.forwarded_for.as_ref()), Place::List, out);
     out.push_str("\" \"");
     excerpt(request.and_then(|r| r.user_agent.as_ref()), Place::Quotes, out);
     out.push_str("\" \"");
@@ -105,6 +105,9 @@ enum Place {
     Quotes,
     /// Between blanks.
     Word,
+    /// Between quotes, where readers of Istio's format expect no blank: those of a list, which say
+    /// nothing (RFC 9110 5.6.1), are left out.
+    List,
 }
 
 /// Adds `bytes`, as nginx escapes them: a quote, a backslash, whatever else could end a line or
@@ -115,6 +118,9 @@ fn push_escaped(bytes: &[u8], place: Place, out: &mut String) {
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             let ends_word = character == ' ' && place == Place::Word;
+            if character == ' ' && place == Place::List {
+                continue;
+            }
             if ends_word || matches!(character, '"' | '\\') || super::is_unprintable(character) {
                 push_hex(character.encode_utf8(&mut [0; 4]).as_bytes(), out);
             } else {

@@ -15,7 +15,7 @@ use crate::commands::{ConnectionInfo, ConnectionPage};
 use crate::config;
 use crate::drain::Phase;
 use crate::metrics::testing::{another_maker, cluster, read_strictly, workload};
-use crate::metrics::{Format, ReloadResult, ResponseFlags, SeriesKey};
+use crate::metrics::{Format, ReloadResult, ResponseCode, ResponseFlags, SeriesKey};
 use crate::registry::Snapshot;
 use crate::sys::waker::Waker;
 
@@ -119,7 +119,7 @@ fn a_scraper_that_does_not_read_holds_up_nobody() {
             cluster: &cluster,
             service: Some(&name),
             destination_ip: None,
-            response_code: Some(200),
+            response_code: Some(ResponseCode::Http(200)),
             flags: ResponseFlags::None,
             maker: another_maker(),
         });

@@ -9,7 +9,9 @@ use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 
-use super::{Action, Answered, Attribution, Gate, Micros, Outcome, Policy, Reply, Route, Tables};
+use super::{
+    Action, Answered, Attribution, Gate, Logging, Micros, Outcome, Policy, Reply, Route, Tables,
+};
 use crate::access_log::Protocol;
 use crate::metrics::{CloseReason, Detected};
 use crate::relay::Side;
@@ -74,7 +76,7 @@ guarded! {
     fn late_head(held: &[u8], policy: &Policy<'_>) -> Option<Box<Reply>>;
     fn owes_response() -> bool;
     fn is_at_rest() -> bool;
-    fn pop_unanswered(now: Micros) -> Option<Answered>;
+    fn pop_unanswered(held: &[u8], moment: (Micros, Logging)) -> Option<Answered>;
 }
 
 impl GuardedGate {

@@ -24,7 +24,7 @@ use body::Body;
 
 use super::{
     Action, Answered, AnsweredBy, Asker, Exchange, Inspected, Leg, Logged, Logging, Micros, Note,
-    Outcome, Policy, Reply, Route, Tables,
+    Outcome, Policy, Reply, Route, Tables, Why,
 };
 use crate::http1::{ExpectedResponse, RequestHead, RequestStep, RequestStream, ResponseStream};
 use crate::judge::Rules;
@@ -243,7 +243,7 @@ impl Http1 {
                 Outcome::Pass(head_len)
             }
             Leg::Up(_) | Leg::None if route.is_blocked() => {
-                let reply = self.local_reply(502, bytes, policy);
+                let reply = self.local_reply(Why::Blocked, bytes, policy);
                 Outcome::Act(Action::Reply(Box::new(Reply {
                     reason: CloseReason::BlackHole,
                     ..reply
@@ -263,6 +263,7 @@ impl Http1 {
             began: now,
             responded: None,
             request_bytes: head.head_len as u64,
+            body_bytes: 0,
             answered_by: AnsweredBy::Upstream,
             logged,
         };
@@ -270,9 +271,10 @@ impl Http1 {
     }
 
     fn request_ends(&mut self) {
-        let request_bytes = self.requests.request_bytes();
+        let (request_bytes, body_bytes) = self.requests.request_bytes();
         if let Some(exchange) = self.responses.last_mut() {
             exchange.request_bytes = request_bytes;
+            exchange.body_bytes = body_bytes;
         }
     }
 
@@ -350,7 +352,11 @@ impl Http1 {
     }
 
     /// See [`super::Gate::pop_unanswered`]: also a head that was read and has not passed.
-    pub(crate) fn pop_unanswered(&mut self, now: Micros) -> Option<Answered> {
+    pub(crate) fn pop_unanswered(
+        &mut self,
+        held: &[u8],
+        (now, logging): (Micros, Logging),
+    ) -> Option<Answered> {
         if let Some(unanswered) = self.responses.pop_unanswered() {
             return Some(unanswered);
         }
@@ -360,10 +366,11 @@ impl Http1 {
             began: now,
             responded: None,
             request_bytes: head.head_len as u64,
+            body_bytes: 0,
             answered_by: AnsweredBy::Upstream,
-            logged: None,
+            logged: logged(&head, held, logging),
         };
-        Some(Answered { request: exchange, status: 0, bytes: 0 })
+        Some(Answered { request: exchange, status: 0, bytes: 0, body_bytes: 0 })
     }
 
     /// See [`super::Gate::route`].

@@ -10,13 +10,14 @@ use std::rc::Rc;
 
 use super::{
     Action, Attribution, DecidedBy, HeldSnapshot, Http1, Leg, Note, Outcome, Policy, Reply, Route,
+    Why,
 };
 use crate::access_log::Protocol;
 use crate::http2::{
     self, Claimed, FrameError, FrameStep, NextFrame, PREFACE, RequestFrames, ResponseFrames,
 };
 use crate::judge::Rules;
-use crate::metrics::{CloseReason, ResponseFlags};
+use crate::metrics::CloseReason;
 use crate::probe::planted;
 use crate::registry::snapshot::NameTrust;
 use crate::relay::Side;
@@ -136,8 +137,8 @@ impl Http2 {
                 FrameStep::Request { bytes, stream, authority } => {
                     self.request(bytes, stream, authority, policy);
                 }
-                FrameStep::Malformed { bytes, stream, error } => {
-                    self.malformed(bytes, stream, error, policy);
+                FrameStep::Malformed { bytes, stream, error, asked } => {
+                    self.malformed(bytes, stream, (error, asked), policy);
                 }
                 FrameStep::Drop { bytes, credit } => {
                     self.give_back(credit);
@@ -220,10 +221,9 @@ impl Http2 {
         match policy.leg {
             // Of two names it is unknown which one the server takes.
             Leg::None if route.is_blocked() || claimed.conflict => {
-                let frames = self.farewell(stream, answer(stream, 502, &claimed));
-                let answer = answered(route, claimed, 502, policy);
-                let flags = ResponseFlags::None;
-                self.reply(frames, CloseReason::BlackHole, vec![answer], flags);
+                let frames = self.farewell(stream, answer(stream, Why::Blocked, &claimed));
+                let answer = answered(route, claimed, Why::Blocked, policy);
+                self.reply(frames, CloseReason::BlackHole, vec![answer]);
             }
             Leg::None => {
                 let snapshot = Rc::clone(policy.snapshot);
@@ -241,8 +241,9 @@ impl Http2 {
                 if route.is_blocked() {
                     self.notes.push(Note::BlockedStream);
                 }
-                self.refuse(bytes, stream, answer(stream, 502, &claimed), CloseReason::BlackHole);
-                let answer = answered(route, claimed, 502, policy);
+                let frames = answer(stream, Why::Blocked, &claimed);
+                self.refuse(bytes, stream, frames, CloseReason::BlackHole);
+                let answer = answered(route, claimed, Why::Blocked, policy);
                 self.notes.push(Note::StreamAnswered(Box::new(answer)));
             }
         }

@@ -20,7 +20,9 @@ pub(crate) struct Exchange {
     pub(crate) began: Micros,
     /// When the first byte of its response came.
     pub(crate) responded: Option<Micros>,
+    /// Of the whole request as it came, and of its body alone.
     pub(crate) request_bytes: u64,
+    pub(crate) body_bytes: u64,
     pub(crate) answered_by: AnsweredBy,
     /// For the access log, if it is on.
     pub(crate) logged: Option<Box<Logged>>,
@@ -33,7 +35,61 @@ pub(crate) type Answered = crate::http1::Answered<Exchange>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AnsweredBy {
     Upstream,
-    Egret,
+    /// `grpc`: in words that a client of gRPC reads.
+    Egret {
+        why: Why,
+        grpc: bool,
+    },
+}
+
+/// Why Egret itself answers a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Why {
+    /// The policy blocks it.
+    Blocked,
+    /// No upstream connection could be made.
+    Unreachable(CloseReason),
+    /// It may not pass.
+    Malformed(Malformed),
+    /// Its head has not come in time.
+    Late,
+}
+
+impl Why {
+    /// The status that says so in HTTP/1, and to clients of HTTP/2 that get a response.
+    pub(super) fn status(self) -> u16 {
+        match self {
+            Self::Blocked => 502,
+            Self::Unreachable(_) => 503,
+            Self::Malformed(Malformed::Request(error)) => error.status(),
+            Self::Malformed(Malformed::Frames(_)) => 400,
+            Self::Late => 408,
+        }
+    }
+}
+
+impl Exchange {
+    /// A request that Egret answers itself.
+    pub(super) fn answered_by_egret(why: Why, route: Rc<Route>, began: Micros) -> Self {
+        let answered_by = AnsweredBy::Egret { why, grpc: false };
+        let (request_bytes, body_bytes) = (0, 0);
+        Self { route, began, responded: None, request_bytes, body_bytes, answered_by, logged: None }
+    }
+
+    /// The flags of a request that Egret has answered.
+    pub(crate) fn local_flags(&self) -> ResponseFlags {
+        match self.answered_by {
+            AnsweredBy::Upstream | AnsweredBy::Egret { why: Why::Blocked, .. } => {
+                ResponseFlags::None
+            }
+            AnsweredBy::Egret { why: Why::Unreachable(reason), .. } => {
+                self.route.unreachable_flags(reason)
+            }
+            AnsweredBy::Egret { why: Why::Malformed(_) | Why::Late, .. } => {
+                ResponseFlags::DownstreamProtocol
+            }
+        }
+    }
 }
 
 /// What the access log says of a request: what it is read from.
@@ -41,6 +97,8 @@ pub(crate) enum AnsweredBy {
 pub(crate) enum Logged {
     /// A head of HTTP/1, with its bytes.
     Head(Rc<RequestHead>, Box<[u8]>),
+    /// The first bytes of a head of HTTP/1 that is malformed, or has not come whole.
+    Unread(Box<[u8]>),
     /// A stream of HTTP/2: its method and its path.
     Stream(Box<[u8]>, Box<[u8]>),
 }
@@ -52,9 +110,8 @@ pub(crate) struct Reply {
     pub(crate) bytes: Vec<u8>,
     /// What the connection ends by.
     pub(crate) reason: CloseReason,
-    /// The requests that it answers, with the flags that they are accounted by.
+    /// The requests that it answers.
     pub(crate) answered: Vec<Answered>,
-    pub(crate) flags: ResponseFlags,
     /// What was malformed, to be counted.
     pub(crate) malformed: Option<Malformed>,
 }

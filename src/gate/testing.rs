@@ -23,6 +23,9 @@ const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9));
 /// When a connection begins.
 const NOW: Micros = 7;
 
+/// At the end, where no log is kept.
+const OFF: (Micros, Logging) = (0, Logging::Off);
+
 /// As much as a worker holds of one side.
 pub(super) const ROOM: usize = 32 * 1024;
 
@@ -173,7 +176,7 @@ impl Show {
         if let Some(attribution) = attribution.or_else(|| self.gate.take_attribution()) {
             self.attribute(&attribution);
         }
-        while let Some(answered) = self.gate.pop_unanswered(0) {
+        while let Some(answered) = self.gate.pop_unanswered(&[], OFF) {
             self.seen.accounted.push(format!("unanswered: {}", told(&answered)));
         }
         self.seen
@@ -343,13 +346,16 @@ pub(super) fn policy<'a>(snapshot: &'a HeldSnapshot, leg: Leg<'a>, room: usize) 
 
 /// What is accounted of a request.
 fn told(answered: &Answered) -> String {
-    let Answered { request: exchange, status, bytes: response_bytes } = answered;
-    let answered_by = exchange.answered_by;
+    let Answered { request: exchange, status, bytes: response_bytes, .. } = answered;
+    let answered_by = match exchange.answered_by {
+        AnsweredBy::Upstream => "Upstream",
+        AnsweredBy::Egret { .. } => "Egret",
+    };
     // Of a malformed request it is chance how much has come.
     let name = exchange.route.name();
-    let is_malformed = answered_by == AnsweredBy::Egret && name.is_none();
+    let is_malformed = answered_by == "Egret" && name.is_none();
     let sent = if is_malformed { 0 } else { exchange.request_bytes };
-    format!("{name:?} {status} {sent} up {response_bytes} down by {answered_by:?}")
+    format!("{name:?} {status} {sent} up {response_bytes} down by {answered_by}")
 }
 
 /// An outcome that changes nothing, to be compared.

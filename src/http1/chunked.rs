@@ -26,6 +26,8 @@ pub(super) struct Chunked {
     /// Bytes of the present size line's extensions, or of the trailers that are judged.
     extra_bytes: u16,
     extension: Utf8,
+    /// Data of the chunks whose sizes have been read.
+    data_bytes: u64,
 }
 
 /// What a piece of the body came to.
@@ -86,6 +88,7 @@ impl Chunked {
             rules,
             extra_bytes: 0,
             extension: Utf8::default(),
+            data_bytes: 0,
         }
     }
 
@@ -138,6 +141,11 @@ impl Chunked {
         }
     }
 
+    /// Bytes of data up to now: the body without its framing.
+    pub(super) fn data_bytes(&self) -> u64 {
+        self.data_bytes.wrapping_sub(self.data_left())
+    }
+
     /// Passes over `bytes` of the present chunk's data.
     pub(super) fn skip_data(&mut self, bytes: u64) {
         let Place::Data { left } = self.place else {
@@ -172,6 +180,8 @@ impl Chunked {
             (Place::Padding { value }, b'\r') => Ok(Place::SizeEnd { value }),
             (Place::SizeEnd { value }, b'\n') => {
                 self.extra_bytes = 0;
+                // Sizes that add up to more than there are bytes in the world only wrap.
+                self.data_bytes = self.data_bytes.wrapping_add(value);
                 Ok(match value {
                     0 => Place::Trailers,
                     left => Place::Data { left },

@@ -57,6 +57,7 @@ pub struct RequestStream {
     /// What comes after the present request.
     after: After,
     request_bytes: u64,
+    body_bytes: u64,
     /// What requests are judged by; `None`: they only have to be read.
     rules: Option<Rules>,
 }
@@ -102,6 +103,7 @@ impl RequestStream {
             switch: Switch::NotWanted,
             after: After::Another,
             request_bytes: 0,
+            body_bytes: 0,
             rules,
         }
     }
@@ -135,7 +137,10 @@ impl RequestStream {
             }
             State::Chunked(chunked) => match chunked.read(bytes) {
                 Piece::Within(piece) => Ok(self.body(piece, false)),
-                Piece::Last(piece) => Ok(self.body(piece, true)),
+                Piece::Last(piece) => {
+                    self.body_bytes = chunked.data_bytes();
+                    Ok(self.body(piece, true))
+                }
                 Piece::Partial => Ok(RequestStep::NeedMore),
                 Piece::Bad(refusal) => Err(refusal),
             },
@@ -256,10 +261,11 @@ impl RequestStream {
         self.state = State::Over;
     }
 
-    /// Bytes of the present request, or of the last one: head and body as they came.
+    /// Bytes of the present request, or of the last one: head and body as they came; and of its
+    /// body alone when that has ended, without the framing of chunks.
     #[must_use]
-    pub fn request_bytes(&self) -> u64 {
-        self.request_bytes
+    pub fn request_bytes(&self) -> (u64, u64) {
+        (self.request_bytes, self.body_bytes)
     }
 
     fn head(
@@ -293,7 +299,7 @@ impl RequestStream {
         if let Some(refusal) = self.rules.and_then(|rules| head.objections.refusal(rules)) {
             return Err(refusal);
         }
-        self.request_bytes = head.head_len as u64;
+        (self.request_bytes, self.body_bytes) = (head.head_len as u64, 0);
         self.switch = match head.upgrade {
             Upgrade::No => Switch::NotWanted,
             Upgrade::H2c | Upgrade::Other => Switch::Wanted,
@@ -304,7 +310,10 @@ impl RequestStream {
         };
         match head.body {
             Body::None => self.end_request(),
-            Body::Length(length) => self.state = State::Length(length),
+            Body::Length(length) => {
+                self.body_bytes = length;
+                self.state = State::Length(length);
+            }
             Body::Chunked => self.state = State::Chunked(Chunked::new(self.rules)),
         }
         Ok(RequestStep::Head(head))

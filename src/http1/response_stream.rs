@@ -87,6 +87,8 @@ pub struct ResponseStream<T = ()> {
     /// Of the present response; 0 before its final head.
     status: u16,
     response_bytes: u64,
+    /// Of these, the heads.
+    head_bytes: u64,
 }
 
 /// A request with its response.
@@ -98,6 +100,8 @@ pub struct Answered<T> {
     pub status: u16,
     /// The response's bytes, interim responses included.
     pub bytes: u64,
+    /// Of these, the body's, without the framing of chunks.
+    pub body_bytes: u64,
 }
 
 /// Whether anything of the response to the oldest request has come, be it an interim one.
@@ -136,6 +140,7 @@ impl<T> Default for ResponseStream<T> {
             response: ResponseProgress::Awaited,
             status: 0,
             response_bytes: 0,
+            head_bytes: 0,
         }
     }
 }
@@ -178,8 +183,11 @@ impl<T> ResponseStream<T> {
     pub fn pop_unanswered(&mut self) -> Option<Answered<T>> {
         let (_, request) = self.unanswered.pop()?;
         let status = std::mem::take(&mut self.status);
-        let bytes = if status == 0 { 0 } else { self.response_bytes };
-        Some(Answered { request, status, bytes })
+        let (bytes, body_bytes) = match status {
+            0 => (0, 0),
+            _ => (self.response_bytes, self.body_bytes()),
+        };
+        Some(Answered { request, status, bytes, body_bytes })
     }
 
     /// The upstream has ended. A response that only its end delimits is complete.
@@ -337,6 +345,7 @@ impl<T> ResponseStream<T> {
         }
         self.response = ResponseProgress::Begun;
         self.response_bytes += head.head_len as u64;
+        self.head_bytes = self.response_bytes;
         if head.turn != Turn::Interim {
             self.status = head.status;
         }
@@ -361,11 +370,21 @@ impl<T> ResponseStream<T> {
     fn end_response(&mut self) {
         let status = std::mem::take(&mut self.status);
         if let Some((_, request)) = self.unanswered.pop() {
-            let bytes = self.response_bytes;
-            self.ended.push(Answered { request, status, bytes });
+            let (bytes, body_bytes) = (self.response_bytes, self.body_bytes());
+            self.ended.push(Answered { request, status, bytes, body_bytes });
         }
         self.response = ResponseProgress::Awaited;
         self.state = new_head();
+    }
+
+    /// Bytes of the present response's body.
+    fn body_bytes(&self) -> u64 {
+        match &self.state {
+            State::Chunked(chunked) => chunked.data_bytes(),
+            State::Head(_) | State::Length(_) | State::UntilClose | State::Opaque => {
+                self.response_bytes - self.head_bytes
+            }
+        }
     }
 
     fn lose(&mut self, lost: FramingError) -> ResponseStep {

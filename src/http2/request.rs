@@ -16,12 +16,19 @@ pub struct Claimed {
     /// `:authority` and Host disagree. A server that follows the RFC goes by `:authority`, or
     /// refuses; one that does not may go by Host.
     pub conflict: bool,
-    /// The method, for the log: at most [`METHOD_BYTES_MAX`]. It is a token.
-    pub method: Box<[u8]>,
-    /// The path, for the log: at most [`PATH_BYTES_MAX`]. It may hold bytes above 127.
-    pub path: Box<[u8]>,
+    /// For the log.
+    pub asked: Asked,
     /// A call of gRPC, whose clients read a refusal from trailers.
     pub is_grpc: bool,
+}
+
+/// The beginnings of a request's method and path, for the log; empty if it has none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Asked {
+    /// The method: a token of at most [`METHOD_BYTES_MAX`].
+    pub method: Box<[u8]>,
+    /// The path: at most [`PATH_BYTES_MAX`]. It may hold bytes above 127.
+    pub path: Box<[u8]>,
 }
 
 /// The fields of one header block, as they are decoded.
@@ -101,17 +108,30 @@ impl Fields {
         }
     }
 
-    /// The request that the fields make up.
-    pub(super) fn into_request(mut self) -> Result<Claimed, RequestError> {
+    /// The request that the fields make up; else what is wrong, and what it has asked for.
+    pub(super) fn into_request(mut self) -> Result<Claimed, (RequestError, Asked)> {
+        self.claim().map_err(|error| (error, self.asked()))
+    }
+
+    fn asked(&self) -> Asked {
+        let part = |field: &Option<Box<[u8]>>, bytes_max| {
+            field.as_deref().map_or_else(Box::default, |field| beginning(field, bytes_max))
+        };
+        Asked {
+            method: part(&self.method, METHOD_BYTES_MAX),
+            path: part(&self.path, PATH_BYTES_MAX),
+        }
+    }
+
+    fn claim(&mut self) -> Result<Claimed, RequestError> {
         if let Some(error) = self.error {
             return Err(error);
         }
-        let (Some(method), Some(scheme), Some(path)) =
-            (self.method.take(), self.scheme, self.path.take())
+        let (Some(method), Some(scheme), Some(path)) = (&self.method, self.scheme, &self.path)
         else {
             return Err(RequestError::MissingField);
         };
-        if (&*method == b"CONNECT") != (self.protocol == Protocol::Given) {
+        if (&**method == b"CONNECT") != (self.protocol == Protocol::Given) {
             return Err(RequestError::Connect);
         }
         let port = scheme.port();
@@ -120,19 +140,18 @@ impl Fields {
             _ => false,
         };
         let authority = self.authority.take().or(self.host.take()).ok_or(RequestError::NoHost)?;
-        self.objections.note(judge::path(&path, Some(&authority), port));
-        if &*path == b"*" && &*method != b"OPTIONS" {
+        self.objections.note(judge::path(path, Some(&authority), port));
+        if &**path == b"*" && &**method != b"OPTIONS" {
             self.objections.note(Err(RequestError::BadTarget));
         }
-        if self.announces_body() {
-            self.objections.note_body(&method, false);
+        if self.length.is_some_and(|length| length > 0) {
+            self.objections.note_body(method, false);
         }
         self.judge()?;
         Ok(Claimed {
             host: authority.host,
             conflict: is_conflict,
-            method: beginning(&method, METHOD_BYTES_MAX),
-            path: beginning(&path, PATH_BYTES_MAX),
+            asked: self.asked(),
             is_grpc: self.is_grpc,
         })
     }

@@ -17,7 +17,7 @@ use super::frame::{
 };
 use super::hpack::Decoder;
 use super::opening::{Opening, PAYLOAD_BYTES_MAX};
-use super::request::Fields;
+use super::request::{Claimed, Fields};
 use super::step::{FrameStep, Malformed, RawBinary};
 use super::streams::{Passage, Request, Streams};
 use super::{ErrorCode, FrameError};
@@ -355,14 +355,17 @@ impl RequestFrames {
             (false, false) => Request::Bodyless,
         };
         match fields.into_request() {
-            _ if self.streams.is_full() => {
-                FrameStep::Malformed { bytes, stream, error: FrameError::TooManyStreams.into() }
+            Ok(Claimed { asked, .. }) | Err((_, asked)) if self.streams.is_full() => {
+                let error = FrameError::TooManyStreams.into();
+                FrameStep::Malformed { bytes, stream, error, asked }
             }
             Ok(authority) => {
                 self.streams.begin(stream, request);
                 FrameStep::Request { bytes, stream, authority }
             }
-            Err(error) => FrameStep::Malformed { bytes, stream, error: error.into() },
+            Err((error, asked)) => {
+                FrameStep::Malformed { bytes, stream, error: error.into(), asked }
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What is told about the bytes of a client.
 
-use super::{Claimed, ErrorCode, FrameError};
+use super::{Asked, Claimed, ErrorCode, FrameError};
 use crate::judge::RequestError;
 
 /// What the first bytes are.
@@ -48,6 +48,8 @@ pub enum FrameStep {
         stream: u32,
         /// Why.
         error: Malformed,
+        /// What it asks for.
+        asked: Asked,
     },
     /// The first `bytes` belong to a stream that was reset or refused.
     Drop {

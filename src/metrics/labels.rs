@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
-use super::ResponseFlags;
+use super::{ResponseCode, ResponseFlags};
 use crate::registry::snapshot::Cluster;
 use crate::workload::{UNKNOWN, Workload};
 
@@ -26,7 +26,7 @@ pub(super) struct Labels {
     pub(super) service: Option<Arc<str>>,
     pub(super) destination_ip: Option<IpAddr>,
     /// Of requests only.
-    pub(super) response_code: Option<u16>,
+    pub(super) response_code: Option<ResponseCode>,
     pub(super) flags: ResponseFlags,
 }
 
@@ -40,7 +40,7 @@ impl Labels {
             cluster: Arc::new(cluster),
             service: None,
             destination_ip: None,
-            response_code: self.response_code.map(|_| 0),
+            response_code: self.response_code.map(|_| ResponseCode::Http(0)),
             flags: ResponseFlags::None,
         }
     }
@@ -92,10 +92,15 @@ impl Labels {
         label("destination_cluster", UNKNOWN);
         match self.response_code {
             None => label("request_protocol", "tcp"),
-            Some(code) => {
+            Some(ResponseCode::Http(status)) => {
                 label("request_protocol", "http");
-                label("response_code", &code.to_string());
+                label("response_code", &status.to_string());
                 label("grpc_response_status", "");
+            }
+            Some(ResponseCode::GrpcUnavailable) => {
+                label("request_protocol", "grpc");
+                label("response_code", "200");
+                label("grpc_response_status", "14");
             }
         }
         label("response_flags", self.flags.label());

@@ -54,7 +54,7 @@ fn busy_hub() -> MetricsHub {
         worker.series.cells(black_hole).count_failed();
         let requests = worker.requests.find(SeriesKey {
             service: Some("www.example.com"),
-            response_code: Some(502),
+            response_code: Some(ResponseCode::Http(502)),
             ..key(&source, &reserved("BlackHoleCluster"))
         });
         let cells = worker.requests.cells(requests);

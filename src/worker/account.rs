@@ -1,6 +1,7 @@
 //! What connections and requests are accounted to: the series, once the labels are known, and the
 //! line in the access log.
 
+mod details;
 mod line;
 mod log;
 
@@ -9,8 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access_log::{Decider, NameOrigin, Outcome, Protocol, Record};
-use crate::gate::{Answered, Attribution, DecidedBy, Route, RouteAction, Unfollowed};
-use crate::metrics::{CloseReason, Detected, ResponseFlags, SeriesCells, SeriesIndex, SeriesKey};
+use crate::gate::{Answered, AnsweredBy, Attribution, DecidedBy, Route, RouteAction, Unfollowed};
+use crate::metrics::{
+    CloseReason, Detected, ResponseCode, ResponseFlags, SeriesCells, SeriesIndex, SeriesKey,
+};
 use crate::probe::planted;
 use crate::registry::snapshot::{Cluster, Decision, Match, NameTrust, Shown};
 use crate::registry::{Snapshot, Verdict};
@@ -188,8 +191,10 @@ impl<K: Kernel> Connection<K> {
         if let Some(unframed) = unframed {
             cx.metrics.counters.unframed_answers(unframed).add(1);
         }
-        let now = cx.now;
-        while let Some(answered) = requests.pop_ended().or_else(|| requests.pop_unanswered(now)) {
+        let now = cx.moment();
+        while let Some(answered) =
+            requests.pop_ended().or_else(|| requests.pop_unanswered(&[], now))
+        {
             self.account_answered(answered, ResponseFlags::None, cx);
         }
         self.account = Account::Unsettled;
@@ -254,7 +259,7 @@ impl<K: Kernel> Connection<K> {
 
     /// The requests that get no whole response any more.
     fn account_unanswered(&mut self, reason: CloseReason, cx: &mut Context<K>) {
-        while let Some(answered) = self.gate.pop_unanswered(cx.now) {
+        while let Some(answered) = self.pop_unanswered(cx) {
             let cut = answered.status == 0 && reason == CloseReason::Finished;
             // The upstream has closed instead of responding.
             let flags = match reason {
@@ -280,7 +285,7 @@ impl<K: Kernel> Connection<K> {
         flags: ResponseFlags,
         cx: &mut Context<K>,
     ) {
-        let Answered { request: exchange, status, bytes: response_bytes } = &answered;
+        let Answered { request: exchange, status, bytes: response_bytes, .. } = &answered;
         let took_us = cx.now.saturating_sub(exchange.began);
         let route = &exchange.route;
         let known = route.series.get().filter(|known| (known.0, known.1) == (*status, flags));
@@ -292,7 +297,12 @@ impl<K: Kernel> Connection<K> {
                     cluster: &route.cluster,
                     service: route.name().map(Name::as_str),
                     destination_ip: None,
-                    response_code: Some(*status),
+                    response_code: Some(match exchange.answered_by {
+                        AnsweredBy::Egret { grpc: true, .. } => ResponseCode::GrpcUnavailable,
+                        AnsweredBy::Egret { .. } | AnsweredBy::Upstream => {
+                            ResponseCode::Http(*status)
+                        }
+                    }),
                     flags,
                     maker: self.source.ip(),
                 });

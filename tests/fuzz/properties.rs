@@ -235,7 +235,7 @@ fn frames(bytes: &[u8], piece_bytes: usize) -> Vec<String> {
         | FrameStep::SettingsAck { bytes }
         | FrameStep::Settings { bytes }
         | FrameStep::Ping { bytes, .. } => Told::Within(bytes),
-        FrameStep::Malformed { bytes, stream, error } => {
+        FrameStep::Malformed { bytes, stream, error, .. } => {
             Told::Some(format!("{stream}: {error}"), bytes)
         }
         // However the rest of the frame comes, it is dropped.

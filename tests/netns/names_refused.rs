@@ -80,12 +80,43 @@ fn code_of(reason: &str) -> &'static str {
     if reason == "connect" { "502" } else { "400" }
 }
 
+/// Each refused request has a line: what it asked for, and what of it was wrong.
+fn has_a_line_for_each(log: &str) {
+    let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let mut refused = lines.filter(|line| line["verdict"] == "refused");
+    for (bad, reason) in TABLE {
+        let mut words = bad.split(['\r', '\n', ' ']);
+        for place in ["alone", "behind another"] {
+            let line = refused.next().unwrap_or_else(|| panic!("{reason} {place} has no line"));
+            assert_eq!(line["response_flags"], "DPE", "{reason}: {line:#}");
+            assert_eq!(line["response_code"].to_string(), code_of(reason), "{line:#}");
+            assert_eq!(line["decided_by"], "malformed request", "{line:#}");
+            let details = line["response_code_details"].as_str().unwrap_or_default();
+            let known = ["http1.", "missing_host_header", "upgrade_failed"];
+            assert!(known.iter().any(|word| details.starts_with(word)), "{reason}: {line:#}");
+            assert_eq!((&line["bytes_received"], &line["bytes_sent"]), (&0.into(), &0.into()));
+            if place == "alone" {
+                let (method, path) = (words.next(), words.next());
+                assert_eq!((line["method"].as_str(), line["path"].as_str()), (method, path));
+            }
+        }
+    }
+    assert!(refused.next().is_none());
+}
+
 #[test]
 fn requests_with_bad_framing_are_refused_and_never_reach_the_server() {
     let lab = Lab::new();
     lab.tally.expect_strangers();
     let registry = named_entry("allowed.test", "HTTP", 80, None);
-    let options = Options { policy: Policy::RegistryOnly, registry, ..Options::default() };
+    let directory = tempfile::tempdir().expect("there is a temporary directory");
+    let log = directory.path().join("access.log");
+    let options = Options {
+        policy: Policy::RegistryOnly,
+        registry,
+        access_log: format!("format: json, path: {}", log.display()),
+        ..Options::default()
+    };
     let proxy = Proxy::start(&lab, &options);
     let (record, serving) = serve(&lab);
     let reached = || {
@@ -119,6 +150,8 @@ fn requests_with_bad_framing_are_refused_and_never_reach_the_server() {
     proxy.wait_for_metric(REQUESTS, &bad, 2 * count("400"));
     proxy.wait_for_metric(REQUESTS, &[("response_code", "502")], 2 * count("502"));
     proxy.wait_for_metric(REQUESTS, &[("response_code", "200")], rows);
+    proxy.wait_for_metric("egret_access_log_lines_total", &[], 3 * rows);
+    has_a_line_for_each(&std::fs::read_to_string(&log).expect("it was written"));
     let stop = lab.inside(Part::Node, || TcpStream::connect(web(10, 80)));
     let mut stop = stop.expect("the server lives");
     stop.write_all(b"stop").expect("the server lives");

@@ -7,10 +7,10 @@
 use std::rc::Rc;
 
 use super::super::reply::Malformed;
-use super::super::{Action, Asker, Leg, Outcome, Policy, Reply, Route};
+use super::super::{Action, Asker, Leg, Outcome, Policy, Reply, Route, Why};
 use super::{Follows, Http1, Unreadable};
 use crate::judge::RequestError;
-use crate::metrics::{CloseReason, ResponseFlags};
+use crate::metrics::CloseReason;
 use crate::probe::planted;
 use crate::registry::snapshot::Shown;
 use crate::sniff::{Sniff, Sniffer};
@@ -95,15 +95,15 @@ impl Http1 {
         if self.responses.is_heard() && !planted!(RefusedInResponse) {
             return Outcome::Act(Action::End(CloseReason::BadRequest));
         }
-        let mut reply = self.local_reply(refusal.status(), bytes, policy);
+        let malformed = Malformed::Request(refusal);
+        let mut reply = self.local_reply(Why::Malformed(malformed), bytes, policy);
         if !self.responses.is_idle() {
             // The request that has passed is accounted when the connection ends.
             reply.answered.clear();
         }
         Outcome::Act(Action::Reply(Box::new(Reply {
-            flags: ResponseFlags::DownstreamProtocol,
             reason: CloseReason::BadRequest,
-            malformed: Some(Malformed::Request(refusal)),
+            malformed: Some(malformed),
             ..reply
         })))
     }

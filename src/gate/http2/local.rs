@@ -6,10 +6,10 @@ use std::rc::Rc;
 use super::{Course, First, Gone, Http2};
 use crate::gate::reply::Malformed;
 use crate::gate::{
-    Answered, AnsweredBy, Exchange, Leg, Logged, Logging, Note, Policy, Reply, Route,
+    Answered, AnsweredBy, Exchange, Leg, Logged, Logging, Note, Policy, Reply, Route, Why,
 };
-use crate::http2::{self, Claimed, ErrorCode, FrameError, FrameStep};
-use crate::metrics::{CloseReason, ResponseFlags};
+use crate::http2::{self, Asked, Claimed, ErrorCode, FrameError, FrameStep};
+use crate::metrics::CloseReason;
 
 /// The most streams that are answered 503 at a time: as many as servers let a client open. Their
 /// replies fit in one buffer. What is behind them stands above the GOAWAY's last stream, and may be
@@ -25,16 +25,19 @@ impl Http2 {
         &mut self,
         bytes: usize,
         stream: u32,
-        error: Malformed,
+        (error, asked): (Malformed, Asked),
         policy: &Policy<'_>,
     ) {
         let reset = http2::reset(stream, error.code());
+        // A malformed request names no host, and gets no response.
+        let answered = Answered { status: 0, ..nameless(Why::Malformed(error), asked, policy) };
         match policy.leg {
             Leg::None => {
                 let frames = self.farewell(stream, reset);
-                self.refuse_by(frames, error);
+                self.refuse_by(frames, error, vec![answered]);
             }
             Leg::Up(_) => {
+                self.notes.push(Note::StreamAnswered(Box::new(answered)));
                 self.notes.push(Note::Refused(error));
                 self.refuse(bytes, stream, reset, CloseReason::BadRequest);
             }
@@ -83,27 +86,22 @@ impl Http2 {
 
     /// What came before the first request cannot be served.
     pub(super) fn refuse_first(&mut self, error: FrameError) {
-        self.refuse_by(http2::goaway(self.requests.last_stream(), error.code()), error.into());
+        let frames = http2::goaway(self.requests.last_stream(), error.code());
+        self.refuse_by(frames, error.into(), Vec::new());
     }
 
-    pub(super) fn refuse_by(&mut self, frames: Vec<u8>, error: Malformed) {
-        self.reply(frames, CloseReason::BadRequest, Vec::new(), ResponseFlags::None);
+    fn refuse_by(&mut self, frames: Vec<u8>, error: Malformed, answered: Vec<Answered>) {
+        self.reply(frames, CloseReason::BadRequest, answered);
         if let Some(reply) = &mut self.reply {
             reply.malformed = Some(error);
         }
     }
 
     /// A reply on a connection that has no upstream.
-    pub(super) fn reply(
-        &mut self,
-        frames: Vec<u8>,
-        reason: CloseReason,
-        answered: Vec<Answered>,
-        flags: ResponseFlags,
-    ) {
+    pub(super) fn reply(&mut self, frames: Vec<u8>, reason: CloseReason, answered: Vec<Answered>) {
         self.say(frames);
         let bytes = std::mem::take(&mut self.own);
-        self.reply = Some(Box::new(Reply { bytes, reason, answered, flags, malformed: None }));
+        self.reply = Some(Box::new(Reply { bytes, reason, answered, malformed: None }));
     }
 
     /// See [`crate::gate::Gate::unreachable`]: the requests that wait are answered 503.
@@ -114,7 +112,6 @@ impl Http2 {
         reason: CloseReason,
     ) -> Option<Box<Reply>> {
         let First { route, stream, claimed, .. } = *self.first.take()?;
-        let flags = route.unreachable_flags(reason);
         let mut held = &held[self.allowed.min(held.len())..];
         let failed = Rc::clone(&route);
         let mut waiting = vec![(stream, route, claimed)];
@@ -132,11 +129,12 @@ impl Http2 {
         let mut frames = Vec::new();
         let mut answers = Vec::new();
         for (stream, route, claimed) in waiting {
-            frames.extend(answer(stream, 503, &claimed));
-            answers.push(answered(route, claimed, 503, policy));
+            let why = Why::Unreachable(reason);
+            frames.extend(answer(stream, why, &claimed));
+            answers.push(answered(route, claimed, why, policy));
         }
         frames.extend(http2::goaway(last_stream, ErrorCode::NoError));
-        self.reply(frames, reason, answers, flags);
+        self.reply(frames, reason, answers);
         self.reply.take()
     }
 
@@ -167,13 +165,15 @@ impl Http2 {
 
 /// What `stream` is answered instead of by an upstream: a call of gRPC in trailers, which its
 /// client reads, as Envoy does it.
-pub(super) fn answer(stream: u32, status: u16, claimed: &Claimed) -> Vec<u8> {
-    let message = match status {
-        502 => "blocked by egret: no policy lets this host pass",
-        _ => "egret: no upstream connection to this host",
+pub(super) fn answer(stream: u32, why: Why, claimed: &Claimed) -> Vec<u8> {
+    let message = match why {
+        Why::Blocked => "blocked by egret: no policy lets this host pass",
+        Why::Unreachable(_) | Why::Malformed(_) | Why::Late => {
+            "egret: no upstream connection to this host"
+        }
     };
     match claimed.is_grpc {
-        false => http2::answer(stream, status, &[]),
+        false => http2::answer(stream, why.status(), &[]),
         true => http2::answer(
             stream,
             200,
@@ -190,21 +190,30 @@ pub(super) fn answer(stream: u32, status: u16, claimed: &Claimed) -> Vec<u8> {
 pub(super) fn answered(
     route: Rc<Route>,
     claimed: Claimed,
-    status: u16,
+    why: Why,
     policy: &Policy<'_>,
 ) -> Answered {
-    let logged = match policy.logging {
-        Logging::Off => None,
-        Logging::On => Some(Box::new(Logged::Stream(claimed.method, claimed.path))),
-    };
+    let exchange = Exchange::answered_by_egret(why, route, policy.now);
     let exchange = Exchange {
-        route,
-        began: policy.now,
-        responded: None,
-        request_bytes: 0,
-        answered_by: AnsweredBy::Egret,
-        logged,
+        answered_by: AnsweredBy::Egret { why, grpc: claimed.is_grpc },
+        logged: logged(claimed.asked, policy.logging),
+        ..exchange
     };
-    let status = if claimed.is_grpc { 200 } else { status };
-    Answered { request: exchange, status, bytes: 0 }
+    let status = if claimed.is_grpc { 200 } else { why.status() };
+    Answered { request: exchange, status, bytes: 0, body_bytes: 0 }
+}
+
+/// The same, of a request that names no host.
+fn nameless(why: Why, asked: Asked, policy: &Policy<'_>) -> Answered {
+    let route = Route::decide(policy.snapshot, policy.source, policy.destination, None);
+    let exchange = Exchange::answered_by_egret(why, Rc::new(route), policy.now);
+    let exchange = Exchange { logged: logged(asked, policy.logging), ..exchange };
+    Answered { request: exchange, status: why.status(), bytes: 0, body_bytes: 0 }
+}
+
+fn logged(asked: Asked, logging: Logging) -> Option<Box<Logged>> {
+    match logging {
+        Logging::Off => None,
+        Logging::On => Some(Box::new(Logged::Stream(asked.method, asked.path))),
+    }
 }

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::world::{DESTINATION, resolved};
-use super::{Fin, ROOM, Reach, SOURCE, Sees, Sent, Show, policy, told};
+use super::{Fin, OFF, ROOM, Reach, SOURCE, Sees, Sent, Show, policy, told};
 use crate::gate::{
     Action, Attribution, DecidedBy, Leg, Note, Outcome, Reached, Reply, Route, RouteAction,
     Unfollowed,
@@ -94,7 +94,9 @@ impl Show {
             Some(why) => format!("unjudged: {why:?}"),
             None => format!("unfollowed: {refusal:?} {unframed:?}"),
         });
-        while let Some(answered) = requests.pop_ended().or_else(|| requests.pop_unanswered(0)) {
+        while let Some(answered) =
+            requests.pop_ended().or_else(|| requests.pop_unanswered(&[], OFF))
+        {
             self.seen.accounted.push(told(&answered));
         }
     }
@@ -165,7 +167,10 @@ impl Show {
 
     fn reply(&mut self, reply: &Reply) {
         self.say(&reply.bytes);
-        let answers = reply.answered.iter().map(|one| format!("{} {:?}", told(one), reply.flags));
+        let answers = reply
+            .answered
+            .iter()
+            .map(|one| format!("{} {:?}", told(one), one.request.local_flags()));
         self.seen.accounted.extend(answers);
         // It is answered now.
         self.gate.replied();

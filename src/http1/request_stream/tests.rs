@@ -455,9 +455,20 @@ fn a_large_body_may_pass_unseen() {
     assert!(!stream.is_between_requests());
     assert!(stream.skip_body(90));
     assert!(stream.is_between_requests());
-    assert_eq!(stream.request_bytes(), post.len() as u64 + 1000);
+    assert_eq!(stream.request_bytes(), (post.len() as u64 + 1000, 1000));
     let told = tell_from(&mut stream, BLOCKED, &[]);
     assert!(matches!(told[..], [Told::Head(_)]));
+}
+
+#[test]
+fn a_body_is_counted_without_framing() {
+    let mut stream = judged();
+    let post = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n\
+                5\r\nhello\r\n1\r\n!\r\n0\r\n\r\n";
+    tell_from(&mut stream, post.as_bytes(), &[]);
+    assert_eq!(stream.request_bytes(), (post.len() as u64, 6));
+    tell_from(&mut stream, BLOCKED, &[]);
+    assert_eq!(stream.request_bytes(), (BLOCKED.len() as u64, 0));
 }
 
 #[test]

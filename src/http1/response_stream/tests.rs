@@ -274,6 +274,30 @@ fn the_upstreams_end_completes_only_what_has_no_end_of_its_own() {
 }
 
 #[test]
+fn a_body_is_counted_without_heads_and_framing() {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                   3;x=y\r\nabc\r\nA\r\n0123456789\r\n0\r\nTrailer: x\r\n\r\n";
+    for (asked, response, body_bytes) in [
+        (GET, "HTTP/1.1 204 No\r\n\r\n", 0),
+        (GET, "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi", 2),
+        (HEAD, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n", 0),
+        (GET, chunked, 13),
+        (GET, "HTTP/1.1 200 OK\r\n\r\nto the end", 10),
+    ] {
+        let mut stream = stream(&[asked]);
+        tell_from(&mut stream, response.as_bytes(), &[]);
+        stream.upstream_ended();
+        let ended = stream.pop_ended().unwrap();
+        assert_eq!((ended.bytes, ended.body_bytes), (response.len() as u64, body_bytes));
+    }
+    // Cut off: what has come of it.
+    let cut = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nabc";
+    let mut stream = stream(&[GET]);
+    tell_from(&mut stream, cut.as_bytes(), &[]);
+    assert_eq!(stream.pop_unanswered().unwrap().body_bytes, 3);
+}
+
+#[test]
 fn a_large_body_may_pass_unseen() {
     let mut stream = stream(&[GET, GET]);
     let head = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";

@@ -6,7 +6,7 @@ use super::*;
 use crate::http2::frame::{END_HEADERS, PADDED, PRIORITY_FLAG, RST_STREAM};
 use crate::http2::hpack::HpackError;
 use crate::http2::hpack::testing::{Coding, Encoder, Form};
-use crate::http2::{BLOCK_BYTES_MAX, Claimed, METHOD_BYTES_MAX, PATH_BYTES_MAX};
+use crate::http2::{Asked, BLOCK_BYTES_MAX, Claimed, METHOD_BYTES_MAX, PATH_BYTES_MAX};
 use crate::sniff::{Host, NameError};
 
 const DATA: u8 = 0x0;
@@ -47,7 +47,7 @@ fn tell_from(frames: &mut RequestFrames, bytes: &[u8], cuts: &[usize]) -> Vec<To
                 | FrameStep::SettingsAck { bytes }
                 | FrameStep::Settings { bytes }
                 | FrameStep::Ping { bytes, .. } => (Told::Pass(bytes), bytes),
-                FrameStep::Malformed { bytes, stream, error } => {
+                FrameStep::Malformed { bytes, stream, error, .. } => {
                     (Told::Malformed(stream, error), bytes)
                 }
                 FrameStep::Drop { bytes, .. } => (Told::Dropped(bytes), bytes),
@@ -166,8 +166,7 @@ fn a_request_tells_what_is_asked_of_whom() {
     let claimed = Claimed {
         host: host("a.example"),
         conflict: false,
-        method: (*b"GET").into(),
-        path: (*b"/").into(),
+        asked: Asked { method: (*b"GET").into(), path: (*b"/").into() },
         is_grpc: false,
     };
     assert_eq!(told, [Told::Request { bytes: request.len(), stream: 1, claimed }]);
@@ -230,8 +229,8 @@ fn what_the_log_keeps_is_bounded() {
     let (method, path) = ("M".repeat(100), format!("/{}", "p".repeat(9000)));
     let fields = [(":method", &*method), (":scheme", "http"), (":path", &*path), ("host", "a.b")];
     let claimed = claimed(&headers(1, &block(&fields)));
-    assert_eq!(*claimed.method, method.as_bytes()[..METHOD_BYTES_MAX]);
-    assert_eq!(*claimed.path, path.as_bytes()[..PATH_BYTES_MAX]);
+    assert_eq!(*claimed.asked.method, method.as_bytes()[..METHOD_BYTES_MAX]);
+    assert_eq!(*claimed.asked.path, path.as_bytes()[..PATH_BYTES_MAX]);
 }
 
 #[test]
@@ -289,7 +288,7 @@ fn each_malformed_request_has_its_reason() {
         assert_eq!(malformed(fields), reason, "{fields:?}");
     }
     let options = [(":method", "OPTIONS"), s, (":path", "*"), a];
-    assert_eq!(*claimed(&headers(1, &block(&options))).path, *b"*");
+    assert_eq!(*claimed(&headers(1, &block(&options))).asked.path, *b"*");
     claimed(&headers(1, &block(&more("te", "trailers"))));
 }
 

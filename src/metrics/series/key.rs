@@ -7,7 +7,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 
 use super::Labels;
-use crate::metrics::ResponseFlags;
+use crate::metrics::{ResponseCode, ResponseFlags};
 use crate::registry::snapshot::{Cluster, Identity};
 use crate::workload::Workload;
 
@@ -23,8 +23,8 @@ pub struct SeriesKey<'a> {
     pub service: Option<&'a str>,
     /// `destination_ip`, if `metrics.destinationIp` is set.
     pub destination_ip: Option<IpAddr>,
-    /// Of a request: its answer's status, 0 if there was none. `None` for a connection.
-    pub response_code: Option<u16>,
+    /// What a request was answered. `None` for a connection.
+    pub response_code: Option<ResponseCode>,
     /// `response_flags`: none while it lives, then those of its close reason.
     pub flags: ResponseFlags,
     /// Who has a share of the table: the source's address.
@@ -46,7 +46,7 @@ impl SeriesKey<'_> {
         hasher.write_u64(self.source.hash);
         hasher.write_u64(self.cluster.hash);
         if let Some(code) = self.response_code {
-            hasher.write_u16(code);
+            hasher.write_u16(code.number());
         }
         match self.destination_ip {
             None => {}

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 
 use super::*;
+use crate::metrics::ResponseCode;
 use crate::metrics::testing::{another_maker, cluster, key, workload};
 
 type Announced = std::sync::mpsc::Receiver<Arc<Series<SeriesCells>>>;
@@ -50,8 +51,8 @@ fn every_part_of_the_key_tells_series_apart() {
         SeriesKey { flags: ResponseFlags::BlackHole, ..plain },
         SeriesKey { service: Some("a"), ..plain },
         SeriesKey { service: Some("b"), ..plain },
-        SeriesKey { response_code: Some(0), ..plain },
-        SeriesKey { response_code: Some(502), ..plain },
+        SeriesKey { response_code: Some(ResponseCode::Http(0)), ..plain },
+        SeriesKey { response_code: Some(ResponseCode::Http(502)), ..plain },
     ];
     let mut indices: Vec<_> = keys.into_iter().map(|k| table.find(k).0).collect();
     indices.sort_unstable();

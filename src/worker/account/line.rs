@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use crate::access_log::{Excerpt, Request};
+use crate::access_log::Request;
 use crate::gate::Logged;
 use crate::http1::{HEADERS_MAX, RequestHead, Version};
 use crate::sniff::Name;
@@ -11,6 +11,7 @@ use crate::sniff::Name;
 pub(super) fn of(logged: &Logged, name: Option<&Name>) -> Request {
     match logged {
         Logged::Head(head, bytes) => of_head(head, bytes),
+        Logged::Unread(bytes) => of_unread(bytes),
         Logged::Stream(method, path) => Request {
             method: (&**method).into(),
             target: (&**path).into(),
@@ -41,21 +42,33 @@ fn of_head(head: &RequestHead, bytes: &[u8]) -> Request {
         return line;
     }
     for header in request.headers {
-        let is = |name: &str| header.name.eq_ignore_ascii_case(name);
-        if is("host") {
-            keep(&mut line.authority, header.value);
-        } else if is("user-agent") {
-            keep(&mut line.user_agent, header.value);
-        } else if is("x-forwarded-for") {
-            keep(&mut line.forwarded_for, header.value);
-        } else if is("x-request-id") {
-            keep(&mut line.request_id, header.value);
-        }
+        line.keep(header.name.as_bytes(), header.value);
     }
     line
 }
 
-/// The first of several fields counts.
-fn keep<const BYTES_MAX: usize>(field: &mut Option<Excerpt<BYTES_MAX>>, value: &[u8]) {
-    field.get_or_insert_with(|| value.into());
+/// What can be told of a head that is malformed, or of which only the first bytes are there: a
+/// request line is three words, and a field is a name and a value with a colon between them.
+fn of_unread(bytes: &[u8]) -> Request {
+    let mut lines = bytes.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let first = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    let mut words = first.split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    let mut next = || words.next().unwrap_or_default();
+    let (method, target) = (next(), next());
+    let mut line = Request {
+        method: method.into(),
+        target: target.into(),
+        version: match next() {
+            b"HTTP/1.0" => "HTTP/1.0",
+            b"HTTP/1.1" => "HTTP/1.1",
+            _ => "-",
+        },
+        ..Request::default()
+    };
+    for field in lines.take_while(|line| !line.is_empty()) {
+        if let Some(colon) = memchr::memchr(b':', field) {
+            line.keep(&field[..colon], field[colon + 1..].trim_ascii());
+        }
+    }
+    line
 }

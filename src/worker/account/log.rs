@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{LogContext, line, verdict_of};
+use super::{LogContext, details, line, verdict_of};
 use crate::access_log::{Decider, NameOrigin, Outcome, Protocol, Record, Request};
 use crate::config::{Mode, Unverified};
-use crate::gate::{Answered, AnsweredBy, Logged, Micros};
+use crate::gate::{Answered, AnsweredBy, Logged, Micros, Why};
 use crate::metrics::{CloseReason, ResponseFlags};
 use crate::registry::Verdict;
 use crate::registry::snapshot::{Decision, Match, NameTrust, Shown};
@@ -25,56 +25,61 @@ impl<K: Kernel> Connection<K> {
         took_us: Micros,
         cx: &Context<K>,
     ) {
-        let Answered { request: mut exchange, status, bytes: response_bytes } = answered;
+        let Answered { request: mut exchange, status, body_bytes, .. } = answered;
         let answered_by = exchange.answered_by;
         let Some(logged) = exchange.logged.take() else { return };
         let route = &exchange.route;
         let protocol = match &*logged {
             Logged::Stream(..) => Protocol::Http2,
-            Logged::Head(..) => Protocol::Http1,
+            Logged::Head(..) | Logged::Unread(_) => Protocol::Http1,
+        };
+        let (verdict, decided_by) = match answered_by {
+            AnsweredBy::Egret { why: Why::Malformed(_) | Why::Late, .. } => {
+                (Outcome::Refused, Decider::Malformed)
+            }
+            AnsweredBy::Egret { .. } | AnsweredBy::Upstream => {
+                (outcome(verdict_of(route)), route.decider())
+            }
         };
         let waited = exchange.responded.map(|at| at.saturating_sub(exchange.began));
         let request = Request {
             status,
-            details: details(answered_by, (status, flags), protocol),
+            details: details::of(answered_by, status, flags, protocol),
+            unreachable: match answered_by {
+                AnsweredBy::Egret { why: Why::Unreachable(reason), .. } => Some(reason),
+                AnsweredBy::Egret { .. } | AnsweredBy::Upstream => None,
+            },
             first_byte: waited.map(Duration::from_micros),
             ..line::of(&logged, route.name())
         };
-        let record = Record {
+        let context = LogContext {
             workload: Arc::clone(&route.source.value),
+            cluster: Arc::clone(&route.cluster.value),
             name: route.name().map(|name| name.as_str().into()),
             name_source: match route.name() {
                 Some(_) => NameOrigin::Host,
                 None => NameOrigin::None,
             },
-            verdict: outcome(verdict_of(route)),
-            cluster: Arc::clone(&route.cluster.value),
-            decided_by: route.decider(),
+            verdict,
+            decided_by,
             protocol,
-            flags,
-            bytes_received: exchange.request_bytes,
-            bytes_sent: response_bytes,
-            close_reason: None,
-            request: Some(request),
-            ..self.record(Duration::from_micros(took_us), cx)
         };
-        cx.log(record);
+        cx.log(Record {
+            flags,
+            bytes_received: exchange.body_bytes,
+            bytes_sent: body_bytes,
+            request: Some(request),
+            ..self.record(context, Duration::from_micros(took_us), cx)
+        });
     }
 
     #[cold]
     pub(super) fn log_connection(&self, log: LogContext, reason: CloseReason, cx: &Context<K>) {
         let took = Duration::from_micros(cx.now.saturating_sub(self.accepted_at));
         cx.log(Record {
-            workload: log.workload,
-            name: log.name,
-            name_source: log.name_source,
-            verdict: log.verdict,
-            cluster: log.cluster,
-            decided_by: log.decided_by,
-            protocol: log.protocol,
             flags: reason.response_flags(),
             close_reason: Some(reason),
-            ..self.record(took, cx)
+            ..self.record(log, took, cx)
         });
     }
 
@@ -96,51 +101,30 @@ impl<K: Kernel> Connection<K> {
     }
 
     /// What every line of a connection says.
-    fn record(&self, took: Duration, cx: &Context<K>) -> Record {
+    fn record(&self, context: LogContext, took: Duration, cx: &Context<K>) -> Record {
+        let LogContext { workload, cluster, name, name_source, verdict, decided_by, protocol } =
+            context;
         let upstream = self.ends[Side::Upstream as usize].socket.as_ref();
         Record {
             start: cx.kernel.wall_time() - took,
             duration: took,
             source: self.source,
-            workload: Arc::default(),
+            workload,
             original_destination: self.original_destination,
             upstream: self.upstream_address(),
             upstream_local: upstream.and_then(|socket| socket.local_address().ok()),
-            name: None,
-            name_source: NameOrigin::None,
-            verdict: Outcome::Refused,
-            cluster: Arc::clone(&cx.snapshot.cluster(Verdict::BlackHole).value),
-            decided_by: Decider::Malformed,
-            protocol: Protocol::Tcp,
+            name,
+            name_source,
+            verdict,
+            cluster,
+            decided_by,
+            protocol,
             flags: ResponseFlags::None,
             bytes_received: self.directions[Side::Downstream as usize].bytes,
             bytes_sent: self.directions[Side::Upstream as usize].written,
             close_reason: None,
             request: None,
         }
-    }
-}
-
-/// Where a response's status comes from, in Envoy's words.
-fn details(
-    answered_by: AnsweredBy,
-    (status, flags): (u16, ResponseFlags),
-    protocol: Protocol,
-) -> &'static str {
-    match (answered_by, status) {
-        (AnsweredBy::Upstream, _) => "via_upstream",
-        (AnsweredBy::Egret, _) if flags == ResponseFlags::NameUnresolved => {
-            "dns_resolution_failure"
-        }
-        // Of the limits this one alone is met with a request.
-        (AnsweredBy::Egret, _) if flags == ResponseFlags::Overflow => "dns_cache_overflow",
-        (AnsweredBy::Egret, 408) => "request_header_timeout",
-        (AnsweredBy::Egret, 502) => "direct_response",
-        (AnsweredBy::Egret, 503) => "upstream_reset_before_response_started",
-        (AnsweredBy::Egret, _) if protocol == Protocol::Http2 => {
-            "upstream_reset_before_response_started"
-        }
-        (AnsweredBy::Egret, _) => "codec_error",
     }
 }
 

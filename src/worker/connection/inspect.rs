@@ -3,10 +3,11 @@
 use super::direction::{Receive, Source};
 use super::{Account, Connection, Next, Then, Upstream};
 use crate::gate::{
-    Action, HeldSnapshot, Inspected, Leg, Logging, Malformed, Micros, Note, Outcome, Policy, Reply,
+    Action, Answered, HeldSnapshot, Inspected, Leg, Logging, Malformed, Micros, Note, Outcome,
+    Policy, Reply,
 };
 use crate::judge::RequestError;
-use crate::metrics::{CloseReason, Detected, ResponseFlags};
+use crate::metrics::{CloseReason, Detected};
 use crate::relay::{Side, State};
 use crate::sys::kernel::{Expect, Kernel};
 use crate::worker::context::Context;
@@ -250,7 +251,8 @@ impl<K: Kernel> Connection<K> {
             Note::NameConflict => counters.name_conflicts.add(1),
             Note::BlockedStream => counters.blocked_streams.add(1),
             Note::StreamAnswered(answered) => {
-                self.account_answered(*answered, ResponseFlags::None, cx);
+                let flags = answered.request.local_flags();
+                self.account_answered(*answered, flags, cx);
             }
             Note::Refused(malformed) => self.count_refused(malformed, cx),
             Note::Unasked(status) => counters.unasked_answers(status).add(1),
@@ -324,6 +326,12 @@ impl<K: Kernel> Connection<K> {
         let policy = self.policy(Side::Downstream, Leg::None, &cx.snapshot, cx.moment());
         let held = self.directions[Side::Downstream as usize].carried();
         self.gate.late_head(held, &policy)
+    }
+
+    /// The next request that gets no whole response.
+    pub(in crate::worker) fn pop_unanswered(&mut self, cx: &Context<K>) -> Option<Answered> {
+        let held = self.directions[Side::Downstream as usize].carried();
+        self.gate.pop_unanswered(held, cx.moment())
     }
 
     /// No upstream connection could be made: requests that wait for one are told so.

@@ -4,7 +4,7 @@
 use super::direction::Receive;
 use super::{Connection, LINGER_US, Next, PARTING_US, Phase, Then, Upstream};
 use crate::gate::Reply;
-use crate::metrics::{CloseReason, ResponseFlags};
+use crate::metrics::CloseReason;
 use crate::relay::{Side, State};
 use crate::sys::kernel::{Kernel, Operation, StreamSocket};
 use crate::worker::account::Account;
@@ -21,7 +21,8 @@ impl<K: Kernel> Connection<K> {
             self.account = Account::Requests;
         }
         for answered in reply.answered {
-            self.account_answered(answered, reply.flags, cx);
+            let flags = answered.request.local_flags();
+            self.account_answered(answered, flags, cx);
         }
         if let Upstream::Up(_) = self.upstream {
             // Bytes of the upstream that may not have passed yet never will.
@@ -122,16 +123,7 @@ impl<K: Kernel> Connection<K> {
 
     /// All requests that have passed are over.
     pub(super) fn served(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
-        self.reply(
-            Reply {
-                bytes: Vec::new(),
-                reason,
-                answered: Vec::new(),
-                flags: ResponseFlags::None,
-                malformed: None,
-            },
-            cx,
-        )
+        self.reply(Reply { bytes: Vec::new(), reason, answered: Vec::new(), malformed: None }, cx)
     }
 
     /// Everything is said: FIN, and the wait for the downstream's own.
