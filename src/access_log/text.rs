@@ -89,8 +89,9 @@ fn displayed(value: Option<impl fmt::Display>, out: &mut String) -> fmt::Result 
 }
 
 fn excerpt<const N: usize>(value: Option<&Excerpt<N>>, place: Place, out: &mut String) {
+    let is_written = |byte: &u8| *byte != b' ' || place != Place::List;
     match value {
-        Some(value) if !value.bytes().is_empty() => {
+        Some(value) if value.bytes().iter().any(is_written) => {
             push_escaped(value.bytes(), place, out);
             out.push_str(value.ellipsis());
         }

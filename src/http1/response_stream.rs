@@ -183,10 +183,8 @@ impl<T> ResponseStream<T> {
     pub fn pop_unanswered(&mut self) -> Option<Answered<T>> {
         let (_, request) = self.unanswered.pop()?;
         let status = std::mem::take(&mut self.status);
-        let (bytes, body_bytes) = match status {
-            0 => (0, 0),
-            _ => (self.response_bytes, self.body_bytes()),
-        };
+        let counted = |bytes| if status == 0 { 0 } else { bytes };
+        let (bytes, body_bytes) = (counted(self.response_bytes), counted(self.body_bytes()));
         Some(Answered { request, status, bytes, body_bytes })
     }
 
@@ -304,10 +302,9 @@ impl<T> ResponseStream<T> {
         let State::Head(head_end) = &mut self.state else {
             unreachable!("called in this state only");
         };
-        let Some((asked, _)) = self.unanswered.first() else {
+        let Some(&(asked, _)) = self.unanswered.first() else {
             return ResponseStep::Unasked;
         };
-        let asked = *asked;
         // What has been looked at in part is not looked up.
         let known = known.filter(|_| !head_end.has_begun());
         let known = known.map(|known| (&mut known.responses, Place::of(bytes)));
@@ -368,11 +365,8 @@ impl<T> ResponseStream<T> {
     }
 
     fn end_response(&mut self) {
-        let status = std::mem::take(&mut self.status);
-        if let Some((_, request)) = self.unanswered.pop() {
-            let (bytes, body_bytes) = (self.response_bytes, self.body_bytes());
-            self.ended.push(Answered { request, status, bytes, body_bytes });
-        }
+        self.pop_unanswered().into_iter().for_each(|answered| self.ended.push(answered));
+        self.status = 0;
         self.response = ResponseProgress::Awaited;
         self.state = new_head();
     }
@@ -381,9 +375,7 @@ impl<T> ResponseStream<T> {
     fn body_bytes(&self) -> u64 {
         match &self.state {
             State::Chunked(chunked) => chunked.data_bytes(),
-            State::Head(_) | State::Length(_) | State::UntilClose | State::Opaque => {
-                self.response_bytes - self.head_bytes
-            }
+            _ => self.response_bytes - self.head_bytes,
         }
     }
 

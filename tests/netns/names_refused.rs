@@ -82,8 +82,8 @@ fn code_of(reason: &str) -> &'static str {
 
 /// Each refused request has a line: what it asked for, and what of it was wrong.
 fn has_a_line_for_each(log: &str) {
-    let lines = log.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-    let mut refused = lines.filter(|line| line["verdict"] == "refused");
+    let read = |line| serde_json::from_str::<serde_json::Value>(line).expect("it is JSON");
+    let mut refused = log.lines().map(read).filter(|line| line["verdict"] == "refused");
     for (bad, reason) in TABLE {
         let mut words = bad.split(['\r', '\n', ' ']);
         for place in ["alone", "behind another"] {

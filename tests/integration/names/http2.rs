@@ -153,6 +153,30 @@ fn a_blocked_authority_is_answered_502_and_never_connected() {
 }
 
 #[test]
+fn a_blocked_call_of_grpc_counts_with_its_status() {
+    let server = TcpListener::bind("127.0.0.1:0").unwrap();
+    let proxy = allowed(&server);
+    let mut client = proxy.connect(destination());
+    let mut call = get(1, "blocked.example.com");
+    // content-type is entry 31 of the static table.
+    call.extend([0x0f, 16, 16]);
+    call.extend(b"application/grpc");
+    call[2] += 19;
+    client.write_all(&[PREFACE, &SETTINGS, &call].concat()).unwrap();
+    assert_eq!(read_frame(&mut client), GREETING);
+    assert!(read_frame(&mut client).ends_with(b"no policy lets this host pass"));
+    drop(client);
+    proxy.is_quiet();
+    let labels = [
+        ("destination_service", "blocked.example.com"),
+        ("request_protocol", "grpc"),
+        ("response_code", "200"),
+        ("grpc_response_status", "14"),
+    ];
+    assert_eq!(proxy.sum("istio_requests_total", &labels), 1.0);
+}
+
+#[test]
 fn a_later_blocked_stream_is_answered_between_two_frames_and_the_others_end() {
     let server = TcpListener::bind("127.0.0.1:0").unwrap();
     let proxy = allowed(&server);
