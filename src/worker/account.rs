@@ -299,9 +299,7 @@ impl<K: Kernel> Connection<K> {
                     destination_ip: None,
                     response_code: Some(match exchange.answered_by {
                         AnsweredBy::Egret { grpc: true, .. } => ResponseCode::GrpcUnavailable,
-                        AnsweredBy::Egret { .. } | AnsweredBy::Upstream => {
-                            ResponseCode::Http(*status)
-                        }
+                        _ => ResponseCode::Http(*status),
                     }),
                     flags,
                     maker: self.source.ip(),
