@@ -118,7 +118,8 @@ enum Place {
 fn push_escaped(bytes: &[u8], place: Place, out: &mut String) {
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
-            let ends_word = character == ' ' && place == Place::Word;
+            // Readers of words know the spaces of Unicode, too.
+            let ends_word = character.is_whitespace() && place != Place::Quotes;
             if character == ' ' && place == Place::List {
                 continue;
             }
