@@ -47,8 +47,6 @@ mod asked {
     /// A mistake, made where `planted!` names it.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, VariantArray)]
     pub enum Fault {
-        /// FIN passes before the bytes that are carried.
-        FinBeforeTheRest,
         /// The end of the source is not passed on.
         FinForgotten,
         /// A half-close ends the other half, too.
@@ -69,8 +67,6 @@ mod asked {
         DeafAfterCancel,
         /// A direction without a buffer is not remembered.
         StarvedForgotten,
-        /// A pipe is given back with bytes in it.
-        PipeGivenBackFull,
         /// A buffer is not released.
         BufferLeaked,
         /// A socket is not closed.
@@ -85,12 +81,8 @@ mod asked {
         LegClosedUnderSend,
         /// A pipe is used where it hides a reset.
         ResetHiddenByPipe,
-        /// A response counts as whole because the account has taken its request.
-        AccountedTooEarly,
         /// A connect that only seems to have succeeded is believed.
         ConnectNotVerified,
-        /// Only the first endpoint is tried.
-        EndpointsNotTried,
         /// A gauge is not counted down.
         GaugeForgotten,
         /// A request is counted twice.
@@ -113,8 +105,6 @@ mod asked {
         ResponseNotAwaited,
         /// A refusal is said in the middle of a response.
         RefusedInResponse,
-        /// An upstream that carries no further request is used again.
-        SpentLegUsed,
         /// The gate is not told what passed by splice.
         SpliceUntold,
         /// A later stream of HTTP/2 goes the first one's way.

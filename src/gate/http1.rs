@@ -207,7 +207,7 @@ impl Http1 {
 
     /// The upstream connection, as far as it can carry a further request.
     fn leg<'a>(&self, policy: &Policy<'a>) -> Leg<'a> {
-        if self.is_leg_spent && !planted!(SpentLegUsed) { Leg::None } else { policy.leg }
+        if self.is_leg_spent { Leg::None } else { policy.leg }
     }
 
     /// What becomes of the pending head, with which `bytes` begin.

@@ -11,7 +11,7 @@ use crate::run::on_all_processors;
 use crate::scenario;
 
 /// So many seeds find each of them.
-const SEEDS_MAX: u64 = 3_000;
+const SEEDS_MAX: u64 = 10_000;
 
 #[test]
 #[cfg_attr(debug_assertions, ignore = "takes minutes unless optimised: --profile count")]

@@ -235,7 +235,7 @@ impl<K: Kernel> Connection<K> {
     /// One attempt has failed: the next endpoint, or the other attempt, or none.
     #[inline(never)]
     pub(super) fn attempt_failed(&mut self, reason: CloseReason, cx: &mut Context<K>) -> Next {
-        if let Some(next) = self.next_attempt(cx).filter(|_| !planted!(EndpointsNotTried)) {
+        if let Some(next) = self.next_attempt(cx) {
             return next;
         }
         match self.connects() {

@@ -189,8 +189,7 @@ impl<K: Kernel> Connection<K> {
     /// Something is outstanding that the downstream would take for whole after a FIN.
     fn is_cut(&mut self, reason: CloseReason) -> bool {
         let has_ended = self.directions[Side::Upstream as usize].half.is_over();
-        let owes = self.gate.owes_response() && !planted!(AccountedTooEarly);
-        owes || (reason == CloseReason::HalfClose && !has_ended)
+        self.gate.owes_response() || (reason == CloseReason::HalfClose && !has_ended)
     }
 
     /// Everything that was sent is acknowledged, and no response is owed.

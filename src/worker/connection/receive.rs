@@ -70,8 +70,8 @@ impl<K: Kernel> Connection<K> {
                 direction.source = Source::Ended;
                 match direction.carries() {
                     _ if is_undecided => Next::GiveUp,
-                    true if !planted!(FinBeforeTheRest) => Next::Inspect(side),
-                    true | false => Next::Ended(side),
+                    true => Next::Inspect(side),
+                    false => Next::Ended(side),
                 }
             }
             Err(error) => self.receive_failed(side, error, cx),

@@ -152,9 +152,11 @@ pub(super) fn client(plan: &Plan, client: &Client, actor: &Actor, story: &Story)
             Some(response) if response.starts_with(rest) => {
                 // Of a response that its server cuts within the head nothing passes.
                 let is_cut = requests(client)[number].response.cut.is_some();
-                // What was switched to has no end that a drain could wait for.
-                let is_opaque =
-                    switched(client, number).is_some() && story.is_draining(actor.ear_at);
+                // What nobody follows has no end that a drain could wait for.
+                let is_followed = switched(client, number).is_none()
+                    && client.place != Place::OpaquePort
+                    && !is_late(actor, first_head(&story.scripts[client.number]));
+                let is_opaque = !is_followed && story.is_draining(actor.ear_at);
                 let may_end = is_cut || is_opaque || is_ended(story, client, number);
                 let number_of = client.number;
                 assert!(
@@ -180,7 +182,9 @@ pub(super) fn client(plan: &Plan, client: &Client, actor: &Actor, story: &Story)
             None if may_reply && is_local_reply(rest) => {
                 was_local = true;
                 let is_failure = rest.starts_with(b"HTTP/1.1 503");
-                let is_served = is_failure && must_reach(plan, requests(client)[number].host);
+                let host = requests(client)[number].host;
+                let is_named = client.place == Place::Named;
+                let is_served = is_failure && is_named && must_reach(plan, host);
                 assert!(!is_served, "client {} heard 503 to {number}", client.number);
                 let end = rest.windows(4).position(|four| four == b"\r\n\r\n");
                 let Some(end) = end else { return };
