@@ -285,7 +285,7 @@ impl Gate {
     }
 
     /// The downstream is told that the responses have ended: what it sends from here on belongs to
-    /// nobody, but for the rest of a body that is passing. Whether that changes anything.
+    /// nobody, but for the rest of a body that is passing. Whether what is held belongs to nobody.
     pub(crate) fn end_responses(&mut self) -> bool {
         match self {
             Self::Http1(http) => http.end_responses(),

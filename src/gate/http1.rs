@@ -304,7 +304,8 @@ impl Http1 {
             Some(_) => self.requests.end(),
             None => self.requests.end_behind_body(),
         }
-        true
+        // The beginning of a chunk, or of trailers, is part of the body that passes.
+        !self.requests.is_in_body() || self.body != Body::Plain
     }
 
     /// See [`super::Gate::leg_replaced`].

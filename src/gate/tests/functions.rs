@@ -220,6 +220,20 @@ fn neither_a_head_that_waits_nor_its_body_passes_once_the_responses_have_ended()
 }
 
 #[test]
+fn trailers_that_have_come_in_part_pass_behind_the_end_of_the_responses() {
+    let head = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let body = "1\r\nx\r\n0\r\nT: u\r\n\r\n";
+    for cut in 0..=body.len() {
+        let mut show = sent(GATED, &(head.to_owned() + &body[..cut]));
+        show.finish(Side::Upstream);
+        let behind = body[cut..].to_owned() + ALLOWED;
+        show.send(Side::Downstream, behind.as_bytes());
+        let passed = String::from_utf8_lossy(&show.seen.upstreams[0].1).into_owned();
+        assert_eq!(passed, head.to_owned() + body, "cut at {cut}");
+    }
+}
+
+#[test]
 fn the_end_of_responses_means_something_to_gated_http1_only() {
     let mut show = sent(GATED, ALLOWED);
     assert!(show.gate.end_responses());

@@ -55,14 +55,14 @@ impl<K: Kernel> Connection<K> {
     }
 
     /// The downstream is about to be told the end of the responses. What it has sent behind the
-    /// present request, and sends from here on, is thrown away.
+    /// present request, and sends from here on, is thrown away; what may pass passes.
     fn end_responses(&mut self) -> Next {
         if !self.gate.end_responses() {
             return Next::Rest;
         }
         let direction = &mut self.directions[Side::Downstream as usize];
         let waited = direction.carries();
-        direction.discard_carried();
+        direction.discard_undecided();
         match waited && direction.operation.is_none() && !direction.half.is_holding() {
             true => Next::Advance(Side::Downstream),
             false => Next::Rest,

@@ -211,6 +211,14 @@ impl<P> Direction<P> {
         }
     }
 
+    /// Throws away what is carried and may not pass yet.
+    pub(super) fn discard_undecided(&mut self) {
+        if let Some(backlog) = &mut self.backlog {
+            backlog.carried.truncate(backlog.cleared as usize);
+            self.free_backlog();
+        }
+    }
+
     /// Throws away all that is carried.
     pub(super) fn discard_carried(&mut self) {
         self.take_carried();
