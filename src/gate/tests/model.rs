@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use crate::config::Mode;
 use crate::gate::testing::world::{A, B, C, DESTINATION, World, X, snapshot};
 use crate::gate::testing::{Moves, Show};
+use crate::http2::PREFACE;
 use crate::relay::Side;
 
 /// The rules of HTTP/1 where names decide.
@@ -24,6 +25,8 @@ struct Model<'a> {
     is_answered: bool,
     up: Option<SocketAddr>,
     is_open: bool,
+    /// Where the bytes of another protocol begin.
+    switched_at: Option<usize>,
     is_over: bool,
     upstreams: Vec<(SocketAddr, Vec<u8>)>,
 }
@@ -43,7 +46,7 @@ impl Model<'_> {
                 }
                 self.has_begun = true;
             }
-            self.pass_until(if self.is_open { self.sent } else { self.until(request) });
+            self.pass_until(if self.is_open { self.open_until() } else { self.until(request) });
             if self.is_open || self.at < request.end || !self.is_answered {
                 return;
             }
@@ -60,6 +63,14 @@ impl Model<'_> {
             false => self.sent,
         };
         until.min(end).max(self.at)
+    }
+
+    /// What is no HTTP passes as it comes; but what may be the preface of HTTP/2 behind a change of
+    /// the protocol waits until that is known.
+    fn open_until(&self) -> usize {
+        let begins =
+            |at: &usize| *at < self.sent && PREFACE.starts_with(&self.bytes[*at..self.sent]);
+        self.switched_at.filter(begins).unwrap_or(self.sent)
     }
 
     fn pass_until(&mut self, until: usize) {
@@ -361,6 +372,7 @@ fn run(drawn: Vec<Drawn>, steps: &[Step], mode: Mode, moves: Moves) {
                     model.is_answered = true;
                     let switches = request.drawn.response == Response::Switch;
                     model.is_open = switches && request.drawn.upgrades;
+                    model.switched_at = model.is_open.then_some(request.end);
                     model.pass();
                 }
                 show.send(Side::Upstream, &said);
