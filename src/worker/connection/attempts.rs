@@ -216,6 +216,8 @@ impl<K: Kernel> Connection<K> {
         let Upstream::Connecting(connecting) = &mut self.upstream else { return Next::Rest };
         let Some(attempt) = connecting.attempts[number as usize].take() else { return Next::Rest };
         if !matches!(self.phase, Phase::Open) {
+            // The server may have accepted it: it is told that nothing comes.
+            attempt.socket.reset_on_close();
             cx.give_up(*attempt);
             return Next::Rest;
         }
