@@ -30,7 +30,7 @@ mod text;
 mod waiting;
 pub mod writer;
 
-pub use record::{Decider, Excerpt, NameOrigin, Outcome, Protocol, Record, Request};
+pub use record::{Decider, NameOrigin, Outcome, Protocol, Record, Request};
 use waiting::Waiting;
 pub use writer::Writer;
 

@@ -12,6 +12,7 @@ use nix::unistd::mkfifo;
 use proptest::prelude::*;
 use regex::Regex;
 
+use super::record::Excerpt;
 use super::*;
 
 mod parsers;
