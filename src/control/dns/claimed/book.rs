@@ -172,22 +172,20 @@ impl ClaimedBook {
         settled.into_iter().chain(self.next_expiry).min()
     }
 
-    /// The questions under way are lost: whoever waits for one asks again.
+    /// The questions under way are lost, and are the next ones of those that asked them. A source
+    /// that was asking for as much as it may has lost its turn, and gets it back.
     pub(in crate::control::dns) fn ask_all(&mut self, now: Instant) {
-        let mut asked = Vec::new();
         for (name, record) in &mut self.records {
             record.families.iter_mut().for_each(|known| known.forget_question(now));
             if let Stage::Asked(by) = record.stage {
-                self.sources.of(by).asked -= 1;
-                record.rest(name, &mut self.sources);
-                asked.push((name.clone(), by));
+                record.stage = Stage::Queued(vec![by]);
+                let own = self.sources.of(by);
+                own.asked -= 1;
+                own.queue.push_front(name.clone());
+                self.sources.put_in_turn(by);
             }
         }
         self.asked = 0;
-        for (name, by) in asked {
-            // It had a place in the queue before.
-            self.enqueue(&name, by);
-        }
     }
 
     /// How many names are kept.
@@ -266,10 +264,8 @@ impl ClaimedBook {
         let families: Vec<Family> = Family::BOTH.into_iter().filter(due).collect();
         if families.is_empty() {
             // Nobody waits any more, or nothing is to be asked.
-            for waiting in std::mem::take(&mut record.waiting) {
-                self.sources.of(waiting.source).waiting -= 1;
-            }
             record.rest(name, &mut self.sources);
+            self.sources.stop_waiting(&std::mem::take(&mut record.waiting));
             return families;
         }
         families.iter().for_each(|family| record.families[*family as usize].is_asked = true);
@@ -287,10 +283,7 @@ impl ClaimedBook {
         }
         let found = record.found();
         let waiting = std::mem::take(&mut record.waiting);
-        for one in &waiting {
-            self.sources.of(one.source).waiting -= 1;
-            self.sources.drop_unused(one.source);
-        }
+        self.sources.stop_waiting(&waiting);
         let in_time = waiting.into_iter().filter(|one| one.until > now);
         let answer = |Waiting { worker, connection, .. }| {
             let (name, found) = (name.clone(), found.clone());

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::record::Waiting;
 use crate::sniff::Name;
 
 /// All sources that have something.
@@ -46,6 +47,14 @@ impl Sources {
         };
         if self.all.get(&source).is_some_and(is_unused) {
             self.all.remove(&source);
+        }
+    }
+
+    /// These connections wait no longer.
+    pub(super) fn stop_waiting(&mut self, connections: &[Waiting]) {
+        for one in connections {
+            self.of(one.source).waiting -= 1;
+            self.drop_unused(one.source);
         }
     }
 

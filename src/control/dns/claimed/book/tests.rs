@@ -342,6 +342,38 @@ fn a_new_server_is_asked_what_the_old_one_has_not_answered() {
 }
 
 #[test]
+fn a_new_server_is_asked_by_a_source_whose_queue_is_full() {
+    let mut bench = Bench::new();
+    for n in 0..NAMES_PER_SOURCE_MAX {
+        bench.ask(&format!("n{n}.evil.example"), pod(1));
+    }
+    assert_eq!(bench.asked().len(), ASKED_PER_SOURCE_MAX);
+    for n in 0..ASKED_PER_SOURCE_MAX {
+        bench.ask(&format!("n{n}.shop.example"), pod(2));
+        bench.ask(&format!("n{n}.shop.example"), pod(1));
+    }
+    assert_eq!(bench.asked().len(), ASKED_PER_SOURCE_MAX);
+    bench.is_told("more.evil.example", "NoRoom");
+    bench.book.ask_all(bench.now);
+    let asked = bench.asked();
+    let of = |domain: &str| asked.iter().filter(|name| name.ends_with(domain)).count();
+    assert_eq!((of(".evil.example"), of(".shop.example")), (16, 16));
+}
+
+#[test]
+fn a_source_that_only_waited_for_the_names_of_others_is_forgotten() {
+    let mut bench = Bench::new();
+    bench.ask("a.example", pod(1));
+    assert_eq!(bench.asked(), ["a.example"]);
+    bench.ask("a.example", pod(2));
+    bench.book.ask_all(bench.now);
+    bench.pass(6 * SECOND);
+    assert_eq!(bench.asked(), [""; 0], "it is too late for both");
+    bench.pass(UNUSED_MAX + EXPIRY_PERIOD);
+    assert!(bench.book.sources.is_empty());
+}
+
+#[test]
 fn answers_are_cut_to_a_size() {
     let mut bench = Bench::new();
     bench.waits("a.example", &["a.example"]);
