@@ -228,8 +228,9 @@ impl<C: Default> SeriesTable<C> {
         (entry.made == known.made).then_some(known.index)
     }
 
-    /// The series that differs from `index` in its flags alone: how a connection ends is known only
-    /// then. An overflow series stands for all flags.
+    /// The series that differs from `index`, which is held, in its flags alone: how a connection
+    /// ends is known only then. An overflow series stands for all flags. So does one beside which
+    /// there is no room: a connection is counted as closed where it was counted as opened.
     pub fn with_flags(&mut self, index: SeriesIndex, flags: ResponseFlags) -> SeriesIndex {
         let entry = &self.entries[index.0 as usize];
         if entry.labels.flags == flags || entry.series.overflow == Overflow::Yes {
@@ -241,7 +242,8 @@ impl<C: Default> SeriesTable<C> {
         if let Some(index) = self.search(whole, |entry| entry.labels == labels) {
             return index;
         }
-        self.insert(labels, maker, Hashes { source, base, whole })
+        let hashes = Hashes { source, base, whole };
+        self.make(&labels, maker, hashes).unwrap_or(index)
     }
 
     /// `destination_service_name` of a series.
@@ -290,8 +292,14 @@ impl<C: Default> SeriesTable<C> {
         self.entries.is_empty()
     }
 
-    #[cold]
     fn insert(&mut self, labels: Labels, maker: IpAddr, hashes: Hashes) -> SeriesIndex {
+        let inserted = self.make(&labels, maker, hashes);
+        inserted.unwrap_or_else(|| self.other(&labels, maker, hashes.source))
+    }
+
+    /// Makes a series, if there is room for one.
+    #[cold]
+    fn make(&mut self, labels: &Labels, maker: IpAddr, hashes: Hashes) -> Option<SeriesIndex> {
         if self.len() >= self.series_max || self.room.is_short() {
             self.retire_one();
         }
@@ -301,14 +309,14 @@ impl<C: Default> SeriesTable<C> {
         }
         if is_over_share || self.len() >= self.series_max {
             self.counters.series_refused.add(1);
-            return self.other(&labels, maker, hashes.source);
+            return None;
         }
-        let index = self.push(labels, maker, hashes, Overflow::No);
+        let index = self.push(labels.clone(), maker, hashes, Overflow::No);
         *self.makers.entry(maker).or_default() += 1;
         let entries = &self.entries;
         let hash = |place: &u32| entries[*place as usize].series.hash;
         self.places.insert_unique(hashes.whole, index.0, hash);
-        index
+        Some(index)
     }
 
     /// Three quarters of the places that this worker may count on are taken, and `maker` has a

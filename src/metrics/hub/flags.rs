@@ -84,7 +84,8 @@ mod tests {
     use proptest::prelude::*;
 
     use crate::drain::Phase;
-    use crate::metrics::testing::{cluster, key, read_strictly, workload};
+    use crate::metrics::series::SeriesKey;
+    use crate::metrics::testing::{another_maker, cluster, key, read_strictly, workload};
     use crate::metrics::{Format, MetricsHub, ResponseFlags};
 
     /// What may happen between two scrapes.
@@ -187,5 +188,46 @@ mod tests {
         assert_eq!(scrape(&hub), lines([1.0, 0.0], [1.0, 1.0]));
         worker.series.cells(reset).count_closed();
         assert_eq!(scrape(&hub), lines([1.0, 1.0], [1.0, 1.0]));
+    }
+    /// A connection is open, and then it is reset, under one label set beside so many of others.
+    /// What each line has opened and closed, before and after.
+    fn life_beside(others: usize, workers: usize, series_max: usize) -> [Vec<[f64; 2]>; 2] {
+        let hub = MetricsHub::new(series_max, workers);
+        let mut all: Vec<_> = (0..workers).map(|id| hub.worker(id)).collect();
+        let (source, cluster) = (workload("shop"), cluster("api.example"));
+        let series = all[0].series.find(key(&source, &cluster));
+        all[0].series.cells(series).opened.add(1);
+        for n in 0..others {
+            let name = format!("{n}.example");
+            let maker = another_maker();
+            let key = SeriesKey { service: Some(&name), maker, ..key(&source, &cluster) };
+            all[workers - 1].series.find(key);
+        }
+        let open = scrape_lines(&hub);
+        let reset = all[0].series.with_flags(series, ResponseFlags::UpstreamRemoteReset);
+        all[0].series.cells(reset).count_closed();
+        [open, scrape_lines(&hub)]
+    }
+
+    /// The lines that anything is counted in.
+    fn scrape_lines(hub: &MetricsHub) -> Vec<[f64; 2]> {
+        let text = hub.encode(Format::Text, Phase::Serving);
+        let mut lines: HashMap<String, [f64; 2]> = HashMap::new();
+        for (line, value) in read_strictly(&text, Format::Text) {
+            let of = |at: usize, name: &str| line.strip_prefix(name).map(|labels| (at, labels));
+            let opened = of(0, "istio_tcp_connections_opened_total");
+            if let Some((at, labels)) = opened.or(of(1, "istio_tcp_connections_closed_total")) {
+                lines.entry(labels.to_owned()).or_default()[at] = value;
+            }
+        }
+        lines.into_values().filter(|line| *line != [0.0, 0.0]).collect()
+    }
+
+    #[test]
+    fn a_connection_is_closed_where_it_was_opened_when_there_is_no_room_for_its_flags() {
+        let expected = [vec![[1.0, 0.0]], vec![[1.0, 1.0]]];
+        // The worker's table is full, or all label sets together are as many as there may be.
+        assert_eq!(life_beside(3, 1, 4), expected);
+        assert_eq!(life_beside(15, 2, 16), expected);
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use hashbrown::HashTable;
 
 use super::flags::Shown;
+use crate::metrics::ResponseFlags;
 use crate::metrics::labels::Labels;
 use crate::metrics::series::{AddCells, Overflow, Series};
 
@@ -129,8 +130,22 @@ impl<C: AddCells> Fold<C> {
             self.groups.push(Group::new(series.labels.clone(), series));
         } else {
             self.refused.entry(hash, |known| *known == hash, |known| *known).or_insert(hash);
-            self.take_other(series);
+            match self.without_flags(&series) {
+                // Connections are counted as closed where they were counted as opened.
+                Some(base) => base.parts.push(series),
+                None => self.take_other(series),
+            }
         }
+    }
+
+    /// The label set under which connections are counted as opened that end with the flags of
+    /// `series`. A request is counted once, with its flags.
+    fn without_flags(&mut self, series: &Series<C>) -> Option<&mut Group<C>> {
+        let is_request = series.labels.response_code.is_some();
+        let labels = Labels { flags: ResponseFlags::None, ..series.labels.clone() };
+        let is_it =
+            |group: &&mut Group<C>| group.base_hash == series.base_hash && *group.labels == labels;
+        if is_request { None } else { self.groups.iter_mut().find(is_it) }
     }
 
     pub(super) fn groups(&self) -> impl Iterator<Item = &Group<C>> {
