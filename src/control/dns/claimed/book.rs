@@ -34,6 +34,9 @@ const NAMES_PER_SOURCE_MAX: usize = NAMES_MAX / 4;
 const ASKED_MAX: usize = 64;
 /// Of them, those of one source.
 const ASKED_PER_SOURCE_MAX: usize = ASKED_MAX / 4;
+/// Beside them, of sources that have none asked for, one each. Else a few sources whose names
+/// nobody answers would hold up all others, for longer than a connection waits.
+const ASKED_BESIDE_MAX: usize = 64;
 /// Connections of one source that wait.
 const WAITING_PER_SOURCE_MAX: usize = 4_096;
 /// A name that no connection has needed for so long is forgotten (Envoy's default `host_ttl`).
@@ -113,8 +116,9 @@ impl ClaimedBook {
         &mut self,
         now: Instant,
     ) -> Option<(Name, Vec<Family>)> {
-        while self.asked < ASKED_MAX {
-            let (source, name) = self.sources.next_in_turn(ASKED_PER_SOURCE_MAX)?;
+        while self.asked < ASKED_MAX + ASKED_BESIDE_MAX {
+            let of_one = if self.asked < ASKED_MAX { ASKED_PER_SOURCE_MAX } else { 1 };
+            let (source, name) = self.sources.next_in_turn(of_one)?;
             let families = self.begin(&name, source, now);
             if !families.is_empty() {
                 return Some((name, families));
@@ -146,7 +150,6 @@ impl ClaimedBook {
             self.asked -= 1;
             self.sources.of(by).asked -= 1;
             record.rest(name, &mut self.sources);
-            self.sources.put_in_turn(by);
             self.sources.drop_unused(by);
         }
         (result, self.tell(name, now))
@@ -172,8 +175,7 @@ impl ClaimedBook {
         settled.into_iter().chain(self.next_expiry).min()
     }
 
-    /// The questions under way are lost, and are the next ones of those that asked them. A source
-    /// that was asking for as much as it may has lost its turn, and gets it back.
+    /// The questions under way are lost, and are the next ones of those that asked them.
     pub(in crate::control::dns) fn ask_all(&mut self, now: Instant) {
         for (name, record) in &mut self.records {
             record.families.iter_mut().for_each(|known| known.forget_question(now));

@@ -11,7 +11,7 @@ use crate::sniff::Name;
 #[derive(Debug, Default)]
 pub(super) struct Sources {
     all: HashMap<IpAddr, Source>,
-    /// Those with names in their queues, the next one first.
+    /// All with names in their queues, the next one first.
     turns: VecDeque<IpAddr>,
 }
 
@@ -66,18 +66,16 @@ impl Sources {
         }
     }
 
-    /// The next name, of a source with fewer than `asked_max` that are being asked for.
+    /// The next name, of a source with fewer than `asked_max` that are being asked for. The others
+    /// are passed over.
     pub(super) fn next_in_turn(&mut self, asked_max: usize) -> Option<(IpAddr, Name)> {
         for _ in 0..self.turns.len() {
             let source = self.turns.pop_front()?;
             let own = self.of(source);
             own.has_turn = false;
-            if own.asked >= asked_max {
-                // It gets its turns again when one of its questions is settled.
-                continue;
-            }
-            if let Some(name) = own.queue.pop_front() {
-                self.put_in_turn(source);
+            let name = if own.asked < asked_max { own.queue.pop_front() } else { None };
+            self.put_in_turn(source);
+            if let Some(name) = name {
                 return Some((source, name));
             }
         }

@@ -220,6 +220,31 @@ fn a_source_that_has_its_share_of_questions_leaves_turns_to_others() {
 }
 
 #[test]
+fn sources_whose_names_nobody_answers_hold_up_no_other_one() {
+    let mut bench = Bench::new();
+    for n in 0..40 {
+        for source in 1..=4 {
+            bench.ask(&format!("n{n}.p{source}.example"), pod(source));
+        }
+    }
+    assert_eq!(bench.asked().len(), ASKED_MAX);
+    let victim = bench.ask("api.example", pod(5));
+    bench.ask("more.example", pod(5));
+    assert_eq!(bench.asked(), ["api.example"], "one of each that has none");
+    bench.replies("api.example", found(&["192.0.2.1"], 30), none());
+    assert_eq!(bench.told(), [(victim, "192.0.2.1".into())]);
+    assert_eq!(bench.asked(), ["more.example"]);
+    // There is an end to it.
+    for n in 6..=250 {
+        bench.ask(&format!("p{n}.example"), pod(n));
+    }
+    assert_eq!(bench.asked().len(), ASKED_BESIDE_MAX - 1);
+    // The others have kept their turns.
+    bench.replies("more.example", failed(), failed());
+    assert_eq!(bench.asked().len(), 1);
+}
+
+#[test]
 fn sources_take_turns() {
     let mut bench = Bench::new();
     for n in 1..=20 {
