@@ -79,8 +79,6 @@ mod asked {
         LegClosedInFlight,
         /// The upstream is closed while the downstream's bytes are being sent to it.
         LegClosedUnderSend,
-        /// A pipe is used where it hides a reset.
-        ResetHiddenByPipe,
         /// A connect that only seems to have succeeded is believed.
         ConnectNotVerified,
         /// A gauge is not counted down.

@@ -2,7 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
+
+use nix::sys::socket::MsgFlags;
 
 use crate::sys::buffers::{BUFFER_BYTES, Buffer, BufferPool};
 use crate::sys::kernel::{
@@ -467,6 +470,33 @@ fn splice_never_blocks_and_a_pipe_with_bytes_is_not_lent_again() {
     while pipe.fill(&other, u64::MAX).unwrap() == Spliced::NotReady {}
     pool.give_back(pipe);
     assert_eq!(pool.open(), 0, "a pipe that holds bytes is destroyed");
+}
+
+#[test]
+fn a_splice_reports_the_reset_behind_the_bytes_also_where_fin_was_sent() {
+    for sends_fin in [false, true] {
+        let (source, mut peer) = pair();
+        nix::sys::socket::send(source.as_raw_fd(), b"unread", MsgFlags::empty()).unwrap();
+        if sends_fin {
+            source.shutdown_write().unwrap();
+        }
+        peer.write_all(&[5; 1000]).unwrap();
+        // What it has not read makes its close a reset.
+        drop(peer);
+        let mut pipe = Pipe::new().unwrap();
+        let mut moved = 0;
+        let end = loop {
+            match pipe.fill(&source, u64::MAX) {
+                Ok(Spliced::NotReady) => {}
+                Ok(Spliced::Bytes(bytes)) => {
+                    moved += bytes;
+                    pipe = Pipe::new().unwrap();
+                }
+                end => break end,
+            }
+        };
+        assert_eq!((end, moved), (Err(Errno::ECONNRESET), 1000), "FIN: {sends_fin}");
+    }
 }
 
 #[test]

@@ -23,8 +23,7 @@ fn bytes_pass_both_ways_whatever_their_number_and_pieces() {
         (32_768, 32_769, 1448),
         (200_000, 3, 65_536),
         (5_000_000, 9_000_001, 100_000),
-        // A direction beside one that has ended is copied: a pipe would hide a reset.
-        (20_000_000, 20_000_000, 1_000_000),
+        (20_000_000, 1_000, 1_000_000),
     ]
     .into_iter()
     .enumerate()

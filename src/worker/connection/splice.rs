@@ -12,9 +12,6 @@ impl<K: Kernel> Connection<K> {
     /// The source has bytes: into the pipe with them, and on.
     pub(super) fn fill(&mut self, side: Side, cx: &mut Context<K>) -> Next {
         let unseen = self.gate.unseen(side);
-        if self.hides_resets(side) {
-            return self.receive_again(side, cx);
-        }
         let direction = &mut self.directions[side as usize];
         let source = &self.ends[side as usize].socket;
         let (Held::Pipe(pipe), Some(source)) = (&mut direction.held, source) else {
@@ -39,14 +36,6 @@ impl<K: Kernel> Connection<K> {
             }
             Err(_) => Next::Lost(side, LostBy::Reading),
         }
-    }
-
-    /// A splice that moves bytes and then meets a reset reports the bytes, and the kernel does not
-    /// report the reset again. Once FIN was sent to the source, too, its end looks like a reset
-    /// ([`crate::sys::kernel::StreamSocket::is_connected`]), so that nothing else would tell them
-    /// apart.
-    fn hides_resets(&self, side: Side) -> bool {
-        self.directions[side.peer() as usize].half.is_over() && !planted!(ResetHiddenByPipe)
     }
 
     /// The pipe, which is empty, is given back, and the source read by receives.
@@ -102,10 +91,6 @@ impl<K: Kernel> Connection<K> {
         {
             return;
         }
-        if self.hides_resets(side) {
-            return;
-        }
-        let direction = &mut self.directions[side as usize];
         let kernel = &mut cx.kernel;
         match cx.pipes.take(|| kernel.open_pipe()) {
             Some(pipe) => {

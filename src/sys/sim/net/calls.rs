@@ -135,10 +135,6 @@ impl Net {
         self.ends[id.0].error.take()
     }
 
-    pub(in crate::sys::sim) fn clear_error(&mut self, id: EndId) {
-        self.ends[id.0].error = None;
-    }
-
     pub(in crate::sys::sim) fn has_received(&self, id: EndId) -> bool {
         !self.ends[id.0].received.is_empty()
     }
