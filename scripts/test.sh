@@ -100,7 +100,7 @@ tools() {
     need_packages cc=gcc unshare=util-linux ip=iproute2 nft=nftables curl=curl openssl=openssl \
         nginx=nginx shellcheck=shellcheck promtool=prometheus wrk=wrk iperf3=iperf3 \
         h2load=nghttp2-client valgrind=valgrind taskset=util-linux python3=python3 haproxy=haproxy \
-        dnsmasq=dnsmasq-base
+        dnsmasq=dnsmasq-base node=nodejs
     have cargo || die "cargo is missing; install Rust as https://rustup.rs says"
     local component
     for component in fmt clippy; do

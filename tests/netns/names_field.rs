@@ -3,7 +3,7 @@
 
 use crate::lab::{Lab, web};
 use crate::options::{Options, Policy, named_entry};
-use crate::programs::{Nginx, behind_nginx, curl, python, python_server};
+use crate::programs::{Nginx, behind_nginx, curl, node_server, python, python_server};
 use crate::proxy::Proxy;
 
 /// A server of Python: `serve(connection)` for each connection, in a thread of its own.
@@ -84,6 +84,57 @@ for n in range(3):
     assert s.recv(1000) == b'\\xd3' + sentence
 print('whole')";
     assert_eq!(python(&lab, client, &[&at.to_string()]), "whole\n");
+    drop(server);
+    proxy.finish();
+}
+
+#[test]
+fn a_source_of_a_radio_stream_passes_behind_its_odd_method() {
+    let lab = Lab::new();
+    let at = web(10, 8000);
+    let serve = "def serve(c):
+    line = head(c).split(b'\\r\\n')[0]
+    c.sendall(b'HTTP/1.0 200 OK\\r\\n\\r\\n')
+    got = b''
+    while len(got) < 50000: got += c.recv(50000)
+    c.sendall(b'%s: %d' % (line, len(got)))
+    c.close()";
+    let server = python_server(&lab, &[at], &python_program(serve));
+    let proxy = Proxy::start(&lab, &beside_another(at.port()));
+    let client = "import socket, sys
+host, port = sys.argv[1].rsplit(':', 1)
+s = socket.create_connection((host, int(port)), 10)
+s.sendall(b'SOURCE /live ICE/1.0\\r\\nContent-Type: audio/mpeg\\r\\nIce-Public: 0\\r\\n\\r\\n')
+while not s.recv(1000).endswith(b'\\r\\n\\r\\n'): pass
+s.sendall(b'\\xff\\xfb' * 25000)
+print(s.recv(1000).decode())";
+    assert_eq!(python(&lab, client, &[&at.to_string()]), "SOURCE /live ICE/1.0: 50000\n");
+    drop(server);
+    proxy.finish();
+}
+
+/// Node.js, too, gives a response up when its client ends its half.
+#[test]
+fn a_slow_response_of_node_that_cannot_be_framed_is_whole() {
+    let lab = Lab::new();
+    let at = web(10, 80);
+    let serve = "const [host, port] = process.argv.at(-1).split(':');
+        require('http').createServer({ maxHeaderSize: 65536 }, (request, response) => {
+            for (let n = 0; n < 140; n++) response.setHeader('x-link-' + n, 'x');
+            let left = 8;
+            const timer = setInterval(() => {
+                response.write('z'.repeat(5000));
+                if (--left === 0) { clearInterval(timer); response.end(); }
+            }, 100);
+        }).listen(Number(port), host);";
+    let server = node_server(&lab, &[at], serve);
+    let registry = named_entry("files.test", "HTTP", 80, None);
+    let policy = Policy::RegistryOnly;
+    let proxy = Proxy::start(&lab, &Options { policy, registry, ..Options::default() });
+    let size = ["--output", "/dev/null", "--write-out", "%{http_code} %{size_download}"];
+    let asked = ["--header", "Host: files.test", &format!("http://{at}/")];
+    assert_eq!(curl(&lab, &[&size[..], &asked[..]].concat()).text(), "200 40000");
+    proxy.wait_for_metric("egret_http_unframed_answers_total", &[], 1);
     drop(server);
     proxy.finish();
 }

@@ -129,6 +129,13 @@ pub(crate) fn python_server_with(
     Program::serve(lab, at, command)
 }
 
+/// A Node.js program that serves in the world outside, at the addresses in its arguments.
+pub(crate) fn node_server(lab: &Lab, at: &[SocketAddr], program: &str) -> Program {
+    let mut command = Command::new("node");
+    command.args(["-e", program, "--"]).args(at.iter().map(ToString::to_string));
+    Program::serve(lab, at, command)
+}
+
 /// `openssl s_server`, which answers with a page about the handshake.
 pub(crate) fn tls_server(lab: &Lab, at: SocketAddr) -> (Program, TempDir) {
     let directory = tempfile::tempdir().expect("there is a temporary directory");
