@@ -170,15 +170,25 @@ pub enum ByAddress {
     Nothing,
 }
 
+/// The `kind` of the documents that are taken.
+const KIND: &str = "ServiceEntry";
+
 /// What a document is. Two versions of one document have the same.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub struct DocumentId {
-    /// `kind`.
-    pub kind: Box<str>,
+    /// `kind`; that of a refused document as it was meant.
+    pub kind: &'static str,
     /// `metadata.namespace`; `default` when the document names none.
     pub namespace: Box<str>,
     /// `metadata.name`.
     pub name: Box<str>,
+}
+
+impl DocumentId {
+    /// The service entry of this namespace and name.
+    fn new(namespace: Box<str>, name: Box<str>) -> Self {
+        Self { kind: KIND, namespace, name }
+    }
 }
 
 /// A document that is not taken.
@@ -241,8 +251,7 @@ impl ServiceEntry {
     /// What the document is.
     #[must_use]
     pub fn id(&self) -> DocumentId {
-        let (namespace, name) = (self.namespace.clone(), self.name.clone());
-        DocumentId { kind: "ServiceEntry".into(), namespace, name }
+        DocumentId::new(self.namespace.clone(), self.name.clone())
     }
 
     /// `namespace/name`.

@@ -143,6 +143,10 @@ fn a_file_of_which_not_everything_is_known_keeps_all_documents_that_it_had() {
         three.clone() + "kind: ServiceEntry\nmetadata: {name: one}\n",
         three.clone() + "apiVersion: v1\nmetadata: {name: one}\n",
         three.clone() + "apiVersion: v1\nkind: List\n",
+        three.clone() + "apiVersion: v1\nkind: List\nmetadata: {name: three}\nitems: {}\n",
+        three.clone()
+            + "apiVersion: networking.istio.io/v1\nkind: ServiceEntryLst\n\
+               metadata: {name: three}\nitems: []\n",
     ] {
         let mut reloads = Reloads::new(&one, &document("two", "192.0.2.2"));
         let loaded = reloads.with("a", &broken);
@@ -170,15 +174,21 @@ fn a_file_that_cannot_be_read_keeps_its_documents_and_one_that_is_gone_does_not(
 }
 
 #[test]
-fn other_kinds_need_no_name_and_a_mistyped_one_does() {
+fn other_kinds_are_ignored_and_a_mistyped_one_stands_for_a_service_entry() {
     let one = document("one", "192.0.2.1");
     let mut reloads = Reloads::new(&one, "apiVersion: v1\nkind: Kustomization\n");
     assert!(reloads.last.refused.is_empty(), "it is ignored");
-    let mistyped = one.replace("kind: ServiceEntry", "kind: ServiceEntri");
-    let loaded = reloads.with("a", mistyped);
-    let kind = loaded.refused[0].id.as_ref().map(|id| &*id.kind);
-    assert_eq!((kind, loaded.refused[0].stale), (Some("ServiceEntri"), false));
-    assert_eq!(in_use(loaded), [], "a document of another kind is another document");
+    let of_kind = |kind: &str| one.replace("kind: ServiceEntry", &format!("kind: {kind}"));
+    let loaded = reloads.with("a", of_kind("ServiceEntri"));
+    assert_eq!(refused(loaded), [(Some("one"), Some(1), STALE)]);
+    assert_eq!(loaded.refused[0].id.as_ref().map(|id| id.kind), Some("ServiceEntry"));
+    assert_eq!(in_use(loaded), used(&[("192.0.2.1", STALE)]));
+    let loaded = reloads.with("a", of_kind("ServiceEntri").replace("one", "other"));
+    assert_eq!(in_use(loaded), [], "under another name it is another document");
+    reloads.with("a", &one);
+    let loaded = reloads.with("a", of_kind("VirtualService"));
+    assert!(loaded.refused.is_empty(), "a kind that Istio has is ignored");
+    assert_eq!(in_use(loaded), [], "and is no service entry");
 }
 
 #[test]
@@ -343,11 +353,9 @@ proptest! {
             lab.write(&format!("registry.d/{n}.yaml"), text);
         }
         let reloaded = super::load(&config_file, Some(&former)).unwrap();
-        let is_another = spoilt.contains("ServiceEntri");
-        let reference = match (is_whole, is_another) {
-            (true, true) => load(&files(without, &after), None),
-            (true, false) => load(&files(&before[0], &after), None),
-            (false, _) => load(&[file(&before[0], &before[1]), file(&after[2], &after[3])], None),
+        let reference = match is_whole {
+            true => load(&files(&before[0], &after), None),
+            false => load(&[file(&before[0], &before[1]), file(&after[2], &after[3])], None),
         };
         prop_assert_eq!(verdicts(&reloaded), verdicts(&reference), "at reload: {}", spoilt);
     }

@@ -8,12 +8,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::entry::{NAMESPACE, name, service_entry};
-use super::{Contents, DocumentId, Origin, RefusedDocument, ServiceEntry};
+use super::{Contents, DocumentId, KIND, Origin, RefusedDocument, ServiceEntry};
 use crate::diagnostics::{Diagnostics, Finding};
 use crate::yaml::{self, Node, Value, values};
 
 const GROUP: &str = "networking.istio.io/";
 const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
+const LISTS: [&str; 2] = ["List", "ServiceEntryList"];
 /// The other kinds of the group, which stand beside service entries in a dump of a cluster.
 const OTHER_KINDS: [&str; 8] = [
     "DestinationRule",
@@ -77,7 +78,7 @@ impl Reader {
             return self.refuse(node, Finding::at(node.line, message).fix(fix));
         };
         match kind {
-            "List" | "ServiceEntryList" => {
+            _ if LISTS.contains(&kind) => {
                 let items = match node.get("items") {
                     None => Err(Finding::at(node.line, "a list without `items`")),
                     // As an empty list is printed by programs in Go.
@@ -89,7 +90,7 @@ impl Reader {
                     Err(finding) => self.refuse(node, finding),
                 }
             }
-            "ServiceEntry" => self.service_entry(node, version),
+            KIND => self.service_entry(node, version),
             _ => self.other_kind(node, kind, version),
         }
     }
@@ -113,7 +114,7 @@ impl Reader {
     }
 
     /// Another resource does no harm. A kind that Istio does not have is a typing error or half a
-    /// word, behind which a service entry would be lost.
+    /// word: the document stands for the service entry of its namespace and name.
     fn other_kind(&mut self, node: &Node<'_>, kind: &str, version: &str) {
         let istio = version.starts_with(GROUP);
         let known = OTHER_KINDS.contains(&kind);
@@ -161,13 +162,17 @@ fn kind<'n>(node: &'n Node<'_>) -> Option<(&'n str, &'n str)> {
     text("kind").zip(text("apiVersion"))
 }
 
-/// What the document is, whatever else is wrong with it.
+/// The service entry that a refused document stands for, whatever is wrong with it. A list, or what
+/// may be one, stands for any number of them.
 fn id(node: &Node<'_>) -> Option<DocumentId> {
     let (kind, _) = kind(node)?;
+    if LISTS.contains(&kind) || node.get("items").is_some() {
+        return None;
+    }
     let metadata = node.get("metadata")?;
     let namespace = match metadata.get("namespace") {
         Some(node) => name(node).ok()?,
         None => NAMESPACE.into(),
     };
-    Some(DocumentId { kind: kind.into(), namespace, name: name(metadata.get("name")?).ok()? })
+    Some(DocumentId::new(namespace, name(metadata.get("name")?).ok()?))
 }
