@@ -4,8 +4,12 @@
 //! use, whichever file that came from; without one it is absent. A file of which not everything is
 //! known keeps all documents that it had. So one bad document costs no other, and an entry that is
 //! absent opens nothing under REGISTRY_ONLY.
+//!
+//! Each good document replaces at most one version in use; what is not replaced is kept where a
+//! document of the same name is refused. The room that this takes is reserved before any document
+//! is taken, so that a new one pushes out none that is in use.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -45,100 +49,175 @@ pub(super) struct Merged {
 
 /// The registry of these `files`; `in_use` are the entries of the generation before.
 pub(super) fn registry(files: Vec<(PathBuf, Contents)>, in_use: &[ServiceEntry]) -> Merged {
+    let mut merged = Merged::default();
     let mut of_file: HashMap<&Path, Vec<DocumentId>> = HashMap::new();
     if files.iter().any(|(_, contents)| !contents.is_whole) {
         for entry in in_use {
             of_file.entry(&entry.origin.file).or_default().push(entry.id());
         }
     }
-    let mut merger = Merger::default();
-    let mut not_taken = Vec::new();
-    for (path, contents) in files {
+    let mut documents = Vec::new();
+    for (path, mut contents) in files {
+        merged.diagnostics.append(&mut contents.diagnostics);
         let had = of_file.remove(&*path).unwrap_or_default();
-        let documents = merger.take(contents, had);
-        if !documents.is_empty() {
-            not_taken.push((path, documents));
-        }
+        documents.push(Documents::new(path, contents, had));
     }
-    if not_taken.is_empty() {
-        return merger.merged;
+    let former = Former::new(in_use, &mut documents);
+    let mut merger = Merger { claims: former.claims(&documents), merged, former, is_full: false };
+    for documents in &mut documents {
+        merger.take(documents);
     }
-    // A document that has moved to another file is in use from there.
-    let taken: HashSet<DocumentId> = merger.merged.entries.iter().map(ServiceEntry::id).collect();
-    let mut former: HashMap<DocumentId, Vec<&ServiceEntry>> = HashMap::new();
-    for entry in in_use {
-        former.entry(entry.id()).or_default().push(entry);
-    }
-    former.retain(|id, _| !taken.contains(id));
-    for (path, documents) in not_taken {
-        for document in documents {
-            merger.keep(&path, document, &mut former);
-        }
+    for Documents { path, refused, .. } in documents {
+        merger.keep(&path, refused);
     }
     merger.merged
 }
 
-#[derive(Default)]
-struct Merger {
-    merged: Merged,
-    claims: usize,
-    /// A document had no room.
-    is_full: bool,
-    /// Of these documents the former version is kept.
-    stale: HashSet<DocumentId>,
+/// The documents of one file.
+struct Documents<'f> {
+    path: PathBuf,
+    good: Vec<Good<'f>>,
+    refused: Vec<RefusedDocument>,
 }
 
-impl Merger {
-    /// Takes the documents of a file that are good; returns the others. `had` are the documents
-    /// that the file has in use.
-    fn take(&mut self, contents: Contents, had: Vec<DocumentId>) -> Vec<RefusedDocument> {
-        let Contents { entries, refused: mut others, is_whole, diagnostics } = contents;
-        self.merged.diagnostics.extend(diagnostics);
-        for entry in entries {
-            if !is_whole || !self.has_room(&entry) {
-                others
-                    .push(RefusedDocument { id: Some(entry.id()), line: Some(entry.origin.line) });
-            } else {
-                self.merged.entries.push(entry);
-            }
+/// A document that can be taken.
+struct Good<'f> {
+    entry: ServiceEntry,
+    /// The version in use that it replaces.
+    former: Option<&'f ServiceEntry>,
+}
+
+impl Good<'_> {
+    /// The claims that are reserved until it is decided whether the document is taken: those of
+    /// the smaller version, which serves in either case.
+    fn reserved(&self) -> usize {
+        self.former.map_or(0, |former| former.claims().min(self.entry.claims()))
+    }
+}
+
+impl<'f> Documents<'f> {
+    /// `had` are the documents that the file has in use.
+    fn new(path: PathBuf, contents: Contents, had: Vec<DocumentId>) -> Self {
+        let Contents { entries, mut refused, is_whole, .. } = contents;
+        if is_whole {
+            let good = entries.into_iter().map(|entry| Good { entry, former: None }).collect();
+            return Self { path, good, refused };
         }
-        if !is_whole {
-            let known: HashSet<_> = others.iter().filter_map(|other| other.id.clone()).collect();
-            let gone = had.into_iter().filter(|id| !known.contains(id));
-            others.extend(gone.map(|id| RefusedDocument { id: Some(id), line: None }));
-            if others.is_empty() {
-                others.push(RefusedDocument { id: None, line: None });
-            }
+        refused.extend(entries.iter().map(refusal));
+        let known: HashSet<_> = refused.iter().filter_map(|one| one.id.clone()).collect();
+        let gone = had.into_iter().filter(|id| !known.contains(id));
+        refused.extend(gone.map(|id| RefusedDocument { id: Some(id), line: None }));
+        if refused.is_empty() {
+            refused.push(RefusedDocument { id: None, line: None });
         }
-        others.sort_by_key(|other| other.line);
-        others
+        Self { path, good: Vec::new(), refused }
     }
 
-    /// Keeps what `former` has of the document, which is not taken as `file` has it.
-    fn keep(
-        &mut self,
-        file: &Path,
-        document: RefusedDocument,
-        former: &mut HashMap<DocumentId, Vec<&ServiceEntry>>,
-    ) {
-        let RefusedDocument { id, line } = document;
-        if let Some(id) = &id {
-            for entry in former.remove(id).into_iter().flatten() {
-                if self.has_room(entry) {
-                    let entry = ServiceEntry { is_stale: true, ..entry.clone() };
-                    self.merged.entries.push(entry);
-                    self.stale.insert(id.clone());
-                }
-            }
+    /// Gives each good document that replaces nothing yet the first version in use of its name
+    /// that `fits`.
+    fn replace(&mut self, former: &mut Former<'f>, fits: fn(&ServiceEntry, &ServiceEntry) -> bool) {
+        for good in self.good.iter_mut().filter(|good| good.former.is_none()) {
+            let Some(versions) = former.versions.get_mut(&good.entry.id()) else { continue };
+            let at = versions.iter().position(|version| fits(version, &good.entry));
+            good.former = at.and_then(|at| versions.remove(at));
         }
-        let stale = id.as_ref().is_some_and(|id| self.stale.contains(id));
-        self.merged.refused.push(Refused { file: file.into(), line, id, stale });
+    }
+}
+
+fn refusal(entry: &ServiceEntry) -> RefusedDocument {
+    RefusedDocument { id: Some(entry.id()), line: Some(entry.origin.line) }
+}
+
+fn is_of_file(version: &ServiceEntry, entry: &ServiceEntry) -> bool {
+    version.origin.file == entry.origin.file
+}
+
+/// Whether this is the same one of several documents of one name in one file.
+fn is_unchanged(version: &ServiceEntry, entry: &ServiceEntry) -> bool {
+    is_of_file(version, entry)
+        && version.hosts == entry.hosts
+        && version.addresses == entry.addresses
+        && version.ports == entry.ports
+        && version.endpoints == entry.endpoints
+}
+
+/// The versions in use that are kept: no good document replaces them, and one is refused that has
+/// their name.
+struct Former<'f> {
+    versions: HashMap<DocumentId, VecDeque<&'f ServiceEntry>>,
+}
+
+impl<'f> Former<'f> {
+    /// Tells the good documents among `all` what they replace. Those of the same file come first;
+    /// what is left has moved.
+    fn new(in_use: &'f [ServiceEntry], all: &mut [Documents<'f>]) -> Self {
+        let mut former = Self { versions: HashMap::new() };
+        for entry in in_use {
+            former.versions.entry(entry.id()).or_default().push_back(entry);
+        }
+        let fits: [fn(&ServiceEntry, &ServiceEntry) -> bool; 3] =
+            [is_unchanged, is_of_file, |_, _| true];
+        for fits in fits {
+            all.iter_mut().for_each(|documents| documents.replace(&mut former, fits));
+        }
+        let refused = all.iter().flat_map(|documents| &documents.refused);
+        let refused: HashSet<_> = refused.filter_map(|one| one.id.as_ref()).collect();
+        former.versions.retain(|id, versions| !versions.is_empty() && refused.contains(id));
+        former
     }
 
-    /// Whether the registry stays small enough with this entry, which then is counted. The first
-    /// one that does not fit is an error.
-    fn has_room(&mut self, entry: &ServiceEntry) -> bool {
-        let claims = self.claims + entry.claims();
+    /// The claims of these versions, and all that are reserved for good documents. That is no more
+    /// than what is in use, so it fits.
+    fn claims(&self, all: &[Documents<'f>]) -> usize {
+        let kept = self.versions.values().flatten().map(|version| version.claims());
+        let good = all.iter().flat_map(|documents| &documents.good);
+        kept.chain(good.map(Good::reserved)).sum()
+    }
+}
+
+struct Merger<'f> {
+    merged: Merged,
+    /// Of what is taken, and what is reserved.
+    claims: usize,
+    former: Former<'f>,
+    /// A document had no room.
+    is_full: bool,
+}
+
+impl<'f> Merger<'f> {
+    /// Takes the good documents of a file for which there is room; refuses the others.
+    fn take(&mut self, documents: &mut Documents<'f>) {
+        for good in documents.good.drain(..) {
+            if self.has_room(&good) {
+                self.merged.entries.push(good.entry);
+                continue;
+            }
+            documents.refused.push(refusal(&good.entry));
+            if let Some(former) = good.former {
+                self.former.versions.entry(former.id()).or_default().push_back(former);
+            }
+        }
+        documents.refused.sort_by_key(|one| one.line);
+    }
+
+    /// Keeps the versions in use of the documents that are refused in the file at `path`.
+    fn keep(&mut self, path: &Path, refused: Vec<RefusedDocument>) {
+        for RefusedDocument { id, line } in refused {
+            let versions = id.as_ref().and_then(|id| self.former.versions.get_mut(id));
+            let stale = versions.is_some();
+            // Another document of the name may be refused as well: it finds none left to keep.
+            for entry in versions.into_iter().flat_map(|versions| versions.drain(..)) {
+                self.merged.entries.push(ServiceEntry { is_stale: true, ..entry.clone() });
+            }
+            self.merged.refused.push(Refused { file: path.into(), line, id, stale });
+        }
+    }
+
+    /// Whether the registry stays small enough with this document, which then is counted. The
+    /// first one that does not fit is an error.
+    fn has_room(&mut self, good: &Good<'_>) -> bool {
+        let entry = &good.entry;
+        let claims = self.claims - good.reserved() + entry.claims();
         if claims <= CLAIMS_MAX {
             self.claims = claims;
             return true;

@@ -210,23 +210,93 @@ fn a_bad_workloads_file_keeps_what_it_said_and_the_registry_is_taken() {
 }
 
 #[test]
-fn a_document_for_which_there_is_no_room_keeps_its_former_version() {
+fn a_version_in_use_is_kept_where_its_twin_in_another_file_is_good() {
+    let list = |documents: &[String]| documents.concat();
+    let one = |address| document("one", address);
+    for broken in [bad("one"), "}{".to_owned()] {
+        for (spoilt, other, kept) in [("a", "b", "192.0.2.1"), ("b", "a", "192.0.2.2")] {
+            let mut reloads = Reloads::new(&one("192.0.2.1"), &one("192.0.2.2"));
+            let mut expected = [("192.0.2.1", FRESH), ("192.0.2.2", FRESH)];
+            expected.iter_mut().for_each(|one| one.1 = one.0 == kept);
+            let loaded = reloads.with(spoilt, &broken);
+            assert_eq!(in_use(loaded), used(&expected), "{spoilt}: {broken}");
+            assert!(refused(loaded)[0].2, "{spoilt}: {broken}");
+            // The twin changes: that replaces its own version only.
+            let loaded = reloads.with(other, one("192.0.2.9"));
+            let expected = [(kept, STALE), ("192.0.2.9", FRESH)];
+            assert_eq!(in_use(loaded), used(&expected), "{spoilt}: {broken}");
+            // What is repaired leaves nothing behind.
+            let loaded = reloads.with(spoilt, one("192.0.2.7"));
+            assert_eq!(in_use(loaded), used(&[("192.0.2.7", FRESH), ("192.0.2.9", FRESH)]));
+        }
+    }
+    // Twins in one file: the one that is as it was is not the one that is refused.
+    let both = list(&[one("192.0.2.1"), one("192.0.2.2")]);
+    let mut reloads = Reloads::new(&both, &document("two", "192.0.2.3"));
+    for (text, kept) in [
+        (list(&[bad("one"), one("192.0.2.2")]), ["192.0.2.1", "192.0.2.2"]),
+        (list(&[one("192.0.2.1"), bad("one")]), ["192.0.2.2", "192.0.2.1"]),
+    ] {
+        let loaded = reloads.with("a", text);
+        let mut expected = [(kept[0], STALE), (kept[1], FRESH), ("192.0.2.3", FRESH)];
+        expected.sort();
+        assert_eq!(in_use(loaded), used(&expected));
+        reloads.with("a", &both);
+    }
+}
+
+/// Fifteen of them leave room for 13120 claims, a fifth of one.
+fn large(name: &str) -> String {
     let hosts: Vec<_> = (0..256).map(|n| format!("h{n}.example.com")).collect();
     let ports: Vec<_> =
         (1..=256).map(|n| format!("{{number: {n}, name: p{n}, protocol: TLS}}")).collect();
     let (hosts, ports) = (hosts.join(", "), ports.join(", "));
-    let large = |name: &str| {
-        format!(
-            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
-             spec: {{addresses: [192.0.2.2], hosts: [{hosts}], ports: [{ports}]}}\n---\n"
-        )
-    };
-    let fifteen: String = (0..15).map(|n| large(&format!("l{n}"))).collect();
+    format!(
+        "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\n\
+         spec: {{addresses: [192.0.2.2], hosts: [{hosts}], ports: [{ports}]}}\n---\n"
+    )
+}
+
+fn fourteen_large() -> String {
+    (0..14).map(|n| large(&format!("l{n}"))).collect()
+}
+
+#[test]
+fn a_document_for_which_there_is_no_room_keeps_its_former_version() {
+    let fifteen = fourteen_large() + &large("l14");
     let mut reloads = Reloads::new(&fifteen, &document("z", "192.0.2.1"));
     let loaded = reloads.with("b", large("z"));
     assert!(in_use(loaded).contains(&("192.0.2.1".into(), STALE)));
     assert_eq!(refused(loaded), [(Some("z"), Some(1), STALE)]);
     assert!(loaded.diagnostics.iter().any(|one| one.message.starts_with("more than 1000000")));
+}
+
+#[test]
+fn a_document_that_finds_no_room_pushes_out_none_that_is_in_use() {
+    let small = document("small", "192.0.2.1");
+    // A new document, and one that grows, before one that is unchanged, changed or refused.
+    for b in [large("z"), large("z").replace("192.0.2.2", "192.0.2.3"), bad("z"), "}{".into()] {
+        for (newcomer, stale) in [("new", FRESH), ("small", STALE)] {
+            let mut reloads = Reloads::new(&(fourteen_large() + &small), &large("z"));
+            reloads.with("b", &b);
+            let rest = if newcomer == "small" { "" } else { &*small };
+            let loaded = reloads.with("a", large(newcomer) + &fourteen_large() + rest);
+            let has = |name: &str| loaded.entries.iter().any(|entry| &*entry.name == name);
+            assert!(has("z") && has("small") && !has("new"), "{newcomer}");
+            let of_a = refused(loaded)[0];
+            assert_eq!(of_a, (Some(newcomer), Some(1), stale));
+        }
+    }
+    // Room that the same reload makes can be had, whatever the order of the files.
+    let mut reloads = Reloads::new(&fourteen_large(), &large("z"));
+    reloads.lab.write("registry.d/b.yaml", document("z", "192.0.2.1"));
+    let loaded = reloads.with("a", fourteen_large() + &large("new"));
+    assert_eq!((refused(loaded), loaded.entries.len()), (vec![], 16));
+    // So can that of a document which is removed.
+    let mut reloads = Reloads::new(&fourteen_large(), &large("z"));
+    reloads.lab.write("registry.d/b.yaml", &small);
+    let loaded = reloads.with("a", fourteen_large() + &large("new"));
+    assert_eq!((refused(loaded), loaded.entries.len()), (vec![], 16));
 }
 
 /// A document of random contents: every protocol, with and without addresses.
