@@ -4,11 +4,13 @@
 //! Nothing on the data path waits: the queue is unbounded, but only the control plane, which waits
 //! for each answer or gives one for each question of a worker, and the watchdog write to it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 use crate::questions::Found;
 use crate::sniff::Name;
@@ -23,6 +25,15 @@ pub enum Command {
         from: usize,
         /// Where the answer goes.
         reply: tokio::sync::oneshot::Sender<ConnectionPage>,
+    },
+    /// Reset the connections that `filter` means, of a bounded number from slot `from` on.
+    Close {
+        /// Which ones.
+        filter: Arc<ConnectionFilter>,
+        /// The slot to begin with: 0, then [`ClosedPage::next`].
+        from: usize,
+        /// Where the answer goes.
+        reply: tokio::sync::oneshot::Sender<ClosedPage>,
     },
     /// The answer to a [`Question`](crate::questions::Question).
     Resolved {
@@ -58,6 +69,45 @@ pub struct ConnectionPage {
     pub connections: Vec<ConnectionInfo>,
     /// The slot to go on from; `None` at the end.
     pub next: Option<usize>,
+}
+
+/// What has come of [`Command::Close`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClosedPage {
+    /// Connections that were reset.
+    pub closed: u64,
+    /// The slot to go on from; `None` at the end.
+    pub next: Option<usize>,
+}
+
+/// Some of the connections: those that have everything which is set here.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConnectionFilter {
+    /// The workload's address is in this prefix.
+    pub source: Option<IpNet>,
+    /// The original destination's address is in this prefix.
+    pub destination: Option<IpNet>,
+    /// The original destination has this port.
+    pub port: Option<u16>,
+    /// `destination_service_name`.
+    pub service: Option<Box<str>>,
+    /// The name that it has shown last.
+    pub name: Option<Name>,
+}
+
+impl ConnectionFilter {
+    /// Whether it takes a connection from the first to the second of `ends`, which is accounted to
+    /// `service` and has shown this name.
+    #[must_use]
+    pub fn takes(&self, ends: (SocketAddr, SocketAddr), service: &str, name: Option<&str>) -> bool {
+        let (source, destination) = ends;
+        let holds = |prefix: &IpNet, address: IpAddr| prefix.contains(&address.to_canonical());
+        self.source.as_ref().is_none_or(|prefix| holds(prefix, source.ip()))
+            && self.destination.as_ref().is_none_or(|prefix| holds(prefix, destination.ip()))
+            && self.port.is_none_or(|port| port == destination.port())
+            && self.service.as_ref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(service))
+            && self.name.as_ref().is_none_or(|wanted| name == Some(wanted.as_str()))
+    }
 }
 
 /// One live connection, as the admin server shows it.

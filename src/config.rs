@@ -97,6 +97,18 @@ pub enum Workers {
 pub struct OutboundTrafficPolicy {
     /// The policy.
     pub mode: Mode,
+    /// What becomes of open connections that a new policy forbids.
+    pub open_connections: OpenConnections,
+}
+
+/// What becomes of open connections that a new policy forbids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OpenConnections {
+    /// They keep the verdict that they began with.
+    Keep,
+    /// They are reset.
+    Close,
 }
 
 /// Istio's outbound traffic policies.
@@ -255,7 +267,10 @@ impl Default for Config {
         Self {
             listen: Listen { capture: Capture::Redirect, port: 15001, addresses: vec![v4, v6] },
             workers: Workers::Auto,
-            outbound_traffic_policy: OutboundTrafficPolicy { mode: Mode::AllowAny },
+            outbound_traffic_policy: OutboundTrafficPolicy {
+                mode: Mode::AllowAny,
+                open_connections: OpenConnections::Keep,
+            },
             black_hole: BlackHole { action: Action::Close, tls_alert: false },
             names: Names::default(),
             registry: Vec::new(),

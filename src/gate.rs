@@ -55,7 +55,7 @@ pub(crate) use http1::{Http1, Mode};
 pub(crate) use http2::Http2;
 pub(crate) use outcome::{
     Action, Attribution, DecidedBy, Inspected, Leg, Logging, Note, Outcome, Policy, Reached,
-    Tables, Unfollowed,
+    Tables, Unfollowed, shown,
 };
 pub(crate) use reply::{
     Answered, AnsweredBy, Exchange, Logged, Malformed, Reply, TLS_ACCESS_DENIED, Why,

@@ -123,6 +123,10 @@ pub enum CloseReason {
     RefusedUpstream,
     /// A request that is malformed, and was refused.
     BadRequest,
+    /// The files have changed, and forbid it (`outboundTrafficPolicy.openConnections: close`).
+    PolicyChanged,
+    /// An operator has ended it (`POST /connections/close`).
+    ClosedByAdmin,
     /// Egret's own fault: what inspects the connection's bytes has panicked.
     InternalError,
 }
@@ -157,6 +161,7 @@ impl CloseReason {
             | Self::NoDescriptor
             | Self::ConnectFailed => ResponseFlags::ConnectFailed,
             Self::NameUnresolved => ResponseFlags::NameUnresolved,
+            Self::PolicyChanged | Self::ClosedByAdmin => ResponseFlags::LocalReset,
             Self::ConnectionLimit
             | Self::SourceLimit
             | Self::GaveWay
@@ -202,6 +207,9 @@ pub enum ResponseFlags {
     /// not retry it.
     #[strum(serialize = "UF")]
     PassthroughFailed,
+    /// `LR`: Egret has reset what was passing.
+    #[strum(serialize = "LR")]
+    LocalReset,
 }
 
 impl ResponseFlags {

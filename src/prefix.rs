@@ -125,14 +125,19 @@ pub(crate) fn display(prefix: &IpNet) -> String {
 /// When the node is anything else.
 pub(crate) fn parse(node: &Node<'_>) -> Result<IpNet, Finding> {
     let text = values::text(node)?;
+    from_text(text).ok_or_else(|| {
+        let message = format!("`{}` is not an IP address or CIDR", values::shortened(text));
+        Finding::at(node.line, message).fix("write it as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32")
+    })
+}
+
+/// The prefix, or single address, that `text` spells.
+pub(crate) fn from_text(text: &str) -> Option<IpNet> {
     let prefix = match text.parse::<IpAddr>() {
         Ok(address) => Some(IpNet::from(address)),
         Err(_) => text.parse().ok(),
     };
-    prefix.map(canonical).ok_or_else(|| {
-        let message = format!("`{}` is not an IP address or CIDR", values::shortened(text));
-        Finding::at(node.line, message).fix("write it as 192.0.2.1, 192.0.2.0/24 or 2001:db8::/32")
-    })
+    prefix.map(canonical)
 }
 
 #[cfg(test)]

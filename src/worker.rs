@@ -8,8 +8,9 @@
 //! hold for long, or allocates per message on a connection without a gate.
 //!
 //! [`listener`] goes from an accept to a slot, [`sweep`] and [`deadlines`] keep the time,
-//! `pressure` takes from the greediest when something runs short, `commands` answers the control
-//! plane, [`account`] is where connections and requests are counted.
+//! `pressure` takes from the greediest when something runs short, `review` ends what a new policy
+//! forbids, `commands` answers the control plane, [`account`] is where connections and requests are
+//! counted.
 
 mod account;
 mod commands;
@@ -18,6 +19,7 @@ mod context;
 mod deadlines;
 mod listener;
 mod pressure;
+mod review;
 mod shares;
 mod sweep;
 mod token;
@@ -185,6 +187,7 @@ impl<K: Kernel> Worker<K> {
             self.dispatch(completion);
             completions += 1;
         }
+        self.review_some();
         self.serve_starved();
         self.meet_deadlines();
         self.shed_held();

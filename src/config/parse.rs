@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::names::STDOUT;
 use super::{
     AccessLog, AccessLogFormat, Action, Capture, Config, Latin1, Limits, Listen, LogFormat,
-    Metrics, Mode, Names, PrivateAddresses, Timeouts, Unverified, Upstream, Workers,
+    Metrics, Mode, Names, OpenConnections, OutboundTrafficPolicy, PrivateAddresses, Timeouts,
+    Unverified, Upstream, Workers,
 };
 use crate::diagnostics::{Diagnostic, Diagnostics, Finding};
 use crate::prefix;
@@ -61,11 +62,8 @@ fn sections(config: &mut Config, mut root: Fields<'_, '_>, directory: &Path) {
         listen(&mut config.listen, fields);
     }
     root.read("workers", &mut config.workers, workers);
-    if let Some(mut fields) = root.section("outboundTrafficPolicy") {
-        let modes = [Mode::AllowAny, Mode::RegistryOnly].map(|mode| (mode.as_str(), mode));
-        let mode = &mut config.outbound_traffic_policy.mode;
-        fields.read("mode", mode, |node| values::choice(node, &modes));
-        fields.refuse_others();
+    if let Some(fields) = root.section("outboundTrafficPolicy") {
+        outbound_traffic_policy(&mut config.outbound_traffic_policy, fields);
     }
     if let Some(mut fields) = root.section("blackHole") {
         let actions = [("close", Action::Close), ("reset", Action::Reset)];
@@ -110,6 +108,15 @@ fn sections(config: &mut Config, mut root: Fields<'_, '_>, directory: &Path) {
         access_log(&mut config.access_log, fields, directory);
     }
     root.refuse_others();
+}
+
+fn outbound_traffic_policy(policy: &mut OutboundTrafficPolicy, mut fields: Fields<'_, '_>) {
+    let modes = [Mode::AllowAny, Mode::RegistryOnly].map(|mode| (mode.as_str(), mode));
+    fields.read("mode", &mut policy.mode, |node| values::choice(node, &modes));
+    let choices = [("keep", OpenConnections::Keep), ("close", OpenConnections::Close)];
+    let open_connections = &mut policy.open_connections;
+    fields.read("openConnections", open_connections, |node| values::choice(node, &choices));
+    fields.refuse_others();
 }
 
 fn listen(listen: &mut Listen, mut fields: Fields<'_, '_>) {

@@ -42,7 +42,7 @@ fn every_field_is_read() {
     let text = "
 listen: { capture: tproxy, port: 1, addresses: ['10.0.0.1'] }
 workers: 4
-outboundTrafficPolicy: { mode: REGISTRY_ONLY }
+outboundTrafficPolicy: { mode: REGISTRY_ONLY, openConnections: close }
 blackHole: { action: reset, tlsAlert: true }
 names:
   { enabled: false, deadline: 1s, opaquePorts: [9, 3, 9], unverified: block,
@@ -66,7 +66,7 @@ accessLog: { format: text, path: access.log }
     let expected = json!({
         "listen": { "capture": "tproxy", "port": 1, "addresses": ["10.0.0.1"] },
         "workers": 4,
-        "outboundTrafficPolicy": { "mode": "REGISTRY_ONLY" },
+        "outboundTrafficPolicy": { "mode": "REGISTRY_ONLY", "openConnections": "close" },
         "blackHole": { "action": "reset", "tlsAlert": true },
         "names": {
             "enabled": false, "deadline": "1s", "opaquePorts": [3, 9], "unverified": "block",
@@ -203,7 +203,8 @@ fn a_directory_with_brackets_is_not_a_pattern() {
 #[test]
 fn only_fields_that_cannot_change_live_need_a_restart() {
     let old = Config::default();
-    let live = "outboundTrafficPolicy: { mode: REGISTRY_ONLY }\nlog: { level: debug }\n\
+    let live = "outboundTrafficPolicy: { mode: REGISTRY_ONLY, openConnections: close }\n\
+                log: { level: debug }\n\
                 timeouts: { idle: 5s }\nmetrics: { destinationIp: true }\n\
                 names: { enabled: false }\naccessLog: { format: json }\n";
     assert_eq!(old.restart_needed(&parse(live).unwrap().0), Vec::<&str>::new());
@@ -237,7 +238,7 @@ fn the_annotated_file_names_every_field_with_its_default_and_a_comment() {
             }
         }
     }
-    assert_eq!(fields, 40);
+    assert_eq!(fields, 41);
 }
 
 fn has_comment(name: &str, node: &Node<'_>) -> usize {
@@ -261,6 +262,7 @@ proptest! {
         config.timeouts.idle = Duration::from_millis(idle_millis);
         config.metrics.series_max = series_max;
         config.outbound_traffic_policy.mode = Mode::RegistryOnly;
+        config.outbound_traffic_policy.open_connections = OpenConnections::Close;
         let dumped = serde_json::to_string(&config).unwrap();
         let (parsed, _) = Config::parse(&dumped, Path::new("egret.yaml")).unwrap();
         prop_assert_eq!(parsed, config);

@@ -3,6 +3,8 @@
 //! Only POST changes something. A page in a browser on the same host must not reach it: a request
 //! for a foreign host name (DNS rebinding) or from a foreign origin is refused.
 
+mod close;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,7 @@ GET  /stats                 connect durations and loop turns since the start, as
 GET  /log                   the log level
 POST /log?level=debug       change it until the next start or reload that sets it
 POST /reload                read the files now
+POST /connections/close?..  reset connections: source=, destination=, service=, name=
 POST /drain                 stop accepting, let open connections finish until the deadline
 ";
 
@@ -49,6 +52,7 @@ pub(super) fn router(shared: Arc<Shared>, ip: IpAddr) -> Router {
         .route("/config", get(config))
         .route("/registry", get(registry))
         .route("/connections", get(connections))
+        .route("/connections/close", post(close::close))
         .route("/stats", get(stats))
         .route("/log", get(log_level).post(set_log_level))
         .route("/reload", post(reload))

@@ -348,7 +348,10 @@ impl Http2 {
 
     /// See [`super::Gate::route`].
     pub(super) fn route(&self) -> Option<&Rc<Route>> {
-        self.upgraded.as_ref()?.route()
+        match &self.first {
+            Some(first) => Some(&first.route),
+            None => self.upgraded.as_ref()?.route(),
+        }
     }
 
     /// See [`super::Gate::take_attribution`].

@@ -164,12 +164,17 @@ pub(crate) struct Attribution {
 impl Attribution {
     /// The host, as the registry is asked for it.
     pub(crate) fn shown(&self) -> Shown<'_> {
-        match (self.protocol, &self.host) {
-            (Protocol::Http1 | Protocol::Http2, host) => Shown::Http(host.as_ref()),
-            (Protocol::Tls, Some(Host::Name(name))) => Shown::Tls(Some(name)),
-            (Protocol::Tls, _) => Shown::Tls(None),
-            (Protocol::Tcp, _) => Shown::Nothing,
-        }
+        shown(self.protocol, self.host.as_ref())
+    }
+}
+
+/// What a connection shows that names this host in this protocol.
+pub(crate) fn shown(protocol: Protocol, host: Option<&Host>) -> Shown<'_> {
+    match (protocol, host) {
+        (Protocol::Http1 | Protocol::Http2, host) => Shown::Http(host),
+        (Protocol::Tls, Some(Host::Name(name))) => Shown::Tls(Some(name)),
+        (Protocol::Tls, _) => Shown::Tls(None),
+        (Protocol::Tcp, _) => Shown::Nothing,
     }
 }
 

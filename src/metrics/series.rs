@@ -246,12 +246,6 @@ impl<C: Default> SeriesTable<C> {
         self.make(&labels, maker, hashes).unwrap_or(index)
     }
 
-    /// `destination_service_name` of a series.
-    #[must_use]
-    pub fn cluster_name(&self, index: SeriesIndex) -> &str {
-        &self.entries[index.0 as usize].labels.cluster.service_name
-    }
-
     fn search(
         &mut self,
         hash: u64,

@@ -4,6 +4,7 @@
 mod details;
 mod line;
 mod log;
+mod shown;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -30,11 +31,11 @@ use log::{best_name, decider, origin, outcome};
 pub(super) enum Account {
     /// Its labels are not known yet; what it moves meanwhile is accounted when they are.
     Unsettled,
-    /// A series of the TCP metrics, from the time that there is an upstream connection. `log`: for
-    /// the access log, if it is on.
-    Labelled { series: SeriesIndex, log: Option<Box<LogContext>> },
+    /// A series of the TCP metrics, from the time that there is an upstream connection.
+    /// `protocol`: in which it has shown its name. `log`: for the access log, if it is on.
+    Labelled { series: SeriesIndex, protocol: Protocol, log: Option<Box<LogContext>> },
     /// A series of the TCP metrics, which counts it as open.
-    Tcp { series: SeriesIndex, log: Option<Box<LogContext>> },
+    Tcp { series: SeriesIndex, protocol: Protocol, log: Option<Box<LogContext>> },
     /// Its requests, one by one.
     Requests,
     /// It has ended, and that is counted.
@@ -127,7 +128,7 @@ impl<K: Kernel> Connection<K> {
         });
         self.let_go(cx);
         cx.metrics.series.hold(series);
-        self.account = Account::Labelled { series, log };
+        self.account = Account::Labelled { series, protocol, log };
         if is_relaying {
             self.count_opened(cx);
         }
@@ -146,12 +147,12 @@ impl<K: Kernel> Connection<K> {
     /// bytes that have come.
     pub(super) fn count_opened(&mut self, cx: &Context<K>) {
         self.account = match std::mem::replace(&mut self.account, Account::Unsettled) {
-            Account::Labelled { series, log } => {
+            Account::Labelled { series, protocol, log } => {
                 let cells = cx.metrics.series.cells(series);
                 cells.opened.add(1);
                 cells.received_bytes.add(self.directions[Side::Downstream as usize].bytes);
                 cells.sent_bytes.add(self.directions[Side::Upstream as usize].written);
-                Account::Tcp { series, log }
+                Account::Tcp { series, protocol, log }
             }
             other @ (Account::Unsettled
             | Account::Tcp { .. }
@@ -229,10 +230,10 @@ impl<K: Kernel> Connection<K> {
         }
         match std::mem::replace(&mut self.account, Account::Ended) {
             Account::Unsettled | Account::Ended => {}
-            Account::Labelled { series, log } => {
+            Account::Labelled { series, log, .. } => {
                 self.account_closed((series, log), SeriesCells::count_failed, reason, cx);
             }
-            Account::Tcp { series, log } => {
+            Account::Tcp { series, log, .. } => {
                 self.account_closed((series, log), SeriesCells::count_closed, reason, cx);
             }
             Account::Requests => {
@@ -316,20 +317,6 @@ impl<K: Kernel> Connection<K> {
         }
         if exchange.logged.is_some() {
             self.log_request(answered, flags, took_us, cx);
-        }
-    }
-
-    /// `destination_service_name`, for the list of connections.
-    pub(super) fn cluster_name<'a>(&'a self, cx: &'a Context<K>) -> &'a str {
-        match &self.account {
-            Account::Labelled { series, .. } | Account::Tcp { series, .. } => {
-                cx.metrics.series.cluster_name(*series)
-            }
-            Account::Requests => match self.gate.route() {
-                Some(route) => &route.cluster.value.service_name,
-                None => "",
-            },
-            Account::Unsettled | Account::Ended => "",
         }
     }
 }

@@ -20,6 +20,9 @@ impl<K: Kernel> Worker<K> {
                     // The asker may have gone away.
                     let _ = reply.send(self.page_of_connections(from));
                 }
+                Command::Close { filter, from, reply } => {
+                    let _ = reply.send(self.close_some(from, &filter));
+                }
                 Command::Resolved { name, connection, found } => {
                     self.with(Key::from_bits(connection), Event::Resolved { name, found });
                 }

@@ -26,6 +26,7 @@ mod inspect;
 mod receive;
 mod reply;
 mod resolve;
+mod review;
 mod splice;
 mod state;
 mod time;
@@ -114,6 +115,8 @@ impl<K: Kernel> Connection<K> {
             Event::Resolved { name, found } => self.resolved(&name, found, cx),
             Event::Due => self.due(cx),
             Event::GiveWay { newcomer } => self.give_way_to(newcomer, cx),
+            Event::Review => self.review(cx),
+            Event::CloseIf(filter) => self.close_if(&filter, cx),
             Event::End(reason) => self.end_at_once(reason, cx),
         };
         match next {

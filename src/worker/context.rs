@@ -21,6 +21,7 @@ use crate::sys::buffers::Buffer;
 use crate::sys::kernel::{Errno, Kernel, Recorded};
 use crate::sys::pipe::PipePool;
 use crate::worker::deadlines::Deadlines;
+use crate::worker::review::Review;
 use crate::worker::shares::{Share, Shares};
 use crate::worker::token::Key;
 
@@ -54,6 +55,7 @@ pub(super) struct Context<K: Kernel> {
     pub(super) held_kib: u64,
     /// So many waiting connections have to give way.
     pub(super) giving_way: u32,
+    pub(super) review: Review,
     /// Whether connections with nothing outstanding are to end.
     pub(super) draining: bool,
     workers: u32,
@@ -194,6 +196,7 @@ impl<K: Kernel> Context<K> {
             unverified_log: Seldom::default(),
             held_kib: 0,
             giving_way: 0,
+            review: Review::default(),
             draining: false,
             workers: shared.workers.max(1),
             kernel,
@@ -204,7 +207,12 @@ impl<K: Kernel> Context<K> {
     pub(super) fn refresh_snapshot(&mut self) {
         let current = self.reader.load();
         if !Arc::ptr_eq(current, &self.snapshot) && !planted!(SnapshotStale) {
+            // When only the addresses of names have changed, the configuration is the same one.
+            let are_other_files = !Arc::ptr_eq(&current.config, &self.snapshot.config);
             self.snapshot = Rc::new(Arc::clone(current));
+            if are_other_files {
+                self.review.begin(self.snapshot.config.outbound_traffic_policy.open_connections);
+            }
             self.tables.routes.clear();
             self.limits = Limits::from(&*self.snapshot.config);
             self.metrics.set_idle(self.limits.series_idle_us);

@@ -61,6 +61,9 @@ impl<K: Kernel> Worker<K> {
         if busy || self.sweep.untrimmed {
             not_after(self.sweep.next_at);
         }
+        if self.cx.review.is_pending() {
+            not_after(self.cx.now);
+        }
         self.listeners.iter().filter_map(super::Accepting::due).for_each(&mut not_after);
         self.cx.deadlines.next().into_iter().for_each(&mut not_after);
         if let DrainStage::Grace(end) = self.drain_stage {

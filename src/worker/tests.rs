@@ -7,6 +7,7 @@ mod http1;
 mod http2;
 mod lab;
 mod resolve;
+mod review;
 mod ring;
 mod seeds;
 mod waits;

@@ -12,6 +12,7 @@ mod faults;
 mod guard;
 mod late;
 mod names;
+mod open_connections;
 mod panic;
 mod relay;
 mod services;

@@ -58,7 +58,7 @@ fn a_row_says_restart_where_a_restart_is_needed() {
     let text = "
 listen: { capture: tproxy, port: 1, addresses: ['10.0.0.1'] }
 workers: 4
-outboundTrafficPolicy: { mode: REGISTRY_ONLY }
+outboundTrafficPolicy: { mode: REGISTRY_ONLY, openConnections: close }
 blackHole: { action: reset, tlsAlert: true }
 names:
   { enabled: false, deadline: 1s, opaquePorts: [9], unverified: block, grace: 1m,

@@ -1,4 +1,4 @@
-//! What a series is looked for by.
+//! What a series is looked for by, and what it stands for.
 
 use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use super::Labels;
+use super::{Labels, SeriesIndex, SeriesTable};
 use crate::metrics::{ResponseCode, ResponseFlags};
 use crate::registry::snapshot::{Cluster, Identity};
 use crate::workload::Workload;
@@ -68,5 +68,20 @@ impl SeriesKey<'_> {
             response_code: self.response_code,
             flags: self.flags,
         }
+    }
+}
+
+impl<C: Default> SeriesTable<C> {
+    /// `destination_service_name` of a series.
+    #[must_use]
+    pub fn cluster_name(&self, index: SeriesIndex) -> &str {
+        &self.entries[index.0 as usize].labels.cluster.service_name
+    }
+
+    /// The name that the connections of a series have shown, in its normal form. `None`: they have
+    /// shown none, or the series stands for several names.
+    #[must_use]
+    pub fn shown_name(&self, index: SeriesIndex) -> Option<&str> {
+        self.entries[index.0 as usize].labels.service.as_deref()
     }
 }

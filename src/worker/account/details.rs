@@ -39,6 +39,7 @@ fn by_upstream(status: u16, flags: ResponseFlags) -> &'static str {
         (ResponseFlags::DownstreamReset, _) => "downstream_remote_disconnect",
         (ResponseFlags::DownstreamProtocol, _) => "http1.codec_error",
         (ResponseFlags::Overflow, _) => "overload",
+        (ResponseFlags::LocalReset, _) => "downstream_local_disconnect",
         (_, 0) => "downstream_local_disconnect",
         (_, _) => "via_upstream",
     }

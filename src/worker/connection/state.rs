@@ -2,11 +2,13 @@
 //! where it stands.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::attempts::Connecting;
 use super::direction::Arrived;
 use super::resolve::Resolving;
 use crate::admission::Flow;
+use crate::commands::ConnectionFilter;
 use crate::gate::{Micros, Reached, Route};
 use crate::metrics::CloseReason;
 use crate::questions::Found;
@@ -41,6 +43,10 @@ pub(in crate::worker) enum Event {
     /// Few connections are left: one that has asked for nothing yet gives way, if its source has
     /// more than that of the newcomer.
     GiveWay { newcomer: Share },
+    /// The files have changed: does the policy that is in use now forbid it?
+    Review,
+    /// An operator ends it, if it is one of these.
+    CloseIf(Arc<ConnectionFilter>),
     /// It ends, whatever is on its way.
     End(CloseReason),
 }
@@ -62,6 +68,8 @@ impl Event {
             Self::Due => "due",
             Self::GiveWay { .. } => "give way",
             Self::Resolved { .. } => "resolved",
+            Self::Review => "review",
+            Self::CloseIf(_) => "close if",
             Self::End(_) => "end",
         }
     }
@@ -79,6 +87,8 @@ impl Event {
             | Self::Resolved { .. }
             | Self::Due
             | Self::GiveWay { .. }
+            | Self::Review
+            | Self::CloseIf(_)
             | Self::End(_) => {}
         }
     }

@@ -13,14 +13,14 @@ use nix::sys::socket::{setsockopt, sockopt};
 use super::ring::{StepKernel, View};
 use crate::access_log;
 use crate::admission::Admission;
-use crate::commands::{Command, CommandSender};
-use crate::config::{Config, Mode};
+use crate::commands::{ClosedPage, Command, CommandSender, ConnectionFilter};
+use crate::config::{Config, Mode, OpenConnections};
 use crate::drain::Drain;
 use crate::metrics::{CloseReason, Format, MetricsHub, ResolvedClaim};
 use crate::questions::{self, Found, Question};
 use crate::registry::service_entry;
 use crate::registry::snapshot::Answers;
-use crate::registry::{Registry, Snapshot};
+use crate::registry::{Registry, Retired, Snapshot};
 use crate::sys::kernel::{Kernel, Recorded};
 use crate::sys::socket::{Listener, Reach};
 use crate::sys::waker::Waker;
@@ -30,6 +30,9 @@ use crate::worker::{KEEPALIVE, Parts, Worker};
 use crate::workload::Workloads;
 
 const BUFFERS: u16 = 64;
+
+/// A file that registers nothing.
+const NO_ENTRIES: &str = "kind: List\napiVersion: v1\nitems: []\n";
 
 /// Turns in which nothing completes, after which the kernel has nothing more to tell: over
 /// loopback what one socket sends is in the other one's queue when the call returns.
@@ -139,6 +142,8 @@ pub(super) struct Upstream {
 struct Control {
     commands: CommandSender,
     asked: questions::Receiver,
+    registry: Registry,
+    retired: Retired,
 }
 
 /// See the module.
@@ -158,7 +163,7 @@ impl Lab {
     /// A worker that decides by name under `mode`; `observed`: by the address, whatever the name.
     pub(super) fn new(mode: Mode, observed: bool) -> Self {
         Self::start(mode, |[a, b, destination]| match observed {
-            true => String::from("kind: List\napiVersion: v1\nitems: []\n"),
+            true => NO_ENTRIES.to_owned(),
             false => entry("a", a, destination.port()) + &entry("b", b, destination.port()),
         })
     }
@@ -252,10 +257,54 @@ impl Lab {
 
     /// A client of the worker.
     pub(super) fn connect(&mut self) -> End {
-        let client = End::new(TcpStream::connect(self.door).unwrap());
         self.upstreams.clear();
+        self.connect_beside()
+    }
+
+    /// Another client of the worker; the upstream connections of the others stay.
+    pub(super) fn connect_beside(&mut self) -> End {
+        let client = End::new(TcpStream::connect(self.door).unwrap());
         self.settle();
         client
+    }
+
+    /// The files say from here on that what is not registered is blocked, that only the servers of
+    /// these letters are, and this about open connections.
+    pub(super) fn register_only(&mut self, letters: &[&str], open: OpenConnections) {
+        let [a, b, port] = [0, 1, 2].map(|index| self.listeners[index].local_addr().unwrap());
+        let server = |letter: &&str| entry(letter, if *letter == "a" { a } else { b }, port.port());
+        let text: String = letters.iter().map(server).collect();
+        let text = if text.is_empty() { NO_ENTRIES } else { &text };
+        let mut config = Config::clone(&self.control.registry.current().config);
+        config.outbound_traffic_policy.mode = Mode::RegistryOnly;
+        config.outbound_traffic_policy.open_connections = open;
+        self.publish(Arc::new(config), text);
+    }
+
+    /// Nothing is registered any more, as far as the next generation knows, but the files are the
+    /// same: so it is with what DNS alone has changed.
+    pub(super) fn forget_all_addresses(&mut self) {
+        let config = Arc::clone(&self.control.registry.current().config);
+        self.publish(config, NO_ENTRIES);
+    }
+
+    fn publish(&mut self, config: Arc<Config>, text: &str) {
+        let Control { registry, retired, .. } = &mut self.control;
+        let entries = service_entry::parse(text, Path::new("registry.yaml")).unwrap().0;
+        let generation = registry.current().generation + 1;
+        let (workloads, answers) = (Arc::new(Workloads::default()), Answers::default());
+        let (snapshot, _) = Snapshot::build(generation, config, &entries, workloads, &answers);
+        registry.publish(snapshot, retired);
+    }
+
+    /// One turn of the worker.
+    pub(super) fn turn(&mut self) {
+        self.worker.turn().unwrap();
+    }
+
+    /// The worker ends what the filter takes, as far as one command goes.
+    pub(super) fn close_some(&mut self, from: usize, filter: ConnectionFilter) -> ClosedPage {
+        self.worker.close_some(from, &Arc::new(filter))
     }
 
     /// `time` passes.
@@ -361,17 +410,18 @@ fn entry(letter: &str, server: SocketAddr, port: u16) -> String {
 
 fn parts(
     config: Config,
-    registry: &str,
+    text: &str,
     listener: Listener,
     hub: &MetricsHub,
 ) -> (Parts<Listener>, Control) {
-    let entries = service_entry::parse(registry, Path::new("registry.yaml")).unwrap().0;
+    let entries = service_entry::parse(text, Path::new("registry.yaml")).unwrap().0;
     let (access_log, _) = access_log::open(&config.access_log);
     let workloads = Arc::new(Workloads::default());
     let (snapshot, _) =
         Snapshot::build(1, Arc::new(config), &entries, workloads, &Answers::default());
+    let registry = Registry::new(snapshot);
     let admission = Admission::new(ThisHost::default());
-    admission.set_limit(1_000);
+    admission.set_limit(2_000);
     let drain = Drain::default();
     drain.serve();
     let waker = Waker::new().unwrap();
@@ -381,7 +431,7 @@ fn parts(
         id: 0,
         listeners: vec![listener],
         recorded: Recorded::ByConntrack,
-        reader: Registry::new(snapshot).reader(),
+        reader: registry.reader(),
         admission,
         metrics: hub.worker(0),
         access_log,
@@ -393,5 +443,5 @@ fn parts(
         pipes_max: 2,
         workers: 1,
     };
-    (parts, Control { commands, asked })
+    (parts, Control { commands, asked, registry, retired: Retired::default() })
 }

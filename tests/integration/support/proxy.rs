@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egret::app::{App, Options};
-use egret::config::{Action, Config, Mode, Workers};
+use egret::config::{Action, Config, Mode, OpenConnections, Workers};
 use egret::control;
 use egret::load;
 use egret::sys::uring::Uring;
@@ -21,6 +21,7 @@ use super::{LONG, eventually};
 pub(crate) struct Setup {
     pub(crate) workers: u16,
     pub(crate) mode: Mode,
+    pub(crate) open_connections: OpenConnections,
     pub(crate) action: Action,
     pub(crate) tls_alert: bool,
     pub(crate) connect: Duration,
@@ -47,6 +48,7 @@ impl Default for Setup {
         Self {
             workers: 1,
             mode: Mode::AllowAny,
+            open_connections: OpenConnections::Keep,
             action: Action::Close,
             tls_alert: false,
             connect: Duration::from_secs(10),
@@ -75,6 +77,10 @@ impl Setup {
             Mode::AllowAny => "ALLOW_ANY",
             Mode::RegistryOnly => "REGISTRY_ONLY",
         };
+        let open = match self.open_connections {
+            OpenConnections::Keep => "keep",
+            OpenConnections::Close => "close",
+        };
         let action = match self.action {
             Action::Close => "close",
             Action::Reset => "reset",
@@ -88,7 +94,7 @@ impl Setup {
         };
         let millis = |time: Duration| time.as_millis();
         format!(
-            "outboundTrafficPolicy: {{ mode: {mode} }}\n\
+            "outboundTrafficPolicy: {{ mode: {mode}, openConnections: {open} }}\n\
              blackHole: {{ action: {action}, tlsAlert: {} }}\n\
              registry: {registry}\nnames: {{ dnsServers: [{servers}]{names} }}\n\
              upstream: {{ mark: null, allow: [{}], {} }}\n\
@@ -202,10 +208,15 @@ impl Proxy {
 
     /// A page of one of the control plane's servers: status and body.
     pub(crate) fn get(&self, address: SocketAddr, path: &str) -> (u16, String) {
+        self.ask("GET", address, path)
+    }
+
+    /// What one of the control plane's servers answers: status and body.
+    pub(crate) fn ask(&self, method: &str, address: SocketAddr, path: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
         let request =
-            format!("GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+            format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
