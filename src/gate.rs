@@ -333,8 +333,9 @@ impl Gate {
     pub(crate) fn unseen(&self, side: Side) -> u64 {
         match self {
             Self::Open => u64::MAX,
+            Self::Detect(detect) => detect.unseen(side),
             Self::Http1(http) => http.unseen(side),
-            Self::Detect(_) | Self::Tls(_) | Self::Http2(_) => 0,
+            Self::Tls(_) | Self::Http2(_) => 0,
         }
     }
 

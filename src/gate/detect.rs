@@ -87,6 +87,14 @@ impl Detect {
         self.decided.is_some()
     }
 
+    /// See [`super::Gate::unseen`]: what a server says that has spoken first tells nothing.
+    pub(super) fn unseen(&self, side: Side) -> u64 {
+        match (side, self.first, &self.decided) {
+            (Side::Upstream, FirstSpeaker::Server, Some(_)) => u64::MAX,
+            (Side::Upstream | Side::Downstream, _, _) => 0,
+        }
+    }
+
     pub(super) fn inspect(
         &mut self,
         side: Side,

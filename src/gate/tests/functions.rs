@@ -220,6 +220,17 @@ fn neither_a_head_that_waits_nor_its_body_passes_once_the_responses_have_ended()
 }
 
 #[test]
+fn what_a_server_sends_that_has_spoken_first_needs_no_look_and_the_client_is_still_read() {
+    let mut show = Show::new(&snapshot(OBSERVED));
+    assert_eq!(show.gate.unseen(Side::Upstream), 0);
+    show.send(Side::Upstream, b"220 ready\r\n");
+    assert_eq!(show.gate.unseen(Side::Upstream), u64::MAX);
+    assert_eq!(show.gate.unseen(Side::Downstream), 0);
+    show.send(Side::Downstream, b"GE");
+    assert_eq!(show.gate.unseen(Side::Downstream), 0, "it may be a request");
+}
+
+#[test]
 fn trailers_that_have_come_in_part_pass_behind_the_end_of_the_responses() {
     let head = "POST / HTTP/1.1\r\nHost: a.example\r\nTransfer-Encoding: chunked\r\n\r\n";
     let body = "1\r\nx\r\n0\r\nT: u\r\n\r\n";
