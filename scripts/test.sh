@@ -163,7 +163,9 @@ section_tidy() {
 }
 
 # First with the debug build's assertions, then optimised: many seeds, and the planted faults.
+# The same seeds each time: what fails is the change. scripts/simulate.sh draws fresh ones.
 section_simulation() {
+    export EGRET_FRESH_FROM=1000000
     cargo_test --test simulation
     cargo test --profile count --locked --test simulation -- --nocapture
 }

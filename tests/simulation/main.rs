@@ -29,6 +29,9 @@ const SEED: &str = "EGRET_SEED";
 /// Runs so many seeds (`scripts/simulate.sh`).
 const COUNT: &str = "EGRET_SEEDS";
 
+/// Where the fresh seeds begin, for a run that is to be the same each time.
+const FROM: &str = "EGRET_FRESH_FROM";
+
 /// A seed that fails does not end the run.
 const GOES_ON: &str = "EGRET_GOES_ON";
 
@@ -53,7 +56,7 @@ fn lives_of_the_data_plane() {
     let met = match (number(SEED), number(COUNT)) {
         (None, None) => {
             let met = run_all((0..USUAL).chain(KEPT.iter().copied()), false);
-            let first = fresh();
+            let first = number(FROM).unwrap_or_else(fresh);
             eprintln!("fresh seeds from {first} on");
             run_all(first..first + FRESH, false);
             coverage::print(&met);
