@@ -230,7 +230,7 @@ act_everything_is_allowed() {
 }
 
 act_only_what_is_registered() {
-    local generation opened
+    local generation
     heading "The policy file is edited: outboundTrafficPolicy.mode: REGISTRY_ONLY"
     generation=$(metric egret_config_generation)
     edit_config 'mode: ALLOW_ANY' 'mode: REGISTRY_ONLY'

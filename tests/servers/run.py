@@ -21,6 +21,7 @@ import random
 import re
 import sys
 import time
+import traceback
 
 import frames
 import inputs
@@ -366,4 +367,9 @@ def table(hits, options):
 
 if __name__ == "__main__":
     os.environ["PATH"] += ":/usr/local/sbin:/usr/sbin:/sbin"
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except Exception:
+        # The lab has failed, and no server: the caller may try again.
+        traceback.print_exc()
+        sys.exit(2)
