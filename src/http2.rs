@@ -21,6 +21,8 @@ mod request_frames;
 mod response_frames;
 mod step;
 mod streams;
+#[cfg(any(test, feature = "internals"))]
+pub mod testing;
 
 pub use request::{Asked, Claimed};
 pub use request_frames::RequestFrames;

@@ -128,15 +128,8 @@ fn a_slow_response_of_node_that_cannot_be_framed_is_whole() {
             }, 100);
         }).listen(Number(port), host);";
     let server = node_server(&lab, &[at], serve);
-    let registry = named_entry("files.test", "HTTP", 80, None);
-    let policy = Policy::RegistryOnly;
-    let proxy = Proxy::start(&lab, &Options { policy, registry, ..Options::default() });
-    let size = ["--output", "/dev/null", "--write-out", "%{http_code} %{size_download}"];
-    let asked = ["--header", "Host: files.test", &format!("http://{at}/")];
-    assert_eq!(curl(&lab, &[&size[..], &asked[..]].concat()).text(), "200 40000");
-    proxy.wait_for_metric("egret_http_unframed_answers_total", &[], 1);
+    fetch_unframed(&lab, &format!("http://{at}/"));
     drop(server);
-    proxy.finish();
 }
 
 /// nginx as a reverse proxy gives a response up when its client ends its half (status 499), and so
@@ -153,15 +146,19 @@ fn a_slow_response_that_cannot_be_framed_is_whole() {
         c.sendall(b'z' * 5000)";
     let behind = python_server(&lab, &[behind_nginx()], &python_program(serve));
     let nginx = Nginx::start(&lab, &[web(10, 80)], &[]);
-    let registry = named_entry("files.test", "HTTP", 80, None);
-    let policy = Policy::RegistryOnly;
-    let proxy = Proxy::start(&lab, &Options { policy, registry, ..Options::default() });
-    let url = format!("http://{}/behind", web(10, 80));
-    let size = ["--output", "/dev/null", "--write-out", "%{http_code} %{size_download}"];
-    let ran = curl(&lab, &[&size[..], &["--header", "Host: files.test", &url]].concat());
-    assert_eq!(ran.text(), "200 40000");
-    proxy.wait_for_metric("egret_http_unframed_answers_total", &[], 1);
+    fetch_unframed(&lab, &format!("http://{}/behind", web(10, 80)));
     assert_eq!(nginx.log(), "files.test GET /behind 200\n");
     drop((nginx, behind));
+}
+
+/// Asks for 40 000 bytes of `files.test` behind a head that Egret cannot frame, and gets them all.
+fn fetch_unframed(lab: &Lab, url: &str) {
+    let registry = named_entry("files.test", "HTTP", 80, None);
+    let policy = Policy::RegistryOnly;
+    let proxy = Proxy::start(lab, &Options { policy, registry, ..Options::default() });
+    let size = ["--output", "/dev/null", "--write-out", "%{http_code} %{size_download}"];
+    let ran = curl(lab, &[&size[..], &["--header", "Host: files.test", url]].concat());
+    assert_eq!(ran.text(), "200 40000");
+    proxy.wait_for_metric("egret_http_unframed_answers_total", &[], 1);
     proxy.finish();
 }

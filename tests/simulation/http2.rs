@@ -2,6 +2,8 @@
 
 use std::ops::Range;
 
+use egret::internals::http2::testing::field;
+pub(crate) use egret::internals::http2::testing::frame;
 use egret::sys::sim::{Micros, Net};
 
 use crate::client::Actor;
@@ -23,23 +25,6 @@ pub(crate) const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
 const HEADER_BYTES: usize = 9;
-
-pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// A field that no table keeps (RFC 7541 6.2.2).
-fn field(block: &mut Vec<u8>, name: &str, value: &str) {
-    block.push(0);
-    for text in [name, value] {
-        block.push(u8::try_from(text.len()).unwrap());
-        block.extend_from_slice(text.as_bytes());
-    }
-}
 
 /// The HEADERS of client `number`'s stream.
 pub(crate) fn request(number: usize, index: usize, id: u32, stream: &Stream) -> Vec<u8> {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use crate::config::Mode;
 use crate::gate::testing::world::{A, B, C, DESTINATION, World, X, snapshot};
 use crate::gate::testing::{Reach, Show};
+use crate::http2;
 use crate::relay::Side;
 
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -26,9 +27,7 @@ pub(super) fn get(stream: u8, authority: &str) -> Vec<u8> {
 }
 
 fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let head = [length[1], length[2], length[3], kind, flags, 0, 0, 0, stream];
-    [&head[..], payload].concat()
+    http2::testing::frame(kind, flags, stream.into(), payload)
 }
 
 /// A `:status` on `stream`, and the end.

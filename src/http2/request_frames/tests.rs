@@ -6,6 +6,7 @@ use super::*;
 use crate::http2::frame::{END_HEADERS, PADDED, PRIORITY_FLAG, RST_STREAM};
 use crate::http2::hpack::HpackError;
 use crate::http2::hpack::testing::{Coding, Encoder, Form};
+use crate::http2::testing::frame;
 use crate::http2::{Asked, BLOCK_BYTES_MAX, Claimed, METHOD_BYTES_MAX, PATH_BYTES_MAX};
 use crate::sniff::{Host, NameError};
 
@@ -112,11 +113,6 @@ fn malformed(frames: &[u8]) -> RequestError {
         | Told::Dropped(_) => None,
     });
     errors.next_back().unwrap_or_else(|| panic!("{told:?}"))
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
 fn settings() -> Vec<u8> {

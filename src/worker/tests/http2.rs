@@ -6,6 +6,7 @@ use super::lab::{Lab, Server};
 use super::seeds::for_seeds;
 use crate::config::Mode;
 use crate::http2::PREFACE;
+use crate::http2::testing::{field, frame};
 use crate::sys::sim::Draw;
 
 const RUNS: u64 = 100;
@@ -28,23 +29,6 @@ struct Script {
     requests: Vec<(Range<usize>, Option<Server>)>,
     /// The acknowledgement of the server's SETTINGS.
     acknowledgement: Range<usize>,
-}
-
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    let mut bytes = vec![length[1], length[2], length[3], kind, flags];
-    bytes.extend_from_slice(&stream.to_be_bytes());
-    bytes.extend_from_slice(payload);
-    bytes
-}
-
-/// A field that no table keeps (RFC 7541 6.2.2).
-fn field(block: &mut Vec<u8>, name: &str, value: &str) {
-    block.push(0);
-    for text in [name, value] {
-        block.push(u8::try_from(text.len()).unwrap());
-        block.extend_from_slice(text.as_bytes());
-    }
 }
 
 #[test]
