@@ -48,7 +48,7 @@ use crate::registry::Snapshot;
 use crate::relay::Side;
 
 pub(crate) use detect::Detect;
-#[cfg(any(test, feature = "internals"))]
+#[cfg(any(test, feature = "probe"))]
 pub use guard::planted;
 pub(crate) use guard::{GuardedGate, is_inside};
 pub(crate) use http1::{Http1, Mode};

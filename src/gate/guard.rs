@@ -96,7 +96,7 @@ impl GuardedGate {
         let outcome = self.enter(|gate| {
             loop {
                 let rest = &bytes[*passing..];
-                #[cfg(any(test, feature = "internals"))]
+                #[cfg(any(test, feature = "probe"))]
                 planted::panic_at(rest);
                 let outcome = gate.inspect(side, rest, policy, tables);
                 let Outcome::Pass(bytes) = outcome else { return outcome };
@@ -205,7 +205,7 @@ impl GuardedGate {
 }
 
 /// A panic that a test plants.
-#[cfg(any(test, feature = "internals"))]
+#[cfg(any(test, feature = "probe"))]
 pub mod planted {
     use std::sync::OnceLock;
 

@@ -223,7 +223,7 @@ impl Http1 {
             _ => {
                 let (source, destination) = (policy.source, policy.destination);
                 let asker = Asker { generation, mode: Mode::Gated, source, destination };
-                let decide = || Route::decide(policy.snapshot, source, destination, host.cloned());
+                let decide = || policy.route(host.cloned());
                 let route = self.route.insert(tables.routes.find(asker, host, decide));
                 if route.standing == NameTrust::Unverified {
                     return Outcome::Note(Note::UnverifiedName(Rc::clone(route)));

@@ -209,9 +209,7 @@ impl Http2 {
 
     /// A request's HEADERS, of `bytes` bytes, are next.
     fn request(&mut self, bytes: usize, stream: u32, claimed: Claimed, policy: &Policy<'_>) {
-        let host = Some(claimed.host.clone());
-        let route =
-            Rc::new(Route::decide(policy.snapshot, policy.source, policy.destination, host));
+        let route = Rc::new(policy.route(Some(claimed.host.clone())));
         if claimed.conflict {
             self.notes.push(Note::NameConflict);
         }

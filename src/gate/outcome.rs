@@ -34,6 +34,11 @@ impl Policy<'_> {
         self.snapshot.config.outbound_traffic_policy.mode == Mode::AllowAny
     }
 
+    /// Where a request to `host` goes.
+    pub(crate) fn route(&self, host: Option<Host>) -> Route {
+        Route::decide(self.snapshot, self.source, self.destination, host)
+    }
+
     /// What requests are judged by.
     pub(crate) fn rules(&self) -> Rules {
         Rules::from(&self.snapshot.config.names)

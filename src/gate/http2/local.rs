@@ -117,8 +117,7 @@ impl Http2 {
         let mut waiting = vec![(stream, route, claimed)];
         while waiting.len() < ANSWERED_MAX {
             let Some((stream, claimed)) = self.next_waiting(&mut held) else { break };
-            let host = Some(claimed.host.clone());
-            let route = Route::decide(policy.snapshot, policy.source, policy.destination, host);
+            let route = policy.route(Some(claimed.host.clone()));
             if claimed.conflict || !route.is_same_way(&failed) {
                 // It does not wait for this upstream, and may be tried again.
                 break;
@@ -205,8 +204,8 @@ pub(super) fn answered(
 
 /// The same, of a request that names no host.
 fn nameless(why: Why, asked: Asked, policy: &Policy<'_>) -> Answered {
-    let route = Route::decide(policy.snapshot, policy.source, policy.destination, None);
-    let exchange = Exchange::answered_by_egret(why, Rc::new(route), policy.now);
+    let route = Rc::new(policy.route(None));
+    let exchange = Exchange::answered_by_egret(why, route, policy.now);
     let exchange = Exchange { logged: logged(asked, policy.logging), ..exchange };
     Answered { request: exchange, status: why.status(), bytes: 0, body_bytes: 0 }
 }
