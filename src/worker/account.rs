@@ -261,11 +261,11 @@ impl<K: Kernel> Connection<K> {
     /// The requests that get no whole response any more.
     fn account_unanswered(&mut self, reason: CloseReason, cx: &mut Context<K>) {
         while let Some(answered) = self.pop_unanswered(cx) {
-            let cut = answered.status == 0 && reason == CloseReason::Finished;
-            // The upstream has closed instead of responding.
-            let flags = match reason {
-                CloseReason::UpstreamReset => ResponseFlags::UpstreamTerminated,
-                _ if cut => ResponseFlags::UpstreamTerminated,
+            let flags = match (reason, answered.status) {
+                // The upstream has closed instead of responding.
+                (CloseReason::UpstreamReset, _) | (CloseReason::Finished, 0) => {
+                    ResponseFlags::UpstreamTerminated
+                }
                 _ => reason.response_flags(),
             };
             self.account_answered(answered, flags, cx);

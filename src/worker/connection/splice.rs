@@ -32,19 +32,13 @@ impl<K: Kernel> Connection<K> {
             Ok(Spliced::NotReady) => {
                 // The socket is readable, but not for splice: an urgent byte is in the way, which
                 // only a receive steps over (tcp_read_sock, net/ipv4/tcp.c).
-                self.receive_again(side, cx)
+                direction.half.put_pipe_back();
+                direction.expect = Expect::Bytes;
+                self.release_held(side, cx);
+                Next::Advance(side)
             }
             Err(_) => Next::Lost(side, LostBy::Reading),
         }
-    }
-
-    /// The pipe, which is empty, is given back, and the source read by receives.
-    fn receive_again(&mut self, side: Side, cx: &mut Context<K>) -> Next {
-        let direction = &mut self.directions[side as usize];
-        direction.half.put_pipe_back();
-        direction.expect = Expect::Bytes;
-        self.release_held(side, cx);
-        Next::Advance(side)
     }
 
     /// The pipe holds bytes: to the target with them, as far as it takes them.
